@@ -1,0 +1,22 @@
+// Where a tensor lives. This build has the CPU.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace metal_candle {
+
+enum class DeviceKind : std::uint8_t { cpu };
+
+struct Device {
+  DeviceKind kind = DeviceKind::cpu;
+  std::uint8_t index = 0;
+
+  static Device cpu() { return {}; }
+  /// The fastest device of this machine.
+  static Device best() { return {}; }
+  std::string str() const;
+  friend bool operator==(Device, Device) = default;
+};
+
+}  // namespace metal_candle
