@@ -123,7 +123,7 @@ class LazyTensor {
   Node* node_ = nullptr;
 
  private:
-  static void retain(Node* node);
+  static void retain(Node* node) noexcept;
   static void release(Node* node) noexcept;
 };
 

@@ -12,7 +12,9 @@
 // evaluates it again there (its operands are then available again by the same rule).
 //
 // Column reductions (`col_reduce`) accumulate a full value over the rows instead: result [batch, columns] where rows are
-// batch × rows-per-batch. They are finished by the step that follows in the plan.
+// batch × rows-per-batch. The rows of a batch entry are cut in `col_chunks` ranges (row i of n goes to chunk
+// i·chunks/n), each accumulated from zero, and the access is written densely as [batch, col_chunks, columns]. With more
+// than one chunk that is a buffer of partials, and the plan's next step reduces it over its chunks, in order.
 #pragma once
 
 #include <cstdint>
@@ -86,6 +88,7 @@ struct KernelProgram {
   std::vector<std::int64_t> row_dims;  // outermost first; rows = their product
   std::int64_t rows = 1;
   std::int64_t batch = 1;              // col_*: rows are batch × (rows / batch)
+  std::int64_t col_chunks = 1;
   std::vector<KStage> stages;
   std::vector<KValue> values;          // stage after stage
   std::vector<KAccess> accesses;

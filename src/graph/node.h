@@ -1,0 +1,86 @@
+// Node: one recorded operation, and Storage: the buffer that it becomes.
+//
+// A node is immutable apart from its result. When a submit materialises it, `storage` is published and its inputs are
+// let go; readers that walk the graph meanwhile are protected by epochs (see epoch.h), never by a lock.
+#pragma once
+
+#include <atomic>
+#include <exception>
+#include <memory>
+
+#include "metal_candle/lazy_tensor.hpp"
+#include "metal_candle/op_def.hpp"
+
+namespace metal_candle {
+
+/// A packed copy of a constant buffer, owned by it; what is inside is the backend's business.
+struct PackedForm {
+  virtual ~PackedForm() = default;
+  std::uint64_t key = 0;
+  std::unique_ptr<PackedForm> next;
+};
+
+/// A buffer, shared by the tensors that view it.
+struct Storage {
+  enum class State : std::uint8_t { ready, pending, failed };
+  std::atomic<std::uint32_t> refs{1};
+  std::atomic<State> state{State::ready};
+  bool frozen = false;
+  bool donated = false;
+  Device device;
+  void* data = nullptr;
+  std::size_t bytes = 0;
+  void (*free)(Storage*) = nullptr;  // returns the memory to where it came from
+  std::shared_ptr<void> owner;       // external memory
+  std::exception_ptr error;          // set before state becomes failed
+  std::atomic<PackedForm*> packed{nullptr};  // list, grows at the head
+
+  void retain() { refs.fetch_add(1, std::memory_order_relaxed); }
+  void release() noexcept;
+};
+
+/// Where a view's elements lie; a node without one is dense at offset 0.
+struct Layout {
+  Shape strides;
+  std::int64_t offset = 0;
+};
+
+class Node {
+ public:
+  static constexpr int kInlineInputs = 3;
+  static constexpr std::uint8_t kScalarInt = 1, kScalarLiteral = 2;
+
+  std::atomic<std::uint32_t> refs;
+  DType dtype;
+  std::uint8_t input_count;
+  std::uint8_t scalar_flags;  // of the scalar operand: an input that is null while the node is not materialised
+  Device device;
+  const OpDef* op;
+  Shape shape;
+  union {
+    double scalar_f;
+    std::int64_t scalar_i;
+  };
+  std::atomic<Storage*> storage;
+  Layout* layout;  // set before storage is published
+  std::atomic<Node*> inputs[kInlineInputs];
+  std::atomic<Node*>* more;  // all inputs, when there are more than three
+  Attrs* attrs;              // null: none
+  const std::string* scope;
+
+  /// A fresh node with one reference and everything but op, dtype, shape and inputs filled in.
+  static Node* make(const OpDef* op, DType dtype, int input_count);
+  std::atomic<Node*>& input(int i) { return more ? more[i] : inputs[i]; }
+  bool evaluated() const { return storage.load(std::memory_order_acquire) != nullptr; }
+  const Attrs& attributes() const;
+  static void destroy(Node* node) noexcept;  // iterative: chains of any length
+};
+
+inline void LazyTensor::retain(Node* node) noexcept {
+  if (node) node->refs.fetch_add(1, std::memory_order_relaxed);
+}
+inline void LazyTensor::release(Node* node) noexcept {
+  if (node->refs.fetch_sub(1, std::memory_order_acq_rel) == 1) Node::destroy(node);
+}
+
+}  // namespace metal_candle

@@ -1,0 +1,22 @@
+// Recording with no detours, for the ops that are recorded most.
+#pragma once
+
+#include "metal_candle/op_def.hpp"
+
+namespace metal_candle {
+
+/// An op whose type is known to the caller: no inference. `inputs` are kept as they are.
+LazyTensor record_typed(const OpDef& op, DType dtype, const Shape& shape, std::span<const LazyTensor> inputs,
+                        const Attrs* attrs = nullptr);
+/// A binary elementwise op with a host number on one side; `a` has the op's computing type already.
+LazyTensor record_with_scalar(const OpDef& op, DType dtype, const LazyTensor& a, Scalar s, bool scalar_first);
+/// The number behind a tensor made by `scalar`, if it is one.
+bool as_scalar(const LazyTensor& t, Scalar& out, bool& literal);
+/// Whether scalars are literals on this thread.
+bool literals_on();
+
+/// Called with each node as it is recorded, where set: how eager mode sees operations. Per thread.
+using RecordHook = void (*)(const LazyTensor&);
+RecordHook exchange_record_hook(RecordHook hook);
+
+}  // namespace metal_candle
