@@ -1,0 +1,39 @@
+// Counter-based random numbers: a value depends on its key and its place, never on what was drawn before.
+#pragma once
+
+#include <cstdint>
+
+#include "metal_candle/device.hpp"
+#include "metal_candle/dtype.hpp"
+#include "metal_candle/lazy_tensor.hpp"
+
+namespace metal_candle {
+
+/// A random key. Drawing twice from one key gives the same numbers; make more keys with `fold`.
+struct Key {
+  std::uint64_t value = 0;
+  explicit Key(std::uint64_t seed) : value(seed) {}
+  /// A key that is as good as independent of this one and of other `data`.
+  Key fold(std::uint64_t data) const;
+};
+
+struct RandomOptions {
+  Key key{0};
+  DType dtype = DType::f32;
+  Device device = {};
+};
+
+/// Uniform in [0, 1).
+LazyTensor rand(const Shape& shape, RandomOptions options);
+/// Standard normal.
+LazyTensor randn(const Shape& shape, RandomOptions options);
+/// True with probability p.
+LazyTensor bernoulli(const Shape& shape, double p, Key key);
+/// Drops elements with probability p and scales the rest by 1/(1-p).
+LazyTensor dropout(const LazyTensor& x, double p, Key key);
+/// An index (i32) along the last axis, drawn with probability softmax(logits). The second form takes one key (i64) a
+/// row, of shape logits.shape()[:-1], so that a row's draw does not depend on its neighbours.
+LazyTensor categorical(const LazyTensor& logits, Key key);
+LazyTensor categorical(const LazyTensor& logits, const LazyTensor& row_keys);
+
+}  // namespace metal_candle
