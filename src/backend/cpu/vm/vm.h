@@ -1,0 +1,62 @@
+// RowProgram: a KernelProgram lowered to a bytecode of vector operations.
+//
+// A block of rows × columns, small enough that its registers stay in L1, runs through the whole instruction list of a
+// stage before the next block: one dispatch a block and op. Which vector instructions the kernels use is decided once a
+// process (Highway's dynamic dispatch) and looked up in `lower`; `run` only walks a list of function pointers.
+//
+// What a result depends on: f32 elementwise results depend on the element alone, reductions over a row on its number of
+// columns alone, column reductions on rows, batch and col_chunks. Never on tasks, threads or the block size.
+//
+// In place: a store may overwrite what a load of the same stage reads at the same position. It must not overwrite what
+// a later stage loads or evaluates again.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "compiler/kernel_program.h"
+
+namespace metal_candle::cpu {
+
+namespace vm {
+struct Body;
+}
+
+/// Immutable after `lower`; any number of threads may run tasks of one program at the same time.
+class RowProgram {
+ public:
+  static std::unique_ptr<RowProgram> lower(const KernelProgram& program);
+  ~RowProgram();
+  RowProgram(const RowProgram&) = delete;
+  RowProgram& operator=(const RowProgram&) = delete;
+
+  /// How many independent tasks a call consists of, from shapes only. Take the next one when done: they may differ in
+  /// length. Zero when there is nothing to write.
+  std::int64_t tasks() const;
+  /// What a running thread needs, any alignment; contents do not matter and do not carry over.
+  std::size_t scratch_bytes() const;
+  /// buffers[i] is the base of KAccess::buffer i. slots are 8-byte entries: a double where the slot value's type is a
+  /// float, an int64 where it is an integer. index_error is set to 1 when a gather index is out of range (may be null).
+  void run(void* const* buffers, const std::uint64_t* slots, std::int64_t task, void* scratch,
+           std::atomic<int>* index_error) const;
+
+  /// Whether run_tile may be called: one stage, no reductions.
+  bool tileable() const;
+  /// As the epilogue of a matmul: evaluates rows [row0, row0+rows) × columns [col0, col0+cols) only. The f32 loads of
+  /// buffer `tile_buffer` read `tile` instead (its first element is the one of row0, col0; ld elements a row), wherever
+  /// their access points. Values of one element a row are stored by the call whose col0 is 0.
+  void run_tile(void* const* buffers, const std::uint64_t* slots, std::int64_t row0, std::int64_t rows, std::int64_t col0,
+                std::int64_t cols, int tile_buffer, const float* tile, std::int64_t ld, void* scratch) const;
+
+ private:
+  RowProgram();
+  std::unique_ptr<const vm::Body> body_, tile_body_;
+};
+
+/// For tests: lets only the `index`-th instruction set (0 = best) of those this machine can run be used by later calls
+/// of `lower`, and gives its name; null when there are no more. -1 restores the choice of the machine.
+const char* set_isa_for_test(int index);
+
+}  // namespace metal_candle::cpu
