@@ -26,7 +26,6 @@ struct Storage {
   std::atomic<std::uint32_t> refs{1};
   std::atomic<State> state{State::ready};
   bool frozen = false;
-  bool donated = false;
   Device device;
   void* data = nullptr;
   std::size_t bytes = 0;
@@ -35,6 +34,11 @@ struct Storage {
   std::exception_ptr error;          // set before state becomes failed
   std::atomic<PackedForm*> packed{nullptr};  // list, grows at the head
 
+  /// Fresh memory from the pool, not cleared.
+  static Storage* make(std::size_t bytes, Device device = {});
+  static Storage* make_external(void* data, std::size_t bytes, std::shared_ptr<void> owner, Device device = {});
+  /// Returns when the buffer is computed; throws what its computation threw.
+  void wait();
   void retain() { refs.fetch_add(1, std::memory_order_relaxed); }
   void release() noexcept;
 };
@@ -48,12 +52,12 @@ struct Layout {
 class Node {
  public:
   static constexpr int kInlineInputs = 3;
-  static constexpr std::uint8_t kScalarInt = 1, kScalarLiteral = 2;
+  static constexpr std::uint8_t kScalarInt = 1, kScalarLiteral = 2, kScalarOperand = 4;
 
   std::atomic<std::uint32_t> refs;
   DType dtype;
   std::uint8_t input_count;
-  std::uint8_t scalar_flags;  // of the scalar operand: an input that is null while the node is not materialised
+  std::uint8_t scalar_flags;  // kScalarOperand: the null one of its two inputs is the number below
   Device device;
   const OpDef* op;
   Shape shape;
@@ -62,6 +66,7 @@ class Node {
     std::int64_t scalar_i;
   };
   std::atomic<Storage*> storage;
+  std::atomic<bool> claimed;  // taken by the submit that may publish a result; `layout` is its to write until then
   Layout* layout;  // set before storage is published
   std::atomic<Node*> inputs[kInlineInputs];
   std::atomic<Node*>* more;  // all inputs, when there are more than three

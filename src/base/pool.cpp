@@ -1,0 +1,160 @@
+#include "base/pool.h"
+
+#include <sys/mman.h>
+
+#include <bit>
+#include <mutex>
+#include <vector>
+
+#include "metal_candle/error.hpp"
+
+namespace metal_candle::base {
+namespace {
+
+constexpr std::size_t kAlign = 64;
+constexpr std::size_t kSlab = std::size_t{1} << 20;
+constexpr std::size_t kSmall = std::size_t{64} << 10;  // blocks up to this are cut from slabs
+constexpr std::size_t kHuge = std::size_t{2} << 20;
+constexpr int kClasses = 4 * 64;
+
+struct FreeBlock {
+  FreeBlock* next;
+};
+
+int class_of(std::size_t bytes) {
+  if (bytes <= kAlign) return 0;
+  const int top = 63 - std::countl_zero(bytes - 1);        // bytes in (2^top, 2^(top+1)]
+  const std::size_t step = (std::size_t{1} << top) / 4;
+  return (top - 6) * 4 + 1 + static_cast<int>((bytes - 1 - (std::size_t{1} << top)) / step);
+}
+
+std::size_t size_of_class(int c) {
+  if (c == 0) return kAlign;
+  const int top = (c - 1) / 4 + 6;
+  const std::size_t size = (std::size_t{1} << top) + ((std::size_t{1} << top) / 4) * static_cast<std::size_t>((c - 1) % 4 + 1);
+  return (size + kAlign - 1) / kAlign * kAlign;
+}
+
+class Pool {
+ public:
+  void* allocate(std::size_t bytes) {
+    if (bytes > (std::size_t{1} << 47)) throw OutOfMemory(bytes, 0);
+    const int c = class_of(bytes);
+    const std::size_t size = size_of_class(c);
+    std::lock_guard lock(mutex_);
+    if (FreeBlock* block = free_[c]) {
+      free_[c] = block->next;
+      stats_.cached -= size;
+      note_live(size);
+      return block;
+    }
+    if (limit_ != 0 && stats_.live + stats_.cached + size > limit_) trim_locked();
+    if (limit_ != 0 && stats_.live + size > limit_) throw OutOfMemory(bytes, limit_ > stats_.live ? limit_ - stats_.live : 0);
+    void* data = size <= kSmall ? cut(size) : map(size);
+    note_live(size);
+    return data;
+  }
+
+  void free(void* data, std::size_t bytes) noexcept {
+    const int c = class_of(bytes);
+    const std::size_t size = size_of_class(c);
+    std::lock_guard lock(mutex_);
+    auto* block = static_cast<FreeBlock*>(data);
+    block->next = free_[c];
+    free_[c] = block;
+    stats_.live -= size;
+    stats_.cached += size;
+  }
+
+  PoolStats stats() {
+    std::lock_guard lock(mutex_);
+    return stats_;
+  }
+  void reset_peak() {
+    std::lock_guard lock(mutex_);
+    stats_.peak = stats_.live;
+  }
+  void set_limit(std::size_t bytes) {
+    std::lock_guard lock(mutex_);
+    limit_ = bytes;
+    if (limit_ != 0 && stats_.live + stats_.cached > limit_) trim_locked();
+  }
+  void trim() {
+    std::lock_guard lock(mutex_);
+    trim_locked();
+  }
+
+ private:
+  void note_live(std::size_t size) {
+    stats_.live += size;
+    if (stats_.live > stats_.peak) stats_.peak = stats_.live;
+  }
+
+  void* cut(std::size_t size) {
+    if (slab_left_ < size) {
+      slab_ = static_cast<char*>(map(kSlab));
+      slab_left_ = kSlab;
+    }
+    void* data = slab_;
+    slab_ += size;
+    slab_left_ -= size;
+    return data;
+  }
+
+  void* map(std::size_t size) {
+    ++stats_.system_calls;
+    const std::size_t extra = size >= kHuge ? kHuge : 0;  // room to start on a huge page
+    void* raw = mmap(nullptr, size + extra, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (raw == MAP_FAILED) {
+      trim_locked();
+      raw = mmap(nullptr, size + extra, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      if (raw == MAP_FAILED) throw OutOfMemory(size, 0);
+    }
+    if (extra == 0) return raw;
+    const auto address = reinterpret_cast<std::uintptr_t>(raw);
+    const std::uintptr_t begin = (address + kHuge - 1) / kHuge * kHuge;
+    if (begin > address) munmap(raw, begin - address);
+    const std::uintptr_t end = begin + (size + 4095) / 4096 * 4096;
+    const std::uintptr_t mapped_end = address + size + extra;
+    const std::uintptr_t mapped_end_page = (mapped_end + 4095) / 4096 * 4096;
+    if (mapped_end_page > end) munmap(reinterpret_cast<void*>(end), mapped_end_page - end);
+    madvise(reinterpret_cast<void*>(begin), size, MADV_HUGEPAGE);
+    return reinterpret_cast<void*>(begin);
+  }
+
+  void trim_locked() {
+    for (int c = class_of(kSmall) + 1; c < kClasses; ++c) {
+      const std::size_t size = size_of_class(c);
+      while (FreeBlock* block = free_[c]) {
+        free_[c] = block->next;
+        munmap(block, size);
+        stats_.cached -= size;
+      }
+    }
+  }
+
+  std::mutex mutex_;
+  FreeBlock* free_[kClasses] = {};
+  char* slab_ = nullptr;
+  std::size_t slab_left_ = 0;
+  std::size_t limit_ = 0;
+  PoolStats stats_;
+};
+
+// Never destroyed: tensors with static lifetime may be freed after any destructor of ours.
+Pool& pool() {
+  static Pool* instance = new Pool;
+  return *instance;
+}
+
+}  // namespace
+
+void* pool_allocate(std::size_t bytes) { return pool().allocate(bytes); }
+void pool_free(void* data, std::size_t bytes) noexcept { pool().free(data, bytes); }
+std::size_t pool_class_size(std::size_t bytes) { return size_of_class(class_of(bytes)); }
+PoolStats pool_stats() { return pool().stats(); }
+void pool_reset_peak() { pool().reset_peak(); }
+void pool_set_limit(std::size_t bytes) { pool().set_limit(bytes); }
+void pool_trim() { pool().trim(); }
+
+}  // namespace metal_candle::base

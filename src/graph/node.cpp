@@ -1,0 +1,104 @@
+#include "graph/node.h"
+
+#include <vector>
+
+#include "base/free_list.h"
+#include "base/pool.h"
+
+namespace metal_candle {
+namespace {
+
+const Attrs kNoAttrs{};
+
+void free_pool_memory(Storage* s) { base::pool_free(s->data, s->bytes); }
+
+}  // namespace
+
+Node* Node::make(const OpDef* op, DType dtype, int input_count) {
+  auto* n = static_cast<Node*>(base::FreeList<Node>::get());
+  new (&n->refs) std::atomic<std::uint32_t>(1);
+  n->dtype = dtype;
+  n->input_count = static_cast<std::uint8_t>(input_count);
+  n->scalar_flags = 0;
+  n->device = Device{};
+  n->op = op;
+  new (&n->shape) Shape;
+  new (&n->storage) std::atomic<Storage*>(nullptr);
+  new (&n->claimed) std::atomic<bool>(false);
+  n->layout = nullptr;
+  for (auto& slot : n->inputs) new (&slot) std::atomic<Node*>(nullptr);
+  n->more = nullptr;
+  if (input_count > kInlineInputs) {
+    n->more = new std::atomic<Node*>[static_cast<std::size_t>(input_count)];
+    for (int i = 0; i < input_count; ++i) n->more[i].store(nullptr, std::memory_order_relaxed);
+  }
+  n->attrs = nullptr;
+  n->scope = nullptr;
+  return n;
+}
+
+const Attrs& Node::attributes() const { return attrs ? *attrs : kNoAttrs; }
+
+void Node::destroy(Node* first) noexcept {
+  // Nodes to destroy are linked through their own scalar field, so that a chain of any length needs no stack.
+  Node* todo = first;
+  auto link = [](Node* n) -> Node*& { return *reinterpret_cast<Node**>(&n->scalar_f); };
+  static_assert(sizeof(double) == sizeof(Node*));
+  link(first) = nullptr;
+  while (todo) {
+    Node* n = todo;
+    Node* next = link(n);
+    Storage* storage = n->storage.load(std::memory_order_acquire);
+    for (int i = 0; i < n->input_count; ++i) {
+      Node* in = n->input(i).load(std::memory_order_acquire);
+      if (in && in->refs.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        link(in) = next;
+        next = in;
+      }
+    }
+    todo = next;
+    if (storage) storage->release();
+    delete n->layout;
+    if (n->attrs) {
+      n->attrs->~Attrs();
+      base::FreeList<Attrs>::put(n->attrs);
+    }
+    delete[] n->more;
+    base::FreeList<Node>::put(n);
+  }
+}
+
+Storage* Storage::make(std::size_t bytes, Device device) {
+  void* data = base::pool_allocate(bytes);
+  Storage* s = make_external(data, bytes, nullptr, device);
+  s->free = free_pool_memory;
+  return s;
+}
+
+Storage* Storage::make_external(void* data, std::size_t bytes, std::shared_ptr<void> owner, Device device) {
+  auto* s = new (base::FreeList<Storage>::get()) Storage;
+  s->device = device;
+  s->data = data;
+  s->bytes = bytes;
+  s->owner = std::move(owner);
+  return s;
+}
+
+void Storage::release() noexcept {
+  if (refs.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  if (free) free(this);
+  delete packed.load(std::memory_order_acquire);
+  this->~Storage();
+  base::FreeList<Storage>::put(this);
+}
+
+void Storage::wait() {
+  State s = state.load(std::memory_order_acquire);
+  while (s == State::pending) {
+    state.wait(State::pending, std::memory_order_acquire);
+    s = state.load(std::memory_order_acquire);
+  }
+  if (s == State::failed) std::rethrow_exception(error);
+}
+
+}  // namespace metal_candle

@@ -1,0 +1,145 @@
+#include "graph/record.h"
+
+#include <fmt/format.h>
+
+#include "base/free_list.h"
+#include "graph/node.h"
+#include "metal_candle/error.hpp"
+#include "metal_candle/scope.hpp"
+
+namespace metal_candle {
+namespace {
+
+thread_local RecordHook record_hook = nullptr;
+thread_local bool literal_scope = false;
+
+void no_infer(const OpCall&, InferResult&) {}
+const OpDef kScalarDef{.name = "scalar", .kind = OpKind::scalar, .infer = no_infer, .decompose = nullptr,
+                       .vjp = NoGrad{}, .samples = nullptr};
+const OpDef kOutputDef{.name = "output", .kind = OpKind::output, .infer = no_infer, .decompose = nullptr,
+                       .vjp = NoGrad{}, .samples = nullptr};
+
+void set_scalar(Node* n, Scalar s) {
+  n->scalar_flags = static_cast<std::uint8_t>((s.integral ? Node::kScalarInt : 0) |
+                                              (literal_scope ? Node::kScalarLiteral : 0));
+  if (s.integral) n->scalar_i = s.i;
+  else n->scalar_f = s.f;
+}
+
+Node* keep(const LazyTensor& t) {
+  LazyTensor copy = t;
+  return copy.detach();
+}
+
+LazyTensor finish(Node* n) {
+  n->scope = Scope::current();
+  LazyTensor t = LazyTensor::adopt(n);
+  if (record_hook) [[unlikely]] record_hook(t);
+  return t;
+}
+
+void set_inputs(Node* n, std::span<const LazyTensor> inputs) {
+  for (std::size_t i = 0; i < inputs.size(); ++i)
+    n->input(static_cast<int>(i)).store(keep(inputs[i]), std::memory_order_relaxed);
+}
+
+void check_inputs(const OpDef& op, std::span<const LazyTensor> inputs) {
+  for (const LazyTensor& t : inputs)
+    if (!t.defined()) throw UserError(ErrorKind::argument, fmt::format("{}: an input is an empty handle", op.name), std::string(op.name));
+  if (inputs.size() > 255) throw UserError(ErrorKind::argument, fmt::format("{}: more than 255 inputs", op.name), std::string(op.name));
+}
+
+std::string describe(const OpCall& call, const std::string& why) {
+  std::string text;
+  if (const std::string* scope = Scope::current()) text += *scope + ": ";
+  text += std::string(call.op.name) + ": " + why + " (inputs:";
+  for (std::size_t i = 0; i < call.inputs.size(); ++i) {
+    const LazyTensor& t = call.inputs[i];
+    text += t.defined() ? fmt::format("{} {}{}", i ? "," : "", name(t.dtype()), t.shape().str()) : " none";
+  }
+  return text + ")";
+}
+
+std::string scope_name() { return Scope::current() ? *Scope::current() : std::string(); }
+
+}  // namespace
+
+void fail_shape(const OpCall& call, const std::string& why) {
+  throw UserError(ErrorKind::shape, describe(call, why), std::string(call.op.name), scope_name());
+}
+void fail_dtype(const OpCall& call, const std::string& why) {
+  throw UserError(ErrorKind::dtype, describe(call, why), std::string(call.op.name), scope_name());
+}
+void fail_argument(const OpCall& call, const std::string& why) {
+  throw UserError(ErrorKind::argument, describe(call, why), std::string(call.op.name), scope_name());
+}
+
+LiteralScope::LiteralScope() : outer_(literal_scope) { literal_scope = true; }
+LiteralScope::~LiteralScope() { literal_scope = outer_; }
+bool literals_on() { return literal_scope; }
+
+RecordHook exchange_record_hook(RecordHook hook) { return std::exchange(record_hook, hook); }
+
+LazyTensor record_typed(const OpDef& op, DType dtype, const Shape& shape, std::span<const LazyTensor> inputs,
+                        const Attrs* attrs) {
+  Node* n = Node::make(&op, dtype, static_cast<int>(inputs.size()));
+  n->shape = shape;
+  if (attrs && attrs->size() > 0) n->attrs = new (base::FreeList<Attrs>::get()) Attrs(*attrs);
+  set_inputs(n, inputs);
+  return finish(n);
+}
+
+LazyTensor record_with_scalar(const OpDef& op, DType dtype, const LazyTensor& a, Scalar s, bool scalar_first) {
+  Node* n = Node::make(&op, dtype, 2);
+  n->shape = a.node()->shape;
+  n->inputs[scalar_first ? 1 : 0].store(keep(a), std::memory_order_relaxed);
+  set_scalar(n, s);
+  n->scalar_flags |= Node::kScalarOperand;
+  return finish(n);
+}
+
+LazyTensor record(const OpDef& op, std::span<const LazyTensor> inputs, const Attrs& attrs) {
+  check_inputs(op, inputs);
+  InferResult result;
+  op.infer(OpCall{op, inputs, attrs}, result);
+  if (result.count != 1) throw InternalError(fmt::format("{} has {} outputs; record_all is for those", op.name, result.count));
+  return record_typed(op, result.types[0].dtype, result.types[0].shape, inputs, &attrs);
+}
+
+Tensors record_all(const OpDef& op, std::span<const LazyTensor> inputs, const Attrs& attrs) {
+  check_inputs(op, inputs);
+  InferResult result;
+  op.infer(OpCall{op, inputs, attrs}, result);
+  if (result.count == 1) return {record_typed(op, result.types[0].dtype, result.types[0].shape, inputs, &attrs)};
+  // The node with several outputs is never a tensor itself; every output is a node that names it. So output 1 can still
+  // be asked for after output 0 was evaluated.
+  Node* main = Node::make(&op, result.types[0].dtype, static_cast<int>(inputs.size()));
+  main->shape = result.types[0].shape;
+  if (attrs.size() > 0) main->attrs = new (base::FreeList<Attrs>::get()) Attrs(attrs);
+  set_inputs(main, inputs);
+  main->scope = Scope::current();
+  const LazyTensor holder = LazyTensor::adopt(main);
+  Tensors outputs;
+  for (int k = 0; k < result.count; ++k) {
+    const TensorType& type = result.types[static_cast<std::size_t>(k)];
+    const Attrs which{k};
+    outputs.push_back(record_typed(kOutputDef, type.dtype, type.shape, {&holder, 1}, &which));
+  }
+  return outputs;
+}
+
+LazyTensor scalar(Scalar value) {
+  Node* n = Node::make(&kScalarDef, value.integral ? DType::i64 : DType::f64, 0);
+  set_scalar(n, value);
+  return finish(n);
+}
+
+bool as_scalar(const LazyTensor& t, Scalar& out, bool& literal) {
+  const Node* n = t.node();
+  if (!n || n->op->kind != OpKind::scalar) return false;
+  out = (n->scalar_flags & Node::kScalarInt) ? Scalar(n->scalar_i) : Scalar(n->scalar_f);
+  literal = (n->scalar_flags & Node::kScalarLiteral) != 0;
+  return true;
+}
+
+}  // namespace metal_candle

@@ -1,0 +1,30 @@
+#include "metal_candle/scope.hpp"
+
+#include <map>
+#include <mutex>
+
+namespace metal_candle {
+namespace {
+
+thread_local const std::string* open_scope = nullptr;
+
+// Paths live for good: nodes, plans and traces point at them.
+const std::string* intern(const std::string* outer, std::string_view name) {
+  static std::mutex mutex;
+  static auto* paths = new std::map<std::pair<const std::string*, std::string>, const std::string*, std::less<>>;
+  std::lock_guard lock(mutex);
+  auto key = std::make_pair(outer, std::string(name));
+  auto found = paths->find(key);
+  if (found != paths->end()) return found->second;
+  const auto* path = new std::string(outer ? *outer + "." + std::string(name) : std::string(name));
+  paths->emplace(std::move(key), path);
+  return path;
+}
+
+}  // namespace
+
+Scope::Scope(std::string_view name) : outer_(open_scope) { open_scope = intern(outer_, name); }
+Scope::~Scope() { open_scope = outer_; }
+const std::string* Scope::current() { return open_scope; }
+
+}  // namespace metal_candle
