@@ -1,0 +1,33 @@
+// What the structured ops ask of their arguments: the type to compute in, and axes checked by name.
+#pragma once
+
+#include <string>
+
+#include "metal_candle/op_def.hpp"
+#include "metal_candle/ops.hpp"
+
+namespace metal_candle::ops {
+
+/// 16-bit floats and integers compute in f32; f64 stays.
+inline DType compute_type(DType dtype) { return dtype == DType::f64 ? DType::f64 : DType::f32; }
+inline LazyTensor to_type(const LazyTensor& x, DType dtype) { return x.dtype() == dtype ? x : cast(x, dtype); }
+inline LazyTensor widened(const LazyTensor& x) { return to_type(x, compute_type(x.dtype())); }
+
+/// `axis` counted from the front; an error names the op.
+inline int checked_axis(const OpDef& op, const LazyTensor& x, int axis, int rank) {
+  const int from_front = axis < 0 ? axis + rank : axis;
+  if (from_front < 0 || from_front >= rank)
+    fail_argument({op, {&x, 1}, {}}, "axis " + std::to_string(axis) + " of a rank of " + std::to_string(rank));
+  return from_front;
+}
+inline int checked_axis(const OpDef& op, const LazyTensor& x, int axis) { return checked_axis(op, x, axis, x.rank()); }
+
+/// [.., d] as [rows, d].
+inline LazyTensor as_rows(const LazyTensor& x) {
+  const std::int64_t d = x.dim(-1);
+  std::int64_t rows = 1;
+  for (int i = 0; i + 1 < x.rank(); ++i) rows *= x.shape()[i];
+  return x.rank() == 2 ? x : reshape(x, {rows, d});
+}
+
+}  // namespace metal_candle::ops
