@@ -3,6 +3,7 @@
 // Binary operations broadcast as numpy does and promote as `promote` says (dtype.hpp). Axes count from either end.
 #pragma once
 
+#include <concepts>
 #include <initializer_list>
 #include <optional>
 #include <span>
@@ -41,7 +42,9 @@ MC_OPERATOR(/)
 #undef MC_OPERATOR
 
 /// x to an integer power: structure, expanded into products for |exponent| <= 4.
-LazyTensor pow(const LazyTensor& x, int exponent);
+LazyTensor powi(const LazyTensor& x, int exponent);
+// Exactly int, so that pow(x, 0.5) is not rounded to an integer on its way.
+LazyTensor pow(const LazyTensor& x, std::same_as<int> auto exponent) { return powi(x, exponent); }
 LazyTensor logical_not(const LazyTensor& x);
 LazyTensor is_nan(const LazyTensor& x);
 LazyTensor is_inf(const LazyTensor& x);

@@ -1,0 +1,95 @@
+// Tensors out of nothing: full and iota, and what is made of them. A C++ number given to `full` is a slot; the zero of
+// `zeros` and the one of `ones` are literals.
+#include "metal_candle/ops.hpp"
+#include "ops/operands.h"
+#include "ops/table.h"
+
+namespace metal_candle {
+namespace ops {
+namespace {
+
+DType dtype_attr(const OpCall& c) {
+  if (c.attrs.size() < 1 || c.attrs[0] < 0 || c.attrs[0] >= kDTypeCount) fail_argument(c, "no such type");
+  return static_cast<DType>(c.attrs[0]);
+}
+Shape shape_attr(const Attrs& attrs, std::size_t begin) { return Shape(attrs.values().subspan(begin)); }
+
+void infer_full(const OpCall& c, InferResult& r) {
+  require_inputs(c, 1);
+  if (c.inputs[0].rank() != 0) fail_shape(c, "the value must be 0-d");
+  r.add(dtype_attr(c), shape_attr(c.attrs, 1));
+}
+
+void infer_iota(const OpCall& c, InferResult& r) {
+  require_inputs(c, 0);
+  const DType dtype = dtype_attr(c);
+  if (dtype == DType::boolean) fail_dtype(c, "an index is not a bool");
+  if (c.attrs.size() < 2) fail_argument(c, "the axis is missing");
+  const Shape shape = shape_attr(c.attrs, 2);
+  if (c.attrs[1] < 0 || c.attrs[1] >= shape.rank()) fail_argument(c, "no such axis");
+  r.add(dtype, shape);
+}
+
+void sample_full(SampleSink& s) {
+  s.add({scalar(2.5)}, {static_cast<std::int64_t>(DType::f32), 3, 5});
+  s.add({scalar(-3)}, {static_cast<std::int64_t>(DType::i32), 4});
+  s.add({scalar(1)}, {static_cast<std::int64_t>(DType::boolean)});
+}
+void sample_iota(SampleSink& s) {
+  s.add({}, {static_cast<std::int64_t>(DType::i32), 0, 7});
+  s.add({}, {static_cast<std::int64_t>(DType::i64), 1, 2, 3, 4});
+  s.add({}, {static_cast<std::int64_t>(DType::f32), 2, 2, 3, 4});
+}
+
+Attrs typed_shape(DType dtype, const Shape& shape) {
+  Attrs attrs{static_cast<std::int64_t>(dtype)};
+  for (const std::int64_t extent : shape) attrs.push(extent);
+  return attrs;
+}
+
+}  // namespace
+
+constinit const OpDef full_def{.name = "full",
+                               .kind = OpKind::elementwise,
+                               .infer = infer_full,
+                               .decompose = nullptr,
+                               .vjp = NoGrad{},
+                               .samples = sample_full,
+                               .cpu = nullptr,
+                               .code = kFull};
+constinit const OpDef iota_def{.name = "iota",
+                               .kind = OpKind::elementwise,
+                               .infer = infer_iota,
+                               .decompose = nullptr,
+                               .vjp = NoGrad{},
+                               .samples = sample_iota,
+                               .cpu = nullptr,
+                               .code = kIota};
+
+}  // namespace ops
+
+LazyTensor full(const Shape& shape, Scalar value, DType dtype) {
+  const LazyTensor number = scalar(ops::scalar_as(ops::full_def, value, dtype));
+  const Attrs attrs = ops::typed_shape(dtype, shape);
+  return record_typed(ops::full_def, dtype, shape, {&number, 1}, &attrs);
+}
+
+LazyTensor zeros(const Shape& shape, DType dtype) {
+  const LiteralScope literal;
+  return full(shape, 0, dtype);
+}
+
+LazyTensor ones(const Shape& shape, DType dtype) {
+  const LiteralScope literal;
+  return full(shape, 1, dtype);
+}
+
+LazyTensor iota(const Shape& shape, int axis, DType dtype) {
+  Attrs attrs{static_cast<std::int64_t>(dtype), shape.normalize_axis(axis)};
+  for (const std::int64_t extent : shape) attrs.push(extent);
+  return record(ops::iota_def, std::span<const LazyTensor>{}, attrs);
+}
+
+LazyTensor arange(std::int64_t end, DType dtype) { return iota(Shape{end}, 0, dtype); }
+
+}  // namespace metal_candle
