@@ -1,0 +1,73 @@
+// The micro kernel: kRows × kVectors accumulators stay in registers while k runs. Included into a namespace per
+// instruction set, after that set's `Ops` (V, kBytes, zero, load, broadcast, fma, store).
+//
+// Addresses of A's rows: three rows share a base register (base, base + s, base + 2·s are x86 addressing modes), so 14
+// rows need five. Unrolling is forced because accumulators in an array that is not fully unrolled live in memory.
+
+template <class Ops, int kRows, int kVectors>
+void micro_kernel(const MicroArgs& p) {
+  using V = typename Ops::V;
+  constexpr int kPanels = (kVectors + 1) / 2;
+  constexpr int kBases = (kRows + 2) / 3;
+  const std::int64_t a_row = p.a_row, a_step = p.a_step, b_step = p.b_step;
+  V acc[kRows][kVectors];
+  if (p.accumulate) {
+#pragma GCC unroll 32
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) acc[r][v] = Ops::load(p.c + r * p.c_row + v * Ops::kBytes);
+  } else {
+#pragma GCC unroll 32
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) acc[r][v] = Ops::zero();
+  }
+  const char* a[kBases];
+#pragma GCC unroll 16
+  for (int i = 0; i < kBases; ++i) a[i] = p.a + 3 * i * a_row;
+  const char* b[kPanels];
+#pragma GCC unroll 4
+  for (int i = 0; i < kPanels; ++i) b[i] = p.b + i * p.b_panel;
+  for (std::int64_t step = p.steps; step > 0; --step) {
+    V bv[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) bv[v] = Ops::load(b[v / 2] + (v % 2) * Ops::kBytes);
+#pragma GCC unroll 32
+    for (int r = 0; r < kRows; ++r) {
+      const V av = Ops::broadcast(a[r / 3] + (r % 3) * a_row);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) acc[r][v] = Ops::fma(av, bv[v], acc[r][v]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kBases; ++i) a[i] += a_step;
+#pragma GCC unroll 4
+    for (int i = 0; i < kPanels; ++i) b[i] += b_step;
+  }
+#pragma GCC unroll 32
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) Ops::store(acc[r][v], p.c + r * p.c_row + v * Ops::kBytes);
+}
+
+template <class Ops, int kVectors, class Rows>
+struct MicroTable;
+template <class Ops, int kVectors, int... kRow>
+struct MicroTable<Ops, kVectors, std::integer_sequence<int, kRow...>> {
+  static constexpr MicroKernel kernels[] = {&micro_kernel<Ops, kRow + 1, kVectors>...};
+};
+
+/// Register counts decide the rows: accumulators + one step of B + the broadcast must fit.
+template <class Ops, int k1, int k2, int k4, int k8>
+MicroFamily make_family(int lanes, int unit_bytes, int k_per_step) {
+  MicroFamily f;
+  f.lanes = lanes;
+  f.unit_bytes = unit_bytes;
+  f.k_per_step = k_per_step;
+  const int rows[kWidths] = {k1, k2, k4, k8};
+  for (int i = 0; i < kWidths; ++i) f.max_rows[i] = rows[i];
+  f.by_width[0] = MicroTable<Ops, 1, std::make_integer_sequence<int, k1>>::kernels;
+  f.by_width[1] = MicroTable<Ops, 2, std::make_integer_sequence<int, k2>>::kernels;
+  f.by_width[2] = MicroTable<Ops, 4, std::make_integer_sequence<int, k4>>::kernels;
+  f.by_width[3] = MicroTable<Ops, 8, std::make_integer_sequence<int, k8>>::kernels;
+  return f;
+}

@@ -1,0 +1,227 @@
+// Packing and conversion, compiled once for each instruction set (included inside its namespace).
+//
+// Every packing is a transposition of units to [step][lane] or a copy by rows; an operand whose unit stride is 1 either
+// way goes by whole vectors, any other by scalars.
+
+inline float widen_bf16(std::uint16_t x) {
+  const std::uint32_t bits = static_cast<std::uint32_t>(x) << 16;
+  float f;
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
+
+/// Exact, subnormals included, whatever the rounding and flushing modes: integer arithmetic and one exact subtraction.
+inline float widen_f16(std::uint16_t x) {
+  const std::uint32_t sign = static_cast<std::uint32_t>(x & 0x8000u) << 16;
+  const std::uint32_t rest = x & 0x7fffu;
+  const std::uint32_t normal = (rest << 13) + (rest >= 0x7c00u ? 0x70000000u : 0x38000000u);
+  const std::uint32_t tiny_bits = 0x38800000u + (rest << 13);  // 2^-14 · (1 + fraction), then take the 2^-14 away
+  float tiny;
+  std::memcpy(&tiny, &tiny_bits, 4);
+  tiny -= 6.103515625e-05f;
+  std::uint32_t tiny_result;
+  std::memcpy(&tiny_result, &tiny, 4);
+  const std::uint32_t bits = sign | (rest < 0x400u ? tiny_result : normal);
+  float f;
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
+
+inline std::uint16_t narrow_bf16(float f) {
+  std::uint32_t u;
+  std::memcpy(&u, &f, 4);
+  const std::uint32_t nan = (u >> 16) | 0x40u;
+  const std::uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  return static_cast<std::uint16_t>((u & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
+}
+
+inline std::uint16_t narrow_f16(float f) {
+  std::uint32_t u;
+  std::memcpy(&u, &f, 4);
+  const std::uint32_t sign = (u >> 16) & 0x8000u;
+  u &= 0x7fffffffu;
+  // Below 2^-14 the float adder rounds to multiples of 2^-24 for us: add 1/2, whose last bit is 2^-24.
+  float small;
+  std::memcpy(&small, &u, 4);
+  small += 0.5f;
+  std::uint32_t small_bits;
+  std::memcpy(&small_bits, &small, 4);
+  const std::uint32_t subnormal = small_bits - 0x3f000000u;
+  const std::uint32_t normal = (u - 0x38000000u + 0xfffu + ((u >> 13) & 1u)) >> 13;
+  const std::uint32_t special = u > 0x7f800000u ? 0x7e00u : 0x7c00u;
+  const std::uint32_t h = u < 0x38800000u ? subnormal : u >= 0x47800000u ? special : normal;
+  return static_cast<std::uint16_t>(sign | (u < 0x47800000u && h > 0x7c00u ? 0x7c00u : h));
+}
+
+void widen(PackKind kind, const char* source, std::int64_t count, float* target) {
+  const auto* s = reinterpret_cast<const std::uint16_t*>(source);
+  if (kind == PackKind::bf16_widen) {
+    for (std::int64_t i = 0; i < count; ++i) target[i] = widen_bf16(s[i]);
+  } else {
+    for (std::int64_t i = 0; i < count; ++i) target[i] = widen_f16(s[i]);
+  }
+}
+
+void narrow(GemmType type, const float* source, std::int64_t count, void* target) {
+  auto* t = static_cast<std::uint16_t*>(target);
+  if (type == GemmType::bf16) {
+    for (std::int64_t i = 0; i < count; ++i) t[i] = narrow_bf16(source[i]);
+  } else {
+    for (std::int64_t i = 0; i < count; ++i) t[i] = narrow_f16(source[i]);
+  }
+}
+
+template <class T>
+inline T load_unit(const char* p) {
+  T t;
+  std::memcpy(&t, p, sizeof t);
+  return t;
+}
+
+/// lanes contiguous units. Whole vectors, then a masked one where masks cost nothing.
+template <class T>
+inline void copy_units(const char* source, std::int64_t lanes, char* target) {
+  const hn::ScalableTag<T> d;
+  constexpr std::int64_t kStep = HWY_MAX_BYTES / sizeof(T);
+  const T* s = reinterpret_cast<const T*>(source);
+  T* t = reinterpret_cast<T*>(target);
+  std::int64_t i = 0;
+  for (; i + kStep <= lanes; i += kStep) hn::StoreU(hn::LoadU(d, s + i), d, t + i);
+  if (i == lanes) return;
+#if HWY_TARGET == HWY_AVX3
+  const auto mask = hn::FirstN(d, static_cast<std::size_t>(lanes - i));
+  hn::BlendedStore(hn::MaskedLoad(mask, d, s + i), mask, d, t + i);
+#else
+  for (; i < lanes; ++i) std::memcpy(t + i, s + i, sizeof(T));
+#endif
+}
+
+/// 4 lanes × 4 steps of 32-bit units.
+inline void transpose4(const char* source, std::int64_t lane_bytes, char* target, std::int64_t target_step) {
+  const hn::Full128<std::uint32_t> d;
+  const hn::Full128<std::uint64_t> d64;
+  const auto row = [&](int i) { return hn::LoadU(d, reinterpret_cast<const std::uint32_t*>(source + i * lane_bytes)); };
+  const auto r0 = row(0), r1 = row(1), r2 = row(2), r3 = row(3);
+  const auto a = hn::BitCast(d64, hn::InterleaveLower(d, r0, r1)), b = hn::BitCast(d64, hn::InterleaveLower(d, r2, r3));
+  const auto e = hn::BitCast(d64, hn::InterleaveUpper(d, r0, r1)), f = hn::BitCast(d64, hn::InterleaveUpper(d, r2, r3));
+  const auto put = [&](auto v, int i) { hn::StoreU(v, d64, reinterpret_cast<std::uint64_t*>(target + i * target_step)); };
+  put(hn::InterleaveLower(d64, a, b), 0);
+  put(hn::InterleaveUpper(d64, a, b), 1);
+  put(hn::InterleaveLower(d64, e, f), 2);
+  put(hn::InterleaveUpper(d64, e, f), 3);
+}
+
+template <class T>
+void pack_scalar(const char* source, std::int64_t lane_bytes, std::int64_t step_bytes, std::int64_t lane0,
+                 std::int64_t lane1, std::int64_t step0, std::int64_t step1, std::int64_t width, char* target) {
+  for (std::int64_t s = step0; s < step1; ++s)
+    for (std::int64_t l = lane0; l < lane1; ++l)
+      std::memcpy(target + (s * width + l) * static_cast<std::int64_t>(sizeof(T)), source + l * lane_bytes + s * step_bytes, sizeof(T));
+}
+
+template <class T>
+void pack_units(const char* source, std::int64_t lane_bytes, std::int64_t step_bytes, std::int64_t lanes,
+                std::int64_t steps, std::int64_t width, char* target) {
+  constexpr std::int64_t kUnit = sizeof(T);
+  if (lane_bytes == kUnit || lanes == 1) {
+    for (std::int64_t s = 0; s < steps; ++s) copy_units<T>(source + s * step_bytes, lanes, target + s * width * kUnit);
+  } else if (kUnit == 4 && step_bytes == kUnit) {
+    const std::int64_t lanes4 = lanes & ~std::int64_t{3}, steps4 = steps & ~std::int64_t{3};
+    for (std::int64_t l = 0; l < lanes4; l += 4)
+      for (std::int64_t s = 0; s < steps4; s += 4)
+        transpose4(source + l * lane_bytes + s * kUnit, lane_bytes, target + (s * width + l) * kUnit, width * kUnit);
+    pack_scalar<T>(source, lane_bytes, step_bytes, 0, lanes, steps4, steps, width, target);
+    pack_scalar<T>(source, lane_bytes, step_bytes, lanes4, lanes, 0, steps4, width, target);
+  } else {
+    pack_scalar<T>(source, lane_bytes, step_bytes, 0, lanes, 0, steps, width, target);
+  }
+}
+
+/// Pairs (k, k+1) of bf16 become one unit; without a k + 1 the upper half is zero.
+void pack_pairs(const PackArgs& p) {
+  const std::int64_t pairs = p.k / 2;
+  const std::int64_t lane_bytes = p.lane_stride * 2, k_bytes = p.k_stride * 2;
+  if (p.k_stride == 1) {
+    pack_units<std::uint32_t>(p.source, lane_bytes, 4, p.lanes, pairs, p.width, p.target);
+  } else {
+    for (std::int64_t s = 0; s < pairs; ++s) {
+      const char* low = p.source + 2 * s * k_bytes;
+      const char* high = low + k_bytes;
+      char* target = p.target + s * p.width * 4;
+      std::int64_t l = 0;
+      if (p.lane_stride == 1) {
+        constexpr std::int64_t kStep = HWY_MAX_BYTES / 4;
+        const hn::ScalableTag<std::uint32_t> d;
+        const hn::Rebind<std::uint16_t, decltype(d)> d16;
+        for (; l + kStep <= p.lanes; l += kStep) {
+          const auto x = hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(low) + l));
+          const auto y = hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(high) + l));
+          hn::StoreU(hn::Or(x, hn::ShiftLeft<16>(y)), d, reinterpret_cast<std::uint32_t*>(target) + l);
+        }
+      }
+      for (; l < p.lanes; ++l) {
+        std::memcpy(target + l * 4, low + l * lane_bytes, 2);
+        std::memcpy(target + l * 4 + 2, high + l * lane_bytes, 2);
+      }
+    }
+  }
+  if (p.k % 2 == 0) return;
+  for (std::int64_t l = 0; l < p.lanes; ++l) {
+    const std::uint32_t unit = load_unit<std::uint16_t>(p.source + l * lane_bytes + (p.k - 1) * k_bytes);
+    std::memcpy(p.target + (pairs * p.width + l) * 4, &unit, 4);
+  }
+}
+
+void pack_widened(PackKind kind, const PackArgs& p) {
+  for (std::int64_t s = 0; s < p.k; ++s) {
+    const char* source = p.source + s * p.k_stride * 2;
+    char* target = p.target + s * p.width * 4;
+    if (p.lane_stride == 1) {
+      widen(kind, source, p.lanes, reinterpret_cast<float*>(target));
+      continue;
+    }
+    for (std::int64_t l = 0; l < p.lanes; ++l) {
+      const auto x = load_unit<std::uint16_t>(source + l * p.lane_stride * 2);
+      const float f = kind == PackKind::bf16_widen ? widen_bf16(x) : widen_f16(x);
+      std::memcpy(target + l * 4, &f, 4);
+    }
+  }
+}
+
+void pack_panel(PackKind kind, const PackArgs& p) {
+  const std::int64_t unit = kind == PackKind::copy64 ? 8 : kind == PackKind::copy16 ? 2 : 4;
+  const std::int64_t k_per_step = kind == PackKind::bf16_pairs ? 2 : 1;
+  const std::int64_t steps = (p.k + k_per_step - 1) / k_per_step, all = p.k_padded / k_per_step;
+  if (p.lanes < p.width) std::memset(p.target, 0, static_cast<std::size_t>(all * p.width * unit));
+  else if (steps < all) std::memset(p.target + steps * p.width * unit, 0, static_cast<std::size_t>((all - steps) * p.width * unit));
+  switch (kind) {
+    case PackKind::copy16:
+      return pack_units<std::uint16_t>(p.source, p.lane_stride * 2, p.k_stride * 2, p.lanes, p.k, p.width, p.target);
+    case PackKind::copy32:
+      return pack_units<std::uint32_t>(p.source, p.lane_stride * 4, p.k_stride * 4, p.lanes, p.k, p.width, p.target);
+    case PackKind::copy64:
+      return pack_units<std::uint64_t>(p.source, p.lane_stride * 8, p.k_stride * 8, p.lanes, p.k, p.width, p.target);
+    case PackKind::bf16_pairs: return pack_pairs(p);
+    case PackKind::bf16_widen:
+    case PackKind::f16_widen: return pack_widened(kind, p);
+  }
+}
+
+void pack_rows(PackKind kind, const PackArgs& p, std::int64_t target_stride) {
+  for (std::int64_t l = 0; l < p.lanes; ++l) {
+    char* target = p.target + l * target_stride;
+    switch (kind) {
+      case PackKind::copy16: break;
+      case PackKind::copy32: copy_units<std::uint32_t>(p.source + l * p.lane_stride * 4, p.k, target); break;
+      case PackKind::copy64: copy_units<std::uint64_t>(p.source + l * p.lane_stride * 8, p.k, target); break;
+      case PackKind::bf16_pairs:
+        copy_units<std::uint16_t>(p.source + l * p.lane_stride * 2, p.k, target);
+        if (p.k % 2 != 0) std::memset(target + p.k * 2, 0, 2);
+        break;
+      case PackKind::bf16_widen:
+      case PackKind::f16_widen:
+        widen(kind, p.source + l * p.lane_stride * 2, p.k, reinterpret_cast<float*>(target));
+        break;
+    }
+  }
+}

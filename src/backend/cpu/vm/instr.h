@@ -1,0 +1,142 @@
+// The bytecode: an instruction is a kernel and where its operands lie; a frame is the block it is applied to.
+//
+// An operand's address is resolved by the kernel as bases[base].ptr + offset, so an instruction is written once at
+// `lower` and never patched. Base 0 is the scratch memory with the registers; every other base is an array that moves
+// with the block (a buffer read or written in place, a kept row, column sums). Rows are `stride` bytes apart.
+//
+// Kernels come in forms by operand: V walks along the columns, S is one value a row (a row value, a literal, a slot).
+// Registers have rows padded to kLanes elements, so kernels may compute past the end of a row in them (kPad), or run
+// over the padding of all rows at once (kFlat). Arrays of the caller are never touched outside their elements.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "compiler/kernel_program.h"
+#include "metal_candle/elementwise.hpp"
+
+namespace metal_candle::cpu::vm {
+
+inline constexpr int kLanes = 16;          // registers are padded to this many elements
+inline constexpr int kBlock = 1024;        // elements of a block, at most
+inline constexpr int kReduceChunk = 1024;  // columns whose reduction is combined before it joins the total
+inline constexpr int kMaxDims = 16;
+
+struct Base {
+  char* ptr;
+  std::int64_t stride;  // bytes between rows
+};
+
+enum InstrFlags : std::uint16_t { kPad = 1, kFlat = 2 };
+
+struct Operand {
+  std::uint16_t base = 0;
+  std::uint16_t flags = 0;  // of the instruction; in `out` only
+  std::int32_t stride = 0;  // bytes between rows, on top of the base's
+  std::uint32_t offset = 0;
+};
+
+/// A KAccess with collapsed row dimensions.
+struct Access {
+  int buffer = 0;
+  DType dtype = DType::f32;
+  int size = 4;
+  std::int64_t offset = 0, col_stride = 0;  // elements
+  int dims = 0;
+  std::int64_t extents[kMaxDims], strides[kMaxDims];
+  enum Gather : std::uint8_t { kNone, kByRow, kByElement } gather = kNone;
+  bool gather64 = false, stream = false;
+  std::int64_t gather_stride = 0, gather_extent = 0;
+};
+
+struct Frame {
+  Base* bases;
+  int rows, cols;           // of the block; for row values rows = 1 and the rows lie along cols
+  int row_pitch;            // elements between rows of a register
+  std::int64_t row0, col0;  // of the block's first element
+  std::int64_t stage_cols;
+  void* const* buffers;
+  std::atomic<int>* index_error;
+  // run_tile: loads of this buffer read from here
+  int tile_buffer = -1;
+  const float* tile = nullptr;
+  std::int64_t tile_ld = 0, tile_row0 = 0, tile_col0 = 0;
+};
+
+struct Instr;
+using Kernel = void (*)(const Instr&, const Frame&);
+
+/// Extra arguments that few instructions have.
+struct Extra {
+  Access access;
+  std::int64_t imm0 = 1, imm1 = 1;
+  std::int8_t step_a = 1, step_b = 1;  // random: 0 where the operand is one value a row
+};
+
+struct alignas(64) Instr {
+  Kernel fn = nullptr;
+  Operand out, a, b, c;
+  const Extra* extra = nullptr;
+};
+
+enum Form : std::uint8_t { kVV, kVS, kSV, kSS, kForms };  // which of two operands walk along the columns
+
+enum class Reduce : std::uint8_t { sum, max, min, prod, argmax, argmin, kCount };
+
+// Kernels of one instruction set; null where there is none (an op outside its domain).
+struct VectorKernels {
+  Kernel map[static_cast<int>(Elementwise::kCount)][3];  // f32: unary (VV only), binary, compare; i32 logic
+  Kernel select[kForms];                                 // 4-byte values
+  Kernel fill;                                           // 4-byte: a row value along the columns
+  Kernel reduce[static_cast<int>(Reduce::kCount)];       // f32
+  Kernel accumulate[4];                                  // f32 column reductions: sum, max, min, prod
+  Kernel load_bf16, load_f16, store_bf16, store_f16;     // unit stride, no gather; in.a / in.out are memory
+  Kernel copy, stream;                                   // f32, unit stride; `stream` goes past the caches
+  Kernel stream_bf16;
+  Kernel uniform, normal;
+  const char* name;
+};
+const VectorKernels& vector_kernels();
+
+// Kernels of plain C++ for the other types, and for loads and stores of any kind.
+Kernel scalar_map(Elementwise op, RegType type, Form form);
+Kernel scalar_select(RegType type, Form form);
+Kernel scalar_fill(RegType type);
+Kernel scalar_cast(RegType from, DType to, RegType type);
+Kernel scalar_reduce(Reduce op, RegType type);
+Kernel scalar_accumulate(Reduce op, RegType type);
+Kernel logical_not(RegType type);
+Kernel any_load(DType dtype, RegType type, bool row_value);
+Kernel any_store(RegType type, DType dtype, bool row_value);
+Kernel row_index();
+Kernel col_index();
+/// Writes n registers of a type densely (column reductions).
+void store_dense(RegType type, const void* from, DType dtype, void* to, std::int64_t n);
+
+constexpr int reg_size(RegType type) { return type == RegType::f32 || type == RegType::i32 ? 4 : 8; }
+constexpr int dtype_size(DType dtype) {
+  switch (dtype) {
+    case DType::f64: case DType::i64: return 8;
+    case DType::f32: case DType::i32: return 4;
+    case DType::f16: case DType::bf16: return 2;
+    default: return 1;
+  }
+}
+/// Bytes of running state a reduction needs for every row of a block: five vectors of the widest instruction set.
+inline constexpr int kReduceState = 5 * 64;
+
+// What kernels resolve operands with.
+template <class T>
+inline T* at(const Operand& o, const Frame& f) {
+  return reinterpret_cast<T*>(f.bases[o.base].ptr + o.offset);
+}
+inline std::int64_t pitch(const Operand& o, const Frame& f) { return f.bases[o.base].stride + o.stride; }
+template <class T>
+inline T* step(T* p, std::int64_t bytes) {
+  using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
+  return reinterpret_cast<T*>(reinterpret_cast<Byte*>(p) + bytes);
+}
+
+}  // namespace metal_candle::cpu::vm
