@@ -168,14 +168,13 @@ LazyTensor zero_like(const LazyTensor& x) { return zeros(x.shape(), x.dtype()); 
 
 LazyTensor powi(const LazyTensor& x, int exponent) {
   const LiteralScope literal;
-  if (exponent < -4 || exponent > 4) return pow(x, Scalar(static_cast<double>(exponent)));
-  if (exponent < 0) return reciprocal(powi(x, -exponent));
-  switch (exponent) {
-    case 0: return ones(x.shape(), x.dtype());
-    case 1: return x;
-    case 2: return square(x);
-    case 3: return square(x) * x;
-    default: return square(square(x));
+  if (exponent < 0) return exponent < -4 ? pow(x, Scalar(static_cast<double>(exponent))) : reciprocal(powi(x, -exponent));
+  if (exponent == 0) return ones(x.shape(), x.dtype());
+  if (exponent > 4 && is_float(x.dtype())) return pow(x, Scalar(static_cast<double>(exponent)));
+  LazyTensor result, factor = x;  // the factor is x, x², x⁴, ...
+  for (int rest = exponent;; factor = square(factor)) {
+    if (rest & 1) result = result ? result * factor : factor;
+    if ((rest >>= 1) == 0) return result;
   }
 }
 
