@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "metal_candle/op_def.hpp"
@@ -23,6 +24,7 @@ struct GraphNode {
   std::vector<int> inputs;
   Attrs attrs;
   const std::string* scope = nullptr;
+  std::string_view origin;  // the composite op whose decomposition it belongs to
   int leaf = -1;            // leaf: which binding
   int slot = -1;            // scalar: which slot, or -1 for a literal
   bool integral = false;    // scalar: an integer

@@ -1,0 +1,54 @@
+// What graph passes share: copying a graph node by node into a new one, replacing some on the way.
+#pragma once
+
+#include "metal_candle/graph.hpp"
+
+namespace metal_candle {
+
+/// Drops nodes that no root needs. Leaves and slots keep their numbers.
+void remove_dead(ComputationGraph& graph);
+
+/// Rebuilds `graph`: `visit(node, out)` gets each node with its inputs renumbered and returns its number in `out`,
+/// usually out.add(node).
+class Rewriter {
+ public:
+  explicit Rewriter(ComputationGraph& graph);
+  int add(GraphNode node);
+  GraphNode& node(int id) { return out_.nodes[static_cast<std::size_t>(id)]; }
+  const std::vector<GraphNode>& nodes() const { return out_.nodes; }
+  template <class Visit>
+  void run(Visit visit) {
+    for (std::size_t i = 0; i < in_.nodes.size(); ++i) {
+      GraphNode n = std::move(in_.nodes[i]);
+      for (int& input : n.inputs) input = map_[static_cast<std::size_t>(input)];
+      map_[i] = visit(std::move(n));
+    }
+    finish();
+  }
+
+ private:
+  void finish();
+  ComputationGraph& in_;
+  ComputationGraph out_;
+  std::vector<int> map_;
+};
+
+/// Uses of each node, roots counted.
+std::vector<int> use_counts(const ComputationGraph& graph);
+
+// The passes over graphs, in the order of passes.cpp.
+void decompose(ComputationGraph& graph, const CpuKernel* (*kernel)(const OpDef*));
+void simplify(ComputationGraph& graph);
+void share_common(ComputationGraph& graph);
+void drop_barriers(ComputationGraph& graph);
+void normalize_reductions(ComputationGraph& graph);
+void fold_lora(ComputationGraph& graph);
+
+/// x·w + t·b as one product with two K segments; made by fold_lora, seen by nobody outside the compiler.
+extern const OpDef matmul_lora_def;
+
+/// A node of one op with given inputs, scope and origin taken from `like`.
+GraphNode make_like(const GraphNode& like, const OpDef& op, DType dtype, const Shape& shape, std::vector<int> inputs,
+                    Attrs attrs = {});
+
+}  // namespace metal_candle

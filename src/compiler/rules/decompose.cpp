@@ -1,0 +1,128 @@
+// Decompose: replaces composite ops, and kernel ops without a kernel here, by what they are made of.
+//
+// A decomposition is written as lazy tensors. It is recorded on placeholders for the node's inputs, captured, and
+// spliced in. A placeholder for a number is itself a number, so that it stays weak in promotion; it carries a NaN whose
+// payload says which input it stands for.
+#include <bit>
+
+#include "compiler/rewrite.h"
+#include "graph/capture.h"
+#include "graph/epoch.h"
+#include "graph/record.h"
+#include "metal_candle/error.hpp"
+#include "metal_candle/scope.hpp"
+#include "ops/table.h"
+
+namespace metal_candle {
+namespace {
+
+constexpr std::uint64_t kNumberMark = 0x7ff8c0de00000000ull;
+constexpr std::int64_t kIntegerMark = 0x5eadc0de0000;  // below 2^53: survives a trip through double
+
+void no_infer(const OpCall&, InferResult&) {}
+const OpDef placeholder_def{.name = "placeholder", .kind = OpKind::leaf, .infer = no_infer, .decompose = nullptr,
+                            .vjp = NoGrad{}, .samples = nullptr};
+
+LazyTensor placeholder(const GraphNode& n, int index) {
+  if (n.op->kind == OpKind::scalar) {
+    if (n.slot < 0) return scalar(n.integral ? Scalar(n.literal_int) : Scalar(n.literal));
+    if (n.integral) return scalar(kIntegerMark + index);
+    return scalar(std::bit_cast<double>(kNumberMark + static_cast<std::uint64_t>(index)));
+  }
+  const Attrs which{index};
+  return record_typed(placeholder_def, n.dtype, n.shape, {}, &which);
+}
+
+/// Which input a captured node stands for, or -1.
+int placeholder_index(const GraphNode& n) {
+  if (n.op == &placeholder_def) return static_cast<int>(n.attrs[0]);
+  if (n.op->kind != OpKind::scalar) return -1;
+  if (n.integral) return n.literal_int >= kIntegerMark && n.literal_int < kIntegerMark + 256 ? static_cast<int>(n.literal_int - kIntegerMark) : -1;
+  const auto bits = std::bit_cast<std::uint64_t>(n.literal);
+  return (bits & 0xffffffffffffff00ull) == kNumberMark ? static_cast<int>(bits & 0xff) : -1;
+}
+
+class Decomposer {
+ public:
+  Decomposer(ComputationGraph& graph, const CpuKernel* (*kernel)(const OpDef*)) : graph_(graph), kernel_(kernel) {}
+
+  bool run() {
+    bool changed = false;
+    // Numbers are literals here; a slot's placeholder is told by its mark.
+    LiteralScope literals;
+    const RecordHook hook = exchange_record_hook(nullptr);
+    GraphReader reader;
+    Rewriter rewriter(graph_);
+    rewriter.run([&](GraphNode n) {
+      if (n.op->kind == OpKind::output) return output(rewriter, std::move(n));
+      if (!must_decompose(n)) return rewriter.add(std::move(n));
+      changed = true;
+      const std::vector<int> results = splice(rewriter, n);
+      if (results.size() == 1) return results[0];
+      // Several outputs: the `output` nodes that follow pick theirs.
+      const int self = rewriter.add(n);
+      splits_.push_back({self, results});
+      return self;
+    });
+    exchange_record_hook(hook);
+    remove_dead(graph_);
+    return changed;
+  }
+
+ private:
+  struct Split {
+    int node;
+    std::vector<int> results;
+  };
+
+  bool must_decompose(const GraphNode& n) const {
+    if (n.op->kind == OpKind::composite) return true;
+    return n.op->kind == OpKind::kernel && !kernel_(n.op) && n.op->decompose;
+  }
+
+  int output(Rewriter& rewriter, GraphNode n) {
+    for (const Split& s : splits_)
+      if (s.node == n.inputs[0]) return s.results.at(static_cast<std::size_t>(n.attrs[0]));
+    return rewriter.add(std::move(n));
+  }
+
+  std::vector<int> splice(Rewriter& rewriter, const GraphNode& n) {
+    Tensors inputs;
+    for (std::size_t i = 0; i < n.inputs.size(); ++i) inputs.push_back(placeholder(rewriter.node(n.inputs[i]), static_cast<int>(i)));
+    const Tensors results = n.op->decompose(OpCall{*n.op, inputs, n.attrs});
+    capture_.run(results);
+    ComputationGraph part = capture_.graph();
+    std::vector<int> map;
+    for (GraphNode& p : part.nodes) {
+      const int index = placeholder_index(p);
+      if (index >= 0) {
+        map.push_back(n.inputs.at(static_cast<std::size_t>(index)));
+        continue;
+      }
+      if (p.op->kind == OpKind::leaf) throw InternalError("the decomposition of " + std::string(n.op->name) + " holds data");
+      for (int& in : p.inputs) in = map[static_cast<std::size_t>(in)];
+      p.scope = n.scope;
+      p.origin = n.origin.empty() ? n.op->name : n.origin;
+      map.push_back(rewriter.add(std::move(p)));
+    }
+    std::vector<int> out;
+    for (const int r : part.roots) out.push_back(map[static_cast<std::size_t>(r)]);
+    return out;
+  }
+
+  ComputationGraph& graph_;
+  const CpuKernel* (*kernel_)(const OpDef*);
+  Capture capture_;
+  std::vector<Split> splits_;
+};
+
+}  // namespace
+
+void decompose(ComputationGraph& graph, const CpuKernel* (*kernel)(const OpDef*)) {
+  // A decomposition may use composite ops itself; a cycle among them would be a bug in the table.
+  for (int round = 0; round < 16; ++round)
+    if (!Decomposer(graph, kernel).run()) return;
+  throw InternalError("decompositions do not end");
+}
+
+}  // namespace metal_candle

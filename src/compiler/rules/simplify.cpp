@@ -1,0 +1,117 @@
+// Simplify: local rules that leave every value as it is, bit for bit. Each states its algebra in one line.
+#include <bit>
+
+#include "compiler/rewrite.h"
+#include "ops/identity.h"
+#include "ops/table.h"
+
+namespace metal_candle {
+namespace {
+
+class Simplifier {
+ public:
+  explicit Simplifier(ComputationGraph& graph) : rewriter_(graph) {}
+
+  void run() {
+    rewriter_.run([&](GraphNode n) {
+      for (auto rule : {&Simplifier::identity, &Simplifier::cast, &Simplifier::view, &Simplifier::neutral, &Simplifier::twice,
+                        &Simplifier::single}) {
+        const int id = (this->*rule)(n);
+        if (id >= 0) return id;
+      }
+      return rewriter_.add(std::move(n));
+    });
+  }
+
+ private:
+  const GraphNode& in(const GraphNode& n, int i) { return rewriter_.node(n.inputs[static_cast<std::size_t>(i)]); }
+
+  static bool is_elementwise(const GraphNode& n, int code) { return n.op->kind == OpKind::elementwise && n.op->code == code; }
+  static bool is_table(const GraphNode& n, Elementwise op) { return is_elementwise(n, static_cast<int>(op)); }
+
+  /// The value of a literal operand (a number, or a `full` of one).
+  bool literal(int id, double& value) {
+    const GraphNode* n = &rewriter_.node(id);
+    if (is_elementwise(*n, ops::kFull)) n = &rewriter_.node(n->inputs[0]);
+    if (n->op->kind != OpKind::scalar || n->slot >= 0) return false;
+    value = n->integral ? static_cast<double>(n->literal_int) : n->literal;
+    return true;
+  }
+
+  // stop_gradient(x) = x; checkpoint(y, inputs) = y. Barriers stay until common subexpressions are shared.
+  int identity(GraphNode& n) {
+    if (!is_elementwise(n, ops::kIdentity) || n.attrs[0] == ops::kBarrier) return -1;
+    return n.inputs[0];
+  }
+
+  // cast(x, its own type) = x; cast(cast(x, wider float), x's type) = x
+  int cast(GraphNode& n) {
+    if (!is_elementwise(n, ops::kCast)) return -1;
+    const GraphNode& x = in(n, 0);
+    if (x.op->kind == OpKind::scalar) return -1;
+    if (x.dtype == n.dtype) return n.inputs[0];
+    if (!is_elementwise(x, ops::kCast)) return -1;
+    const GraphNode& original = in(x, 0);
+    const bool widened = is_float(original.dtype) && is_float(x.dtype) && size_of(x.dtype) > size_of(original.dtype);
+    return original.dtype == n.dtype && widened && original.op->kind != OpKind::scalar ? x.inputs[0] : -1;
+  }
+
+  // A view that changes nothing is its input; reshape(reshape(x)) = reshape(x)
+  int view(GraphNode& n) {
+    if (n.op->kind != OpKind::view) return -1;
+    if (n.op->code == ops::kReshape)
+      while (in(n, 0).op == n.op) n.inputs[0] = in(n, 0).inputs[0];
+    const bool moves = n.op->code == ops::kPermute && [&] {
+      for (int i = 0; i < n.attrs.size(); ++i)
+        if (n.attrs[i] != i) return true;
+      return false;
+    }();
+    return !moves && in(n, 0).shape == n.shape && in(n, 0).op->kind != OpKind::scalar ? n.inputs[0] : -1;
+  }
+
+  // x·1 = x, 1·x = x, x/1 = x, x-0 = x. Not x+0, which would keep -0.
+  int neutral(GraphNode& n) {
+    const bool mul = is_table(n, Elementwise::mul), div = is_table(n, Elementwise::div), sub = is_table(n, Elementwise::sub);
+    if (!mul && !div && !sub) return -1;
+    double value;
+    auto same = [&](int keep) { return in(n, keep).shape == n.shape && in(n, keep).dtype == n.dtype && in(n, keep).op->kind != OpKind::scalar; };
+    if (literal(n.inputs[1], value) && value == (sub ? 0.0 : 1.0) && !std::signbit(value) && same(0)) return n.inputs[0];
+    if (mul && literal(n.inputs[0], value) && value == 1.0 && same(1)) return n.inputs[1];
+    return -1;
+  }
+
+  // neg(neg(x)) = x; abs(abs(x)) = abs(x), and so for relu, floor, ceil, round, sign
+  int twice(GraphNode& n) {
+    if (n.op->kind != OpKind::elementwise || n.inputs.size() != 1 || in(n, 0).op != n.op) return -1;
+    if (is_table(n, Elementwise::neg)) return in(n, 0).inputs[0];
+    for (auto op : {Elementwise::abs, Elementwise::relu, Elementwise::floor, Elementwise::ceil, Elementwise::round, Elementwise::sign})
+      if (is_table(n, op)) return n.inputs[0];
+    return -1;
+  }
+
+  // sum, max, min and prod over axes of extent 1 = x
+  int single(GraphNode& n) {
+    if (n.op->kind != OpKind::reduce || n.op->code >= ops::kArgMax) return -1;
+    return in(n, 0).shape == n.shape && in(n, 0).dtype == n.dtype ? n.inputs[0] : -1;
+  }
+
+  Rewriter rewriter_;
+};
+
+}  // namespace
+
+void simplify(ComputationGraph& graph) {
+  Simplifier(graph).run();
+  remove_dead(graph);
+}
+
+void drop_barriers(ComputationGraph& graph) {
+  Rewriter rewriter(graph);
+  rewriter.run([&](GraphNode n) {
+    if (n.op->kind == OpKind::elementwise && n.op->code == ops::kIdentity) return n.inputs[0];
+    return rewriter.add(std::move(n));
+  });
+  remove_dead(graph);
+}
+
+}  // namespace metal_candle
