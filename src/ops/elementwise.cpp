@@ -22,23 +22,24 @@ void infer_two(const OpCall& c, InferResult& r) {
 }
 
 // ---- gradients -----------------------------------------------------------------------------------------------------
-#define MC_UNARY(name, domain, body, vjp, low, high)                                             \
-  Tensors name##_vjp(const VjpCall& c) {                                                         \
-    [[maybe_unused]] const LazyTensor &x = c.inputs[0], &y = c.outputs[0], &g = c.grads[0];      \
-    return {vjp};                                                                                \
+#define MC_UNARY(name, domain, body, vjp, low, high)                                        \
+  Tensors name##_vjp(const VjpCall& c) {                                                    \
+    [[maybe_unused]] const LazyTensor &x = c.inputs[0], &y = c.outputs[0], &g = c.grads[0]; \
+    return {vjp};                                                                           \
   }
-#define MC_BINARY(name, domain, body, vjp_a, vjp_b, low, high)                                   \
-  Tensors name##_vjp(const VjpCall& c) {                                                         \
-    [[maybe_unused]] const LazyTensor &x = c.inputs[0], &z = c.inputs[1];                        \
-    [[maybe_unused]] const LazyTensor &y = c.outputs[0], &g = c.grads[0];                        \
-    Tensors out(2);                                                                              \
-    if (c.needs[0]) out[0] = vjp_a;                                                              \
-    if (c.needs[1]) out[1] = vjp_b;                                                              \
-    return out;                                                                                  \
+#define MC_BINARY(name, domain, body, vjp_a, vjp_b, low, high)            \
+  Tensors name##_vjp(const VjpCall& c) {                                  \
+    [[maybe_unused]] const LazyTensor &x = c.inputs[0], &z = c.inputs[1]; \
+    [[maybe_unused]] const LazyTensor &y = c.outputs[0], &g = c.grads[0]; \
+    Tensors out(2);                                                       \
+    if (c.needs[0]) out[0] = vjp_a;                                       \
+    if (c.needs[1]) out[1] = vjp_b;                                       \
+    return out;                                                           \
   }
 #include "metal_candle/elementwise.def"
 
-// ---- samples: one shape, broadcast both ways, a 0-d side --------------------------------------------------------------
+// ---- samples: one shape, broadcast both ways, a 0-d side
+// --------------------------------------------------------------
 void sample_unary(SampleSink& s, double low, double high) {
   s.add({s.uniform({3, 5}, low, high)});
   s.add({s.uniform({2, 1, 7}, low, high)});
@@ -51,10 +52,10 @@ void sample_binary(SampleSink& s, double low, double high) {
 }
 void sample_compare(SampleSink& s) {
   s.add({s.normal({3, 5}), s.normal({3, 5})});
-  s.add({s.integers({4, 7}, -2, 2), s.integers({7}, -2, 2)});  // with ties
+  s.add({s.integers({4, 7}, -2, 3), s.integers({7}, -2, 3)});  // with ties
 }
 void sample_logic(SampleSink& s) {
-  s.add({s.integers({4, 4}, 0, 1, DType::boolean), s.integers({4, 1}, 0, 1, DType::boolean)});
+  s.add({s.integers({4, 4}, 0, 2, DType::boolean), s.integers({4, 1}, 0, 2, DType::boolean)});
 }
 
 // ---- the table -----------------------------------------------------------------------------------------------------
@@ -69,9 +70,9 @@ constexpr OpDef row(std::string_view name, Elementwise op, Infer infer, Vjp vjp,
           .code = static_cast<std::uint16_t>(op)};
 }
 constexpr OpDef kDefs[] = {
-#define MC_UNARY(name, domain, body, vjp, low, high)                        \
+#define MC_UNARY(name, domain, body, vjp, low, high) \
   row(#name, Elementwise::name, infer_one<k##domain>, name##_vjp, [](SampleSink& s) { sample_unary(s, low, high); }),
-#define MC_BINARY(name, domain, body, vjp_a, vjp_b, low, high)              \
+#define MC_BINARY(name, domain, body, vjp_a, vjp_b, low, high) \
   row(#name, Elementwise::name, infer_two<k##domain>, name##_vjp, [](SampleSink& s) { sample_binary(s, low, high); }),
 #define MC_COMPARE(name, body) row(#name, Elementwise::name, infer_two<Domain::compare>, NoGrad{}, sample_compare),
 #define MC_LOGIC(name, body) row(#name, Elementwise::name, infer_two<Domain::logic>, NoGrad{}, sample_logic),
@@ -106,26 +107,29 @@ const OpDef& elementwise_def(Elementwise op) { return def(op); }
 
 const ElementwiseInfo& info(Elementwise op) { return ops::kInfos[static_cast<std::size_t>(op)]; }
 
-// ---- the functions ---------------------------------------------------------------------------------------------------
-#define MC_TWO(name, domain)                                                                                      \
-  LazyTensor name(const LazyTensor& x, const LazyTensor& z) { return ops::binary(ops::def(Elementwise::name), domain, x, z); } \
-  LazyTensor name(const LazyTensor& x, Scalar z) { return ops::binary(ops::def(Elementwise::name), domain, x, z); }  \
+// ---- the functions
+// ---------------------------------------------------------------------------------------------------
+#define MC_TWO(name, domain)                                                                                        \
+  LazyTensor name(const LazyTensor& x, const LazyTensor& z) {                                                       \
+    return ops::binary(ops::def(Elementwise::name), domain, x, z);                                                  \
+  }                                                                                                                 \
+  LazyTensor name(const LazyTensor& x, Scalar z) { return ops::binary(ops::def(Elementwise::name), domain, x, z); } \
   LazyTensor name(Scalar x, const LazyTensor& z) { return ops::binary(ops::def(Elementwise::name), domain, x, z); }
 #define MC_UNARY(name, domain, ...) \
   LazyTensor name(const LazyTensor& x) { return ops::unary(ops::def(Elementwise::name), ops::k##domain, x); }
 #define MC_BINARY(name, domain, ...) MC_TWO(name, ops::k##domain)
 #define MC_COMPARE(name, ...) MC_TWO(name, ops::Domain::compare)
-#define MC_LOGIC(name, ...)                                   \
-  LazyTensor name(const LazyTensor& x, const LazyTensor& z) { \
+#define MC_LOGIC(name, ...)                                                    \
+  LazyTensor name(const LazyTensor& x, const LazyTensor& z) {                  \
     return ops::binary(ops::def(Elementwise::name), ops::Domain::logic, x, z); \
   }
 #include "metal_candle/elementwise.def"
 #undef MC_TWO
 
 LazyTensor operator-(const LazyTensor& x) { return neg(x); }
-#define MC_OPERATOR(symbol, name)                                                                     \
-  LazyTensor operator symbol(const LazyTensor& x, const LazyTensor& z) { return name(x, z); }         \
-  LazyTensor operator symbol(const LazyTensor& x, Scalar z) { return name(x, z); }                    \
+#define MC_OPERATOR(symbol, name)                                                             \
+  LazyTensor operator symbol(const LazyTensor& x, const LazyTensor& z) { return name(x, z); } \
+  LazyTensor operator symbol(const LazyTensor& x, Scalar z) { return name(x, z); }            \
   LazyTensor operator symbol(Scalar x, const LazyTensor& z) { return name(x, z); }
 MC_OPERATOR(+, add)
 MC_OPERATOR(-, sub)

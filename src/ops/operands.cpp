@@ -19,9 +19,7 @@ bool computes_in(Domain domain, DType dtype) {
   return false;
 }
 
-DType result_type(Domain domain, DType computed) {
-  return domain == Domain::compare ? DType::boolean : computed;
-}
+DType result_type(Domain domain, DType computed) { return domain == Domain::compare ? DType::boolean : computed; }
 
 DType computing_type(Domain domain, DType dtype) {
   switch (domain) {
@@ -33,7 +31,8 @@ DType computing_type(Domain domain, DType dtype) {
 
 bool is_scalar(const Node* n) { return n->op->kind == OpKind::scalar; }
 
-// ---- two numbers: they stay one ------------------------------------------------------------------------------------------
+// ---- two numbers: they stay one
+// ------------------------------------------------------------------------------------------
 
 struct HostNumber {
   Scalar value;
@@ -71,7 +70,8 @@ LazyTensor of_two_numbers(const OpDef& op, Domain domain, const LazyTensor& x, c
   return binary(op, domain, cast(x, dtype), cast(z, dtype));
 }
 
-// ---- the general way -------------------------------------------------------------------------------------------------------
+// ---- the general way
+// -------------------------------------------------------------------------------------------------------
 
 // Arithmetic on bools is logic; so no arithmetic kernel ever sees one.
 const OpDef& of_bools(const OpDef& op, std::span<const LazyTensor> inputs) {
@@ -87,8 +87,7 @@ const OpDef& of_bools(const OpDef& op, std::span<const LazyTensor> inputs) {
 LazyTensor of_tensors(const OpDef& op, Domain domain, const LazyTensor& x, const LazyTensor& z) {
   const Borrowed inputs(x, z);
   const DType dtype = computing_type(domain, promote(x.dtype(), z.dtype()));
-  if (domain == Domain::numeric && dtype == DType::boolean)
-    return binary(of_bools(op, inputs), Domain::logic, x, z);
+  if (domain == Domain::numeric && dtype == DType::boolean) return binary(of_bools(op, inputs), Domain::logic, x, z);
   Shape shape = x.shape();
   if (!broadcast_into(shape, z.shape())) fail_shape({op, inputs, {}}, "the shapes do not broadcast");
   const LazyTensor a = cast(x, dtype), b = cast(z, dtype);
@@ -104,7 +103,8 @@ LazyTensor with_number(const OpDef& op, Domain domain, const LazyTensor& x, Scal
 
 // A number that was made with `scalar` goes inline like a C++ one. But a slot inside a literal scope is the input of a
 // decomposition or of a gradient: it stays the object that it is, so that forward and backward share it.
-LazyTensor with_number_tensor(const OpDef& op, Domain domain, const LazyTensor& x, const LazyTensor& number, bool first) {
+LazyTensor with_number_tensor(const OpDef& op, Domain domain, const LazyTensor& x, const LazyTensor& number,
+                              bool first) {
   const HostNumber n = host_number(number);
   if (n.literal == literals_on()) return with_number(op, domain, x, n.value, first);
   const LazyTensor typed = cast(number, computing_type(domain, weak_type(x.dtype(), n.value)));
@@ -145,7 +145,8 @@ bool fits(std::int64_t value, DType dtype) {
 LazyTensor unary(const OpDef& op, Domain domain, const LazyTensor& x) {
   Node* n = x.node();
   if (!n) require_defined(op, {&x, 1});
-  if (computes_in(domain, n->dtype)) [[likely]] return record_typed(op, n->dtype, n->shape, {&x, 1});
+  if (computes_in(domain, n->dtype)) [[likely]]
+    return record_typed(op, n->dtype, n->shape, {&x, 1});
   if (domain == Domain::numeric) fail_dtype({op, {&x, 1}, {}}, "not defined on bools; cast them, or use a logical op");
   const LazyTensor computed = cast(x, computing_type(domain, n->dtype));
   return record_typed(op, computed.dtype(), n->shape, {&computed, 1});
@@ -154,7 +155,7 @@ LazyTensor unary(const OpDef& op, Domain domain, const LazyTensor& x) {
 LazyTensor binary(const OpDef& op, Domain domain, const LazyTensor& x, const LazyTensor& z) {
   const Node *a = x.node(), *b = z.node();
   if (a && b && a->dtype == b->dtype && a->shape.rank() > 0 && a->shape == b->shape && computes_in(domain, a->dtype))
-    [[likely]]
+      [[likely]]
     return record_typed(op, result_type(domain, a->dtype), a->shape, Borrowed(x, z));
   return binary_general(op, domain, x, z);
 }
@@ -218,8 +219,10 @@ bool broadcast_into(Shape& shape, const Shape& with) {
     const int lead = with.rank() - shape.rank();
     for (int i = 0; i < shape.rank(); ++i) {
       std::int64_t& e = wider[lead + i];
-      if (e == 1) e = shape[i];
-      else if (shape[i] != 1 && shape[i] != e) return false;
+      if (e == 1)
+        e = shape[i];
+      else if (shape[i] != 1 && shape[i] != e)
+        return false;
     }
     shape = wider;
     return true;
@@ -227,8 +230,10 @@ bool broadcast_into(Shape& shape, const Shape& with) {
   const int lead = shape.rank() - with.rank();
   for (int i = 0; i < with.rank(); ++i) {
     std::int64_t& e = shape[lead + i];
-    if (e == 1) e = with[i];
-    else if (with[i] != 1 && with[i] != e) return false;
+    if (e == 1)
+      e = with[i];
+    else if (with[i] != 1 && with[i] != e)
+      return false;
   }
   return true;
 }

@@ -10,7 +10,8 @@ namespace metal_candle {
 namespace ops {
 namespace {
 
-// ---- where(condition, a, b) ------------------------------------------------------------------------------------------
+// ---- where(condition, a, b)
+// ------------------------------------------------------------------------------------------
 Shape where_shape(const OpCall& c) {
   Shape shape = c.inputs[0].shape();
   if (!broadcast_into(shape, c.inputs[1].shape()) || !broadcast_into(shape, c.inputs[2].shape()))
@@ -34,14 +35,15 @@ Tensors where_vjp(const VjpCall& c) {
 }
 
 void sample_where(SampleSink& s) {
-  s.add({s.integers({3, 5}, 0, 1, DType::boolean), s.normal({3, 5}), s.normal({3, 5})});
-  s.add({s.integers({4, 1}, 0, 1, DType::boolean), s.normal({3}), s.normal({})});
+  s.add({s.integers({3, 5}, 0, 2, DType::boolean), s.normal({3, 5}), s.normal({3, 5})});
+  s.add({s.integers({4, 1}, 0, 2, DType::boolean), s.normal({3}), s.normal({})});
 }
 
-// ---- logical_not, cast, identity -------------------------------------------------------------------------------------
+// ---- logical_not, cast, identity
+// -------------------------------------------------------------------------------------
 void infer_not(const OpCall& c, InferResult& r) { infer_unary(c, r, Domain::logic); }
 
-void sample_not(SampleSink& s) { s.add({s.integers({3, 5}, 0, 1, DType::boolean)}); }
+void sample_not(SampleSink& s) { s.add({s.integers({3, 5}, 0, 2, DType::boolean)}); }
 
 void infer_cast(const OpCall& c, InferResult& r) {
   require_inputs(c, 1);
@@ -168,7 +170,8 @@ LazyTensor zero_like(const LazyTensor& x) { return zeros(x.shape(), x.dtype()); 
 
 LazyTensor powi(const LazyTensor& x, int exponent) {
   const LiteralScope literal;
-  if (exponent < 0) return exponent < -4 ? pow(x, Scalar(static_cast<double>(exponent))) : reciprocal(powi(x, -exponent));
+  if (exponent < 0)
+    return exponent < -4 ? pow(x, Scalar(static_cast<double>(exponent))) : reciprocal(powi(x, -exponent));
   if (exponent == 0) return ones(x.shape(), x.dtype());
   if (exponent > 4 && is_float(x.dtype())) return pow(x, Scalar(static_cast<double>(exponent)));
   LazyTensor result, factor = x;  // the factor is x, x², x⁴, ...

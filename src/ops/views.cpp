@@ -29,7 +29,8 @@ int axis_in(const OpDef& op, const LazyTensor& x, int axis, int rank) {
   return a;
 }
 
-// ---- reshape{dims} ---------------------------------------------------------------------------------------------------
+// ---- reshape{dims}
+// ---------------------------------------------------------------------------------------------------
 void infer_reshape(const OpCall& c, InferResult& r) {
   require_inputs(c, 1);
   const Shape shape = as_shape(c.attrs);
@@ -48,8 +49,10 @@ Shape inferred(const LazyTensor& x, std::span<const std::int64_t> dims) {
   for (const std::int64_t extent : dims) {
     if (extent < -1) fail_argument(call, "an extent is " + std::to_string(extent));
     if (extent == -1 && open >= 0) fail_argument(call, "two extents are -1");
-    if (extent == -1) open = shape.rank();
-    else known *= extent;
+    if (extent == -1)
+      open = shape.rank();
+    else
+      known *= extent;
     shape.push_back(extent == -1 ? 1 : extent);
   }
   if (open < 0) return shape;
@@ -59,7 +62,8 @@ Shape inferred(const LazyTensor& x, std::span<const std::int64_t> dims) {
   return shape;
 }
 
-// ---- permute{axes} ---------------------------------------------------------------------------------------------------
+// ---- permute{axes}
+// ---------------------------------------------------------------------------------------------------
 void infer_permute(const OpCall& c, InferResult& r) {
   require_inputs(c, 1);
   const Shape& from = c.inputs[0].shape();
@@ -82,7 +86,8 @@ Tensors permute_vjp(const VjpCall& c) {
   return {permute(c.grads[0], back)};
 }
 
-// ---- expand{dims} ----------------------------------------------------------------------------------------------------
+// ---- expand{dims}
+// ----------------------------------------------------------------------------------------------------
 void infer_expand(const OpCall& c, InferResult& r) {
   require_inputs(c, 1);
   const Shape& from = c.inputs[0].shape();
@@ -98,7 +103,8 @@ void infer_expand(const OpCall& c, InferResult& r) {
 
 Tensors expand_vjp(const VjpCall& c) { return {c.grads[0]}; }  // autograd sums what was broadcast
 
-// ---- slice{begin.., step.., extent..} --------------------------------------------------------------------------------
+// ---- slice{begin.., step.., extent..}
+// --------------------------------------------------------------------------------
 void infer_slice(const OpCall& c, InferResult& r) {
   require_inputs(c, 1);
   const Shape& from = c.inputs[0].shape();
@@ -114,7 +120,8 @@ void infer_slice(const OpCall& c, InferResult& r) {
   r.add(c.inputs[0].dtype(), shape);
 }
 
-// Between the elements of an axis with a step there were step-1 others: zeros on a new axis beside it, made one with it.
+// Between the elements of an axis with a step there were step-1 others: zeros on a new axis beside it, made one with
+// it.
 LazyTensor spread(const LazyTensor& g, int axis, std::int64_t step) {
   if (step == 1) return g;
   const LazyTensor apart = unsqueeze(g, axis + 1);
@@ -138,7 +145,8 @@ Tensors slice_vjp(const VjpCall& c) {
   return {pad(g, before, after)};
 }
 
-// ---- samples ---------------------------------------------------------------------------------------------------------
+// ---- samples
+// ---------------------------------------------------------------------------------------------------------
 void sample_reshape(SampleSink& s) {
   s.add({s.normal({3, 4})}, {2, 6});
   s.add({s.normal({2, 3, 4})}, {24});
@@ -233,7 +241,8 @@ LazyTensor slice(const LazyTensor& x, int axis, std::int64_t begin, std::int64_t
 LazyTensor squeeze(const LazyTensor& x, int axis) {
   const Shape& shape = ops::checked(ops::reshape_def, x);
   const int a = ops::axis_in(ops::reshape_def, x, axis, shape.rank());
-  if (shape[a] != 1) fail_shape({ops::reshape_def, {&x, 1}, {}}, "axis " + std::to_string(axis) + " to squeeze is not 1");
+  if (shape[a] != 1)
+    fail_shape({ops::reshape_def, {&x, 1}, {}}, "axis " + std::to_string(axis) + " to squeeze is not 1");
   Shape to;
   for (int i = 0; i < shape.rank(); ++i)
     if (i != a) to.push_back(shape[i]);
@@ -259,8 +268,10 @@ LazyTensor flatten(const LazyTensor& x, int first, int last) {
   if (f > l) fail_argument({ops::reshape_def, {&x, 1}, {}}, "flatten: the first axis is after the last");
   Shape to;
   for (int i = 0; i < shape.rank(); ++i) {
-    if (i > f && i <= l) to[to.rank() - 1] *= shape[i];
-    else to.push_back(shape[i]);
+    if (i > f && i <= l)
+      to[to.rank() - 1] *= shape[i];
+    else
+      to.push_back(shape[i]);
   }
   return reshape(x, to.dims());
 }

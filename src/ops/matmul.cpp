@@ -1,0 +1,79 @@
+// Matrix products. Batch extents broadcast inside the op: nothing is expanded or copied for them. Transposes, here and
+// in the gradients, are views.
+#include "metal_candle/ops.hpp"
+#include "ops/operands.h"
+#include "ops/table.h"
+
+namespace metal_candle {
+namespace ops {
+namespace {
+
+Shape batch_of(const Shape& shape) { return Shape(shape.dims().first(static_cast<std::size_t>(shape.rank() - 2))); }
+
+void infer_matmul(const OpCall& c, InferResult& r) {
+  require_inputs(c, 2);
+  const Shape &a = c.inputs[0].shape(), &b = c.inputs[1].shape();
+  if (a.rank() < 2 || b.rank() < 2) fail_shape(c, "both sides must be matrices");
+  if (c.inputs[0].dtype() != c.inputs[1].dtype()) fail_dtype(c, "the types differ");
+  if (!is_float(c.inputs[0].dtype())) fail_dtype(c, "the type must be a float");
+  if (a[a.rank() - 1] != b[b.rank() - 2]) fail_shape(c, "the inner extents differ");
+  Shape shape = batch_of(a);
+  if (!broadcast_into(shape, batch_of(b))) fail_shape(c, "the batch extents do not broadcast");
+  shape.push_back(a[a.rank() - 2]);
+  shape.push_back(b[b.rank() - 1]);
+  r.add(c.inputs[0].dtype(), shape);
+}
+
+LazyTensor as_matrix(const LazyTensor& x) { return reshape(x, {-1, x.dim(-1)}); }
+
+// xᵀ·g over all rows at once where the second side has no batch: one product instead of one a batch entry and a sum.
+LazyTensor right_gradient(const LazyTensor& a, const LazyTensor& b, const LazyTensor& g) {
+  const bool one_matrix = b.rank() == 2 && a.rank() > 2 && a.numel() > 0 && g.numel() > 0;
+  if (one_matrix) return matmul(transpose(as_matrix(a)), as_matrix(g));
+  return matmul(transpose(a), g);
+}
+
+Tensors matmul_vjp(const VjpCall& c) {
+  const LazyTensor &a = c.inputs[0], &b = c.inputs[1], &g = c.grads[0];
+  Tensors out(2);
+  if (c.needs[0]) out[0] = matmul(g, transpose(b));  // autograd sums a batch that was broadcast
+  if (c.needs[1]) out[1] = right_gradient(a, b, g);
+  return out;
+}
+
+void sample_matmul(SampleSink& s) {
+  s.add({s.normal({3, 5}), s.normal({5, 4})});
+  s.add({s.normal({1, 7}), s.normal({7, 1})});
+  s.add({s.normal({2, 3, 5}), s.normal({5, 4})});
+  s.add({s.normal({3, 5}), s.normal({2, 5, 4})});
+  s.add({s.normal({2, 1, 3, 5}), s.normal({4, 5, 2})});
+  s.add({s.normal({17, 33}), s.normal({33, 19})});
+}
+
+}  // namespace
+
+constinit const OpDef matmul_def{.name = "matmul",
+                                 .kind = OpKind::matmul,
+                                 .infer = infer_matmul,
+                                 .decompose = nullptr,
+                                 .vjp = matmul_vjp,
+                                 .samples = sample_matmul};
+
+}  // namespace ops
+
+LazyTensor matmul(const LazyTensor& a, const LazyTensor& b) {
+  ops::require_defined(ops::matmul_def, ops::Borrowed(a, b));
+  const bool row = a.rank() == 1, column = b.rank() == 1;
+  const DType dtype = float_type(promote(a.dtype(), b.dtype()));
+  const LazyTensor x = cast(row ? unsqueeze(a, 0) : a, dtype), z = cast(column ? unsqueeze(b, 1) : b, dtype);
+  LazyTensor y = record(ops::matmul_def, ops::Borrowed(x, z));
+  if (row) y = squeeze(y, -2);
+  return column ? squeeze(y, -1) : y;
+}
+
+LazyTensor linear(const LazyTensor& x, const LazyTensor& w, const LazyTensor& bias) {
+  const LazyTensor y = matmul(x, w);
+  return bias ? y + bias : y;
+}
+
+}  // namespace metal_candle

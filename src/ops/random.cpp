@@ -1,0 +1,139 @@
+// Random numbers: a hash of a key and a counter, computed where they are used and never stored unless asked for.
+//
+// With one key the counter is an element's row-major index. With a key a row (an extent of 1 at the end) it is the
+// index within the row, so that a row's numbers do not depend on which row it is. Draws are made in f32.
+#include <bit>
+
+#include "metal_candle/ops.hpp"
+#include "ops/operands.h"
+#include "ops/table.h"
+
+namespace metal_candle {
+namespace ops {
+namespace {
+
+void infer_random(const OpCall& c, InferResult& r) {
+  require_inputs(c, 1);
+  const LazyTensor& key = c.inputs[0];
+  if (key.dtype() != DType::i64) fail_dtype(c, "the key must be i64");
+  if (c.attrs.size() < 1 || !is_float(static_cast<DType>(c.attrs[0]))) fail_dtype(c, "the type must be a float");
+  const Shape shape(c.attrs.values().subspan(1));
+  bool fits = key.rank() == 0 || (key.rank() == shape.rank() && key.shape()[key.rank() - 1] == 1);
+  for (int i = 0; fits && i + 1 < key.rank(); ++i) fits = key.shape()[i] == shape[i] || key.shape()[i] == 1;
+  if (!fits) fail_shape(c, "the keys do not broadcast to " + shape.str());
+  r.add(static_cast<DType>(c.attrs[0]), shape);
+}
+
+void sample_random(SampleSink& s) {
+  s.add({scalar(42)}, {static_cast<std::int64_t>(DType::f32), 3, 5});
+  s.add({s.integers({4, 1}, 0, 1000, DType::i64)}, {static_cast<std::int64_t>(DType::f32), 4, 9});
+}
+
+LazyTensor key_tensor(Key key) { return scalar(std::bit_cast<std::int64_t>(key.value)); }
+
+LazyTensor draw(const OpDef& op, const LazyTensor& key, const Shape& shape) {
+  Attrs attrs{static_cast<std::int64_t>(DType::f32)};
+  for (const std::int64_t extent : shape) attrs.push(extent);
+  return record(op, Borrowed(key), attrs);
+}
+
+void check_probability(const OpDef& op, double p) {
+  if (!(p >= 0 && p <= 1)) fail_argument({op, {}, {}}, "a probability of " + std::to_string(p));
+}
+
+void require_float(const OpDef& op, DType dtype) {
+  if (!is_float(dtype)) fail_dtype({op, {}, {}}, "random numbers are floats");
+}
+
+// A 16-bit float holds fewer digits than a draw has, and would round the largest of them up to 1.
+LazyTensor below_one(const LazyTensor& u, DType dtype) {
+  const LiteralScope literal;
+  if (dtype == DType::f32 || dtype == DType::f64) return cast(u, dtype);
+  const double steps = dtype == DType::bf16 ? 256 : 2048;
+  return cast(floor(u * steps) * (1 / steps), dtype);
+}
+
+// arg max of logits + Gumbel noise, -log e with e exponential. Two draws make e: the second fills in the digits below
+// the first one's last, so that the smallest e, which win, are neither zero nor equal.
+LazyTensor choose(const LazyTensor& logits, const LazyTensor& keys, const LazyTensor& more_keys) {
+  const LiteralScope literal;
+  const OpDef& uniform = random_uniform_def;
+  const LazyTensor u = draw(uniform, keys, logits.shape()) + draw(uniform, more_keys, logits.shape()) * 0x1p-24;
+  const LazyTensor e = -log1p(-u);
+  return argmax(cast(logits, logits.dtype() == DType::f64 ? DType::f64 : DType::f32) - log(e), -1);
+}
+
+void require_row(const LazyTensor& logits) {
+  require_defined(random_uniform_def, {&logits, 1});
+  if (logits.rank() == 0)
+    fail_shape({random_uniform_def, {&logits, 1}, {}}, "categorical: there is no axis to draw from");
+}
+
+}  // namespace
+
+constinit const OpDef random_uniform_def{.name = "random_uniform",
+                                         .kind = OpKind::elementwise,
+                                         .infer = infer_random,
+                                         .decompose = nullptr,
+                                         .vjp = NoGrad{},
+                                         .samples = sample_random,
+                                         .cpu = nullptr,
+                                         .code = kRandomUniform};
+constinit const OpDef random_normal_def{.name = "random_normal",
+                                        .kind = OpKind::elementwise,
+                                        .infer = infer_random,
+                                        .decompose = nullptr,
+                                        .vjp = NoGrad{},
+                                        .samples = sample_random,
+                                        .cpu = nullptr,
+                                        .code = kRandomNormal};
+
+}  // namespace ops
+
+// Two rounds of splitmix64's finaliser; the order of folds matters.
+Key Key::fold(std::uint64_t data) const {
+  const auto mix = [](std::uint64_t z) {
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+  };
+  return Key(mix(mix(value + 0x9e3779b97f4a7c15u) + data * 0xd1342543de82ef95u + 0x632be59bd9b4e019u));
+}
+
+LazyTensor rand(const Shape& shape, RandomOptions options) {
+  ops::require_float(ops::random_uniform_def, options.dtype);
+  return ops::below_one(ops::draw(ops::random_uniform_def, ops::key_tensor(options.key), shape), options.dtype);
+}
+
+LazyTensor randn(const Shape& shape, RandomOptions options) {
+  ops::require_float(ops::random_normal_def, options.dtype);
+  return cast(ops::draw(ops::random_normal_def, ops::key_tensor(options.key), shape), options.dtype);
+}
+
+LazyTensor bernoulli(const Shape& shape, double p, Key key) {
+  ops::check_probability(ops::random_uniform_def, p);
+  return less(rand(shape, {.key = key}), p);
+}
+
+LazyTensor dropout(const LazyTensor& x, double p, Key key) {
+  ops::require_defined(ops::random_uniform_def, {&x, 1});
+  ops::check_probability(ops::random_uniform_def, p);
+  if (p == 0) return x;
+  const LazyTensor dropped = bernoulli(x.shape(), p, key);
+  const LazyTensor scaled = x * (p < 1 ? 1 / (1 - p) : 0.0);
+  return where(dropped, zero_like(scaled), scaled);
+}
+
+LazyTensor categorical(const LazyTensor& logits, Key key) {
+  ops::require_row(logits);
+  return ops::choose(logits, ops::key_tensor(key), ops::key_tensor(key.fold(1)));
+}
+
+LazyTensor categorical(const LazyTensor& logits, const LazyTensor& row_keys) {
+  ops::require_row(logits);
+  ops::require_defined(ops::random_uniform_def, {&row_keys, 1});
+  const LazyTensor keys = unsqueeze(row_keys, -1);
+  return ops::choose(logits, keys, -keys);
+}
+
+}  // namespace metal_candle
