@@ -1,0 +1,31 @@
+# Finds Highway as the target hwy::hwy: its own CMake package, else pkg-config's libhwy, else the bare library.
+# Installed beside our package file, because consumers of the static library need it too.
+if(NOT TARGET hwy::hwy)
+  find_package(hwy CONFIG QUIET)
+endif()
+if(NOT TARGET hwy::hwy)
+  find_package(PkgConfig QUIET)
+  if(PKG_CONFIG_FOUND)
+    pkg_check_modules(HWY QUIET IMPORTED_TARGET libhwy)
+  endif()
+  if(TARGET PkgConfig::HWY)
+    add_library(hwy::hwy INTERFACE IMPORTED)
+    target_link_libraries(hwy::hwy INTERFACE PkgConfig::HWY)
+  else()
+    find_library(HWY_LIBRARY hwy)
+    find_path(HWY_INCLUDE_DIR hwy/highway.h)
+    mark_as_advanced(HWY_LIBRARY HWY_INCLUDE_DIR)
+    if(HWY_LIBRARY AND HWY_INCLUDE_DIR)
+      add_library(hwy::hwy UNKNOWN IMPORTED)
+      set_target_properties(hwy::hwy PROPERTIES
+        IMPORTED_LOCATION "${HWY_LIBRARY}"
+        INTERFACE_INCLUDE_DIRECTORIES "${HWY_INCLUDE_DIR}")
+    endif()
+  endif()
+endif()
+
+if(TARGET hwy::hwy)
+  set(Highway_FOUND TRUE)
+elseif(Highway_FIND_REQUIRED)
+  message(FATAL_ERROR "Highway 1.0 or newer was not found (Debian and Ubuntu: libhwy-dev)")
+endif()

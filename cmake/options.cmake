@@ -1,0 +1,44 @@
+# How every target of this project is compiled: `mc_options` carries the flags, rooms, tests and programs link it.
+
+option(METAL_CANDLE_WERROR "Warnings are errors" OFF)
+option(METAL_CANDLE_VERIFY "Check the graph after every compiler pass" OFF)
+option(METAL_CANDLE_PCH "Precompile the headers that the tests share" ON)
+set(METAL_CANDLE_SANITIZE "" CACHE STRING "Sanitizers to build with: address,undefined or thread")
+
+if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)
+endif()
+set(CMAKE_CXX_FLAGS_RELEASE "-O3 -DNDEBUG" CACHE STRING "")
+
+add_library(mc_options INTERFACE)
+target_compile_features(mc_options INTERFACE cxx_std_20)
+target_compile_options(mc_options INTERFACE
+  -Wall -Wextra -Wpedantic
+  -ffp-contract=off)  # a*b+c rounds twice, everywhere: op bodies write fma where they mean it
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  # GCC notes an ABI change of its version 10 wherever a vector type is passed.
+  target_compile_options(mc_options INTERFACE -Wno-psabi)
+endif()
+if(METAL_CANDLE_WERROR)
+  target_compile_options(mc_options INTERFACE -Werror)
+endif()
+if(METAL_CANDLE_VERIFY)
+  target_compile_definitions(mc_options INTERFACE METAL_CANDLE_VERIFY=1)
+endif()
+if(METAL_CANDLE_SANITIZE)
+  set(flags -fsanitize=${METAL_CANDLE_SANITIZE} -fno-omit-frame-pointer)
+  if(METAL_CANDLE_SANITIZE MATCHES undefined)
+    list(APPEND flags -fno-sanitize-recover=undefined)
+  endif()
+  target_compile_options(mc_options INTERFACE ${flags})
+  target_link_options(mc_options INTERFACE ${flags})
+endif()
+
+# ccache where there is one, unless the caller chose a launcher.
+if(NOT DEFINED CMAKE_CXX_COMPILER_LAUNCHER)
+  find_program(METAL_CANDLE_CCACHE ccache)
+  mark_as_advanced(METAL_CANDLE_CCACHE)
+  if(METAL_CANDLE_CCACHE)
+    set(CMAKE_CXX_COMPILER_LAUNCHER ${METAL_CANDLE_CCACHE})
+  endif()
+endif()

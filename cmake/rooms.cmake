@@ -1,0 +1,20 @@
+# Rooms: one object library each, named mc_<room>, from every source below its folder. All of them make up the one
+# library that is installed. A room without sources is skipped, so that a new folder is all it takes to begin one.
+
+# mc_room(<folder under src> [EXCLUDE <subfolder>...] [LINK <library>...])
+function(mc_room folder)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "EXCLUDE;LINK")
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/src/${folder}/*.cpp")
+  foreach(sub IN LISTS arg_EXCLUDE)
+    list(FILTER sources EXCLUDE REGEX "/src/${folder}/${sub}/")
+  endforeach()
+  if(NOT sources)
+    return()
+  endif()
+  string(REPLACE "/" "_" target "mc_${folder}")
+  add_library(${target} OBJECT ${sources})
+  set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE ON)
+  target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/include" "${PROJECT_SOURCE_DIR}/src")
+  target_link_libraries(${target} PRIVATE mc_options fmt::fmt Threads::Threads ${arg_LINK})
+  target_sources(metal_candle PRIVATE $<TARGET_OBJECTS:${target}>)
+endfunction()

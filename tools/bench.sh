@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Runs the built benchmarks one after another: tools/bench.sh "[name...]" [arguments for each]. The programs print the
+# machine and what they measure; the commit they cannot know, nor where the peers live, so both come by environment.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+read -ra names <<<"${1:-}"
+shift || true
+METAL_CANDLE_COMMIT=$(git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
+export METAL_CANDLE_COMMIT
+if [[ -x build/peers-venv/bin/python ]]; then
+  export METAL_CANDLE_PEERS_PYTHON=$PWD/build/peers-venv/bin/python
+else
+  echo "# No peers: \`make bench-peers\` installs them. Ratios to peers are left out."
+fi
+
+if [[ ${#names[@]} -eq 0 ]]; then
+  for program in build/bench/bench_*; do
+    [[ -f $program && -x $program ]] && names+=("${program#build/bench/bench_}")
+  done
+fi
+[[ ${#names[@]} -gt 0 ]] || { echo "bench.sh: no benchmark was built" >&2; exit 1; }
+
+failed=()
+for name in "${names[@]}"; do
+  echo "## $name"
+  "build/bench/bench_$name" "$@" || failed+=("$name")
+done
+[[ ${#failed[@]} -eq 0 ]] || { echo "bench.sh: failed: ${failed[*]}" >&2; exit 1; }
