@@ -38,8 +38,7 @@ void infer_two(const OpCall& c, InferResult& r) {
   }
 #include "metal_candle/elementwise.def"
 
-// ---- samples: one shape, broadcast both ways, a 0-d side
-// --------------------------------------------------------------
+// ---- samples: one shape, broadcast both ways, a 0-d side ----------------------------------------------------------
 void sample_unary(SampleSink& s, double low, double high) {
   s.add({s.uniform({3, 5}, low, high)});
   s.add({s.uniform({2, 1, 7}, low, high)});
@@ -107,8 +106,7 @@ const OpDef& elementwise_def(Elementwise op) { return def(op); }
 
 const ElementwiseInfo& info(Elementwise op) { return ops::kInfos[static_cast<std::size_t>(op)]; }
 
-// ---- the functions
-// ---------------------------------------------------------------------------------------------------
+// ---- the functions ------------------------------------------------------------------------------------------------
 #define MC_TWO(name, domain)                                                                                        \
   LazyTensor name(const LazyTensor& x, const LazyTensor& z) {                                                       \
     return ops::binary(ops::def(Elementwise::name), domain, x, z);                                                  \

@@ -15,8 +15,7 @@ void require_integers(const OpCall& c, const LazyTensor& indices) {
 // Sums of many 16-bit updates are kept in f32; autograd rounds once, at the end.
 DType sum_type(DType dtype) { return dtype == DType::f64 ? DType::f64 : DType::f32; }
 
-// ---- take(table [v, ...], indices)
-// -----------------------------------------------------------------------------------
+// ---- take(table [v, ...], indices) --------------------------------------------------------------------------------
 void infer_take(const OpCall& c, InferResult& r) {
   require_inputs(c, 2);
   const LazyTensor &table = c.inputs[0], &indices = c.inputs[1];
@@ -40,8 +39,7 @@ void sample_take(SampleSink& s) {
   s.add({s.normal({6}), s.integers({}, 0, 6)});
 }
 
-// ---- take_along_axis(a, indices){axis}
-// -------------------------------------------------------------------------------
+// ---- take_along_axis(a, indices){axis} ----------------------------------------------------------------------------
 void infer_take_along_axis(const OpCall& c, InferResult& r) {
   require_inputs(c, 2);
   const Shape &a = c.inputs[0].shape(), &indices = c.inputs[1].shape();

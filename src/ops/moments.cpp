@@ -32,8 +32,7 @@ void infer_moment(const OpCall& c, InferResult& r) {
   r.add(x.dtype(), reduced_shape(x.shape(), c.attrs.values().subspan(kFirst)));
 }
 
-// ---- mean{axes}
-// ------------------------------------------------------------------------------------------------------
+// ---- mean{axes} ---------------------------------------------------------------------------------------------------
 Tensors decompose_mean(const OpCall& c) {
   const LazyTensor& x = c.inputs[0];
   const Reduced over(x, c.attrs, 0);
@@ -45,8 +44,7 @@ Tensors mean_vjp(const VjpCall& c) {
   return {expand(c.grads[0] / Reduced(x, c.attrs, 0).count, x.shape())};
 }
 
-// ---- var{correction, axes}
-// -------------------------------------------------------------------------------------------
+// ---- var{correction, axes} ----------------------------------------------------------------------------------------
 struct Deviation {
   LazyTensor values;  // x - mean
   double divisor;
@@ -68,9 +66,9 @@ Tensors var_vjp(const VjpCall& c) {
   return {to_type(widened(c.grads[0]) * (2 / d.divisor) * d.values, c.inputs[0].dtype())};
 }
 
-// ---- logsumexp{axes}
-// ------------------------------------------------------------------------------------------------- The maximum is
-// taken off first. It is infinite when all is -inf, or when the answer is +inf: then 0 is taken off.
+// ---- logsumexp{axes} -------------------------------------------------------------------------------------------------
+
+// The maximum is taken off first. It is infinite when all is -inf, or when the answer is +inf: then 0 is taken off.
 LazyTensor finite_or_zero(const LazyTensor& x) { return where(is_inf(x), Scalar(0.0), x); }
 
 Tensors decompose_logsumexp(const OpCall& c) {

@@ -31,8 +31,7 @@ DType computing_type(Domain domain, DType dtype) {
 
 bool is_scalar(const Node* n) { return n->op->kind == OpKind::scalar; }
 
-// ---- two numbers: they stay one
-// ------------------------------------------------------------------------------------------
+// ---- two numbers: they stay one -----------------------------------------------------------------------------------
 
 struct HostNumber {
   Scalar value;
@@ -70,8 +69,7 @@ LazyTensor of_two_numbers(const OpDef& op, Domain domain, const LazyTensor& x, c
   return binary(op, domain, cast(x, dtype), cast(z, dtype));
 }
 
-// ---- the general way
-// -------------------------------------------------------------------------------------------------------
+// ---- the general way ----------------------------------------------------------------------------------------------
 
 // Arithmetic on bools is logic; so no arithmetic kernel ever sees one.
 const OpDef& of_bools(const OpDef& op, std::span<const LazyTensor> inputs) {

@@ -10,8 +10,7 @@ namespace metal_candle {
 namespace ops {
 namespace {
 
-// ---- where(condition, a, b)
-// ------------------------------------------------------------------------------------------
+// ---- where(condition, a, b) ---------------------------------------------------------------------------------------
 Shape where_shape(const OpCall& c) {
   Shape shape = c.inputs[0].shape();
   if (!broadcast_into(shape, c.inputs[1].shape()) || !broadcast_into(shape, c.inputs[2].shape()))
@@ -39,8 +38,7 @@ void sample_where(SampleSink& s) {
   s.add({s.integers({4, 1}, 0, 2, DType::boolean), s.normal({3}), s.normal({})});
 }
 
-// ---- logical_not, cast, identity
-// -------------------------------------------------------------------------------------
+// ---- logical_not, cast, identity ----------------------------------------------------------------------------------
 void infer_not(const OpCall& c, InferResult& r) { infer_unary(c, r, Domain::logic); }
 
 void sample_not(SampleSink& s) { s.add({s.integers({3, 5}, 0, 2, DType::boolean)}); }

@@ -29,8 +29,7 @@ int axis_in(const OpDef& op, const LazyTensor& x, int axis, int rank) {
   return a;
 }
 
-// ---- reshape{dims}
-// ---------------------------------------------------------------------------------------------------
+// ---- reshape{dims} ------------------------------------------------------------------------------------------------
 void infer_reshape(const OpCall& c, InferResult& r) {
   require_inputs(c, 1);
   const Shape shape = as_shape(c.attrs);
@@ -62,8 +61,7 @@ Shape inferred(const LazyTensor& x, std::span<const std::int64_t> dims) {
   return shape;
 }
 
-// ---- permute{axes}
-// ---------------------------------------------------------------------------------------------------
+// ---- permute{axes} ------------------------------------------------------------------------------------------------
 void infer_permute(const OpCall& c, InferResult& r) {
   require_inputs(c, 1);
   const Shape& from = c.inputs[0].shape();
@@ -86,8 +84,7 @@ Tensors permute_vjp(const VjpCall& c) {
   return {permute(c.grads[0], back)};
 }
 
-// ---- expand{dims}
-// ----------------------------------------------------------------------------------------------------
+// ---- expand{dims} -------------------------------------------------------------------------------------------------
 void infer_expand(const OpCall& c, InferResult& r) {
   require_inputs(c, 1);
   const Shape& from = c.inputs[0].shape();
@@ -103,8 +100,7 @@ void infer_expand(const OpCall& c, InferResult& r) {
 
 Tensors expand_vjp(const VjpCall& c) { return {c.grads[0]}; }  // autograd sums what was broadcast
 
-// ---- slice{begin.., step.., extent..}
-// --------------------------------------------------------------------------------
+// ---- slice{begin.., step.., extent..} -----------------------------------------------------------------------------
 void infer_slice(const OpCall& c, InferResult& r) {
   require_inputs(c, 1);
   const Shape& from = c.inputs[0].shape();
@@ -145,8 +141,7 @@ Tensors slice_vjp(const VjpCall& c) {
   return {pad(g, before, after)};
 }
 
-// ---- samples
-// ---------------------------------------------------------------------------------------------------------
+// ---- samples ------------------------------------------------------------------------------------------------------
 void sample_reshape(SampleSink& s) {
   s.add({s.normal({3, 4})}, {2, 6});
   s.add({s.normal({2, 3, 4})}, {24});

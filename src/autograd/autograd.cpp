@@ -1,0 +1,84 @@
+// The public functions: they check what they are given and run the backward pass.
+#include "metal_candle/autograd.hpp"
+
+#include "autograd/backward.h"
+#include "metal_candle/error.hpp"
+#include "metal_candle/ops.hpp"
+#include "metal_candle/scope.hpp"
+
+namespace metal_candle {
+namespace {
+
+[[noreturn]] void fail(ErrorKind kind, const std::string& function, const std::string& why) {
+  throw UserError(kind, function + ": " + why, function, Scope::current() ? *Scope::current() : std::string());
+}
+
+void require_float(const LazyTensor& t, const std::string& function, const std::string& what) {
+  if (!t.defined()) fail(ErrorKind::argument, function, what + " is an empty handle");
+  if (!is_float(t.dtype()))
+    fail(ErrorKind::dtype, function, what + " is " + std::string(name(t.dtype())) + "; only floats have gradients");
+}
+
+std::string counted(const char* what, std::size_t i) { return std::string(what) + " " + std::to_string(i); }
+
+// Gradients of the wanted tensors, zeros where there are none.
+Tensors gradients(const std::string& function, std::span<const LazyTensor> outputs,
+                  std::span<const LazyTensor> cotangents, std::span<const LazyTensor> wanted) {
+  const autograd::BackwardResult result = autograd::backward({outputs, cotangents, wanted});
+  Tensors grads = result.grads;
+  for (std::size_t i = 0; i < grads.size(); ++i) {
+    if (grads[i].defined()) continue;
+    for (std::size_t j = 0; j < i && !grads[i].defined(); ++j)
+      if (wanted[j].node() == wanted[i].node()) grads[i] = grads[j];
+    if (grads[i].defined()) continue;
+    if (result.history_lost && !result.reached[i])
+      fail(ErrorKind::argument, function,
+           "there is no way to " + counted("parameter", i) +
+               ", but a tensor on the way was evaluated before grad and has lost its history; take grad first");
+    grads[i] = zero_like(wanted[i]);
+  }
+  return grads;
+}
+
+}  // namespace
+
+std::vector<LazyTensor> grad(const LazyTensor& loss, const std::vector<LazyTensor>& parameters) {
+  require_float(loss, "grad", "the loss");
+  if (loss.numel() != 1)
+    fail(ErrorKind::shape, "grad", "the loss has shape " + loss.shape().str() + " and must be one number");
+  for (std::size_t i = 0; i < parameters.size(); ++i) require_float(parameters[i], "grad", counted("parameter", i));
+  const Scope scope("grad");
+  const LazyTensor one = ones(loss.shape(), loss.dtype());
+  return gradients("grad", {&loss, 1}, {&one, 1}, parameters);
+}
+
+ParamTree grad(const LazyTensor& loss, const ParamTree& parameters) {
+  return parameters.with(grad(loss, parameters.tensors()));
+}
+
+std::pair<LazyTensor, ParamTree> value_and_grad(const std::function<LazyTensor(const ParamTree&)>& f,
+                                                const ParamTree& parameters) {
+  LazyTensor loss = f(parameters);
+  ParamTree grads = grad(loss, parameters);
+  return {std::move(loss), std::move(grads)};
+}
+
+std::vector<LazyTensor> vjp(const std::vector<LazyTensor>& outputs, const std::vector<LazyTensor>& cotangents,
+                            const std::vector<LazyTensor>& inputs) {
+  if (outputs.size() != cotangents.size())
+    fail(ErrorKind::argument, "vjp",
+         std::to_string(outputs.size()) + " outputs and " + std::to_string(cotangents.size()) + " cotangents");
+  for (std::size_t i = 0; i < inputs.size(); ++i) require_float(inputs[i], "vjp", counted("input", i));
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    require_float(outputs[i], "vjp", counted("output", i));
+    require_float(cotangents[i], "vjp", counted("cotangent", i));
+    if (outputs[i].shape() != cotangents[i].shape())
+      fail(ErrorKind::shape, "vjp",
+           counted("output", i) + " has shape " + outputs[i].shape().str() + " and its cotangent " +
+               cotangents[i].shape().str());
+  }
+  const Scope scope("grad");
+  return gradients("vjp", outputs, cotangents, inputs);
+}
+
+}  // namespace metal_candle
