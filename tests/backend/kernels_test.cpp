@@ -1,0 +1,505 @@
+// The data-moving kernels, called directly and compared with code that indexes elements one by one. Every call is made
+// twice, with its tasks in opposite orders and its scratch memory filled with rubbish: the bytes must be the same.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <numeric>
+#include <random>
+
+#include "backend/cpu/kernels/concat.h"
+#include "backend/cpu/kernels/cumsum.h"
+#include "backend/cpu/kernels/dynamic_slice.h"
+#include "backend/cpu/kernels/pad.h"
+#include "backend/cpu/kernels/scatter_add.h"
+#include "backend/cpu/kernels/sort.h"
+#include "backend/cpu/kernels/table.h"
+#include "backend/cpu/kernels/topk.h"
+#include "backend/cpu/kernels/types.h"
+#include "ops/table.h"
+
+namespace metal_candle::cpu {
+namespace {
+
+using Values = std::vector<double>;
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+constexpr double kInf = std::numeric_limits<double>::infinity();
+
+template <class T>
+T from_double(double v) {
+  if constexpr (is_half<T>) return T(static_cast<float>(v));
+  else return static_cast<T>(v);
+}
+template <class T>
+double to_double(T v) {
+  if constexpr (is_half<T>) return static_cast<float>(v);
+  else return static_cast<double>(v);
+}
+
+struct Array {
+  DType dtype;
+  Shape shape, strides;
+  std::int64_t offset = 0;
+  std::vector<std::uint64_t> memory;  // 64-bit words: aligned for every type
+
+  Array(DType type, const Shape& s) : dtype(type), shape(s), strides(contiguous_strides(s)) {
+    memory.assign(static_cast<std::size_t>(s.numel()) + 1, 0xa5a5a5a5a5a5a5a5u);
+  }
+  Array(DType type, const Shape& s, const Values& values) : Array(type, s) {
+    visit(dtype, [&]<class T>() {
+      for (std::size_t i = 0; i < values.size(); ++i) reinterpret_cast<T*>(memory.data())[i] = from_double<T>(values[i]);
+    });
+  }
+  KernelTensor view() {
+    return {reinterpret_cast<char*>(memory.data()) + offset * static_cast<std::int64_t>(size_of(dtype)), dtype, shape,
+            strides};
+  }
+  double at(const std::vector<std::int64_t>& index) const {
+    std::int64_t place = offset;
+    for (std::size_t i = 0; i < index.size(); ++i) place += index[i] * strides[static_cast<int>(i)];
+    return visit(dtype, [&]<class T>() { return to_double(reinterpret_cast<const T*>(memory.data())[place]); });
+  }
+  Values values() const;
+};
+
+/// Calls f with every index of the shape, in row-major order.
+void each(const Shape& shape, const std::function<void(const std::vector<std::int64_t>&)>& f) {
+  std::vector<std::int64_t> index(static_cast<std::size_t>(shape.rank()));
+  for (std::int64_t i = 0, n = shape.numel(); i < n; ++i) {
+    std::int64_t rest = i;
+    for (int a = shape.rank() - 1; a >= 0; --a) {
+      index[static_cast<std::size_t>(a)] = rest % shape[a];
+      rest /= shape[a];
+    }
+    f(index);
+  }
+}
+
+Values Array::values() const {
+  Values out;
+  each(shape, [&](const auto& index) { out.push_back(at(index)); });
+  return out;
+}
+
+Array random(DType dtype, const Shape& shape, unsigned seed = 1) {
+  std::mt19937 engine(seed);
+  Values values(static_cast<std::size_t>(shape.numel()));
+  for (double& v : values) v = dtype == DType::boolean ? engine() % 2 : static_cast<double>(engine() % 101);
+  return Array(dtype, shape, values);
+}
+
+Array transposed(Array a, int i, int j) {
+  std::swap(a.shape[i], a.shape[j]);
+  std::swap(a.strides[i], a.strides[j]);
+  return a;
+}
+
+std::vector<std::string> failures;
+
+void run_tasks(const CpuKernel& kernel, std::span<const KernelTensor> in, std::span<const KernelTensor> out,
+               const Attrs& attrs, bool backwards) {
+  KernelCall call{in, out, attrs, nullptr, nullptr, [](const char* what) { failures.emplace_back(what); }};
+  std::vector<KernelTensor> in_shapes(in.begin(), in.end()), out_shapes(out.begin(), out.end());
+  for (auto* list : {&in_shapes, &out_shapes})
+    for (KernelTensor& t : *list) t.data = nullptr;
+  const KernelCall shapes{in_shapes, out_shapes, attrs, nullptr, nullptr, nullptr};
+  const auto words = [&](auto size) { return size ? size(shapes) / 8 + 1 : 1; };
+  std::vector<std::uint64_t> scratch(words(kernel.scratch)), shared(words(kernel.shared), 0x5555555555555555u);
+  call.scratch = scratch.data();
+  call.shared = shared.data();
+  for (int pass = 0; pass < kernel.passes; ++pass) {
+    const std::int64_t n = kernel.tasks(shapes, pass);
+    for (std::int64_t i = 0; i < n; ++i) {
+      std::fill(scratch.begin(), scratch.end(), 0xeeeeeeeeeeeeeeeeu);
+      kernel.run(call, pass, backwards ? n - 1 - i : i);
+    }
+  }
+}
+
+std::vector<Array> run(const CpuKernel& kernel, std::vector<Array> in, const std::vector<TensorType>& types,
+                       const Attrs& attrs) {
+  std::vector<Array> first, second;
+  std::vector<KernelTensor> inputs, outputs;
+  for (Array& a : in) inputs.push_back(a.view());
+  for (auto* list : {&first, &second}) {
+    outputs.clear();
+    for (const TensorType& t : types) list->emplace_back(t.dtype, t.shape);
+    for (Array& a : *list) outputs.push_back(a.view());
+    run_tasks(kernel, inputs, outputs, attrs, list == &second);
+  }
+  for (std::size_t i = 0; i < first.size(); ++i) EXPECT_EQ(first[i].memory, second[i].memory);
+  return first;
+}
+
+void expect_same(const Values& got, const Values& want) {
+  ASSERT_EQ(got.size(), want.size());
+  for (std::size_t i = 0; i < got.size(); ++i)
+    ASSERT_TRUE(got[i] == want[i] || (got[i] != got[i] && want[i] != want[i]))
+        << "element " << i << ": " << got[i] << " instead of " << want[i];
+}
+
+constexpr DType kAll[] = {DType::f32, DType::f64, DType::f16, DType::bf16, DType::i8,
+                          DType::u8,  DType::i32, DType::i64, DType::boolean};
+
+// ---- concat ----------------------------------------------------------------------------------------------------------------
+
+void check_concat(const std::vector<Array>& parts, int axis) {
+  Shape shape = parts[0].shape;
+  shape[axis] = 0;
+  for (const Array& part : parts) shape[axis] += part.shape[axis];
+  const auto out = run(concat_kernel, parts, {{parts[0].dtype, shape}}, {axis});
+  Values want;
+  each(shape, [&](auto index) {
+    auto& along = index[static_cast<std::size_t>(axis)];
+    std::size_t i = 0;
+    for (; along >= parts[i].shape[axis]; ++i) along -= parts[i].shape[axis];
+    want.push_back(parts[i].at(index));
+  });
+  expect_same(out[0].values(), want);
+}
+
+TEST(ConcatKernel, JoinsAlongEveryAxisInEveryType) {
+  for (const DType d : kAll) {
+    check_concat({random(d, {3, 4, 5}, 1), random(d, {2, 4, 5}, 2)}, 0);
+    check_concat({random(d, {3, 4, 5}, 1), random(d, {3, 1, 5}, 2), random(d, {3, 7, 5}, 3)}, 1);
+    check_concat({random(d, {3, 4, 5}, 1), random(d, {3, 4, 1}, 2), random(d, {3, 4, 2}, 3)}, 2);
+  }
+}
+TEST(ConcatKernel, EmptyPartsAndEmptyResults) {
+  check_concat({random(DType::f32, {0, 4}), random(DType::f32, {3, 4}), random(DType::f32, {0, 4})}, 0);
+  check_concat({random(DType::f32, {0, 4}), random(DType::f32, {0, 4})}, 0);
+  check_concat({random(DType::f32, {2, 0}), random(DType::f32, {3, 0})}, 0);
+}
+TEST(ConcatKernel, TakesViews) {
+  Array offset = random(DType::i32, {6, 5});  // rows 1.. of every other column
+  offset.shape = {4, 3};
+  offset.strides = {5, 2};
+  offset.offset = 5;
+  check_concat({transposed(random(DType::i32, {3, 4}), 0, 1), offset}, 1);
+  Array broadcast = random(DType::i32, {1, 3});
+  broadcast.shape = {4, 3};
+  broadcast.strides = {0, 1};
+  check_concat({broadcast, transposed(random(DType::i32, {3, 2}), 0, 1)}, 0);
+}
+TEST(ConcatKernel, LargePartsAreSharedByTasks) {
+  check_concat({random(DType::f32, {301, 257}), random(DType::f32, {301, 131}, 2)}, 1);
+  check_concat({random(DType::u8, {400001}), random(DType::u8, {13}, 2)}, 0);
+  check_concat({transposed(random(DType::f32, {257, 301}), 0, 1), random(DType::f32, {301, 131}, 2)}, 1);
+}
+
+// ---- pad ---------------------------------------------------------------------------------------------------------------------
+
+void check_pad(const Array& x, const std::vector<std::int64_t>& before, const std::vector<std::int64_t>& after,
+               const Array& value) {
+  Attrs attrs;
+  Shape shape = x.shape;
+  for (const auto n : before) attrs.push(n);
+  for (const auto n : after) attrs.push(n);
+  for (int i = 0; i < shape.rank(); ++i) shape[i] += attrs[i] + attrs[shape.rank() + i];
+  const auto out = run(pad_kernel, {x, value}, {{x.dtype, shape}}, attrs);
+  Values want;
+  each(shape, [&](auto index) {
+    bool inside = true;
+    for (std::size_t i = 0; i < index.size(); ++i) {
+      index[i] -= before[i];
+      inside = inside && index[i] >= 0 && index[i] < x.shape[static_cast<int>(i)];
+    }
+    want.push_back(inside ? x.at(index) : value.at({}));
+  });
+  expect_same(out[0].values(), want);
+}
+
+TEST(PadKernel, EveryTypeAndSide) {
+  for (const DType d : kAll) {
+    check_pad(random(d, {7}), {2}, {3}, Array(DType::i64, {}, {1}));
+    check_pad(random(d, {3, 4, 5}), {1, 0, 2}, {0, 3, 1}, Array(DType::i64, {}, {1}));
+  }
+  check_pad(random(DType::f32, {3, 4}), {0, 0}, {0, 0}, Array(DType::f64, {}, {0.5}));
+  check_pad(random(DType::bf16, {3, 4}), {2, 0}, {0, 0}, Array(DType::f64, {}, {-kInf}));
+  check_pad(random(DType::f32, {}), {}, {}, Array(DType::f64, {}, {0}));
+}
+TEST(PadKernel, EmptyInputsBecomeAllPadding) {
+  check_pad(random(DType::f32, {0, 3}), {1, 1}, {2, 0}, Array(DType::f64, {}, {2.5}));
+  check_pad(random(DType::f32, {3, 0}), {0, 0}, {1, 2}, Array(DType::f64, {}, {2.5}));
+  check_pad(random(DType::f32, {3, 0}), {0, 0}, {1, 0}, Array(DType::f64, {}, {2.5}));
+}
+TEST(PadKernel, TasksMayEndInsideARow) {
+  check_pad(random(DType::f32, {200000}), {70001}, {13}, Array(DType::f64, {}, {7}));
+  check_pad(random(DType::u8, {3, 100003}), {1, 1}, {1, 60000}, Array(DType::i64, {}, {7}));
+}
+
+// ---- cumsum ------------------------------------------------------------------------------------------------------------------
+
+void check_cumsum(const Array& x, int axis, bool reverse) {
+  const auto out = run(cumsum_kernel, {x}, {{x.dtype, x.shape}}, {axis, reverse});
+  Values want;
+  each(x.shape, [&](auto index) {
+    double sum = 0;
+    const std::size_t a = static_cast<std::size_t>(axis);
+    const std::int64_t at = index[a];
+    for (std::int64_t i = reverse ? at : 0; i <= (reverse ? x.shape[axis] - 1 : at); ++i) {
+      index[a] = i;
+      sum += x.at(index);
+    }
+    want.push_back(visit(x.dtype, [&]<class T>() { return to_double(from_double<T>(sum)); }));
+  });
+  expect_same(out[0].values(), want);
+}
+
+TEST(CumsumKernel, EveryAxisBothWays) {
+  for (const DType d : {DType::f32, DType::f64, DType::f16, DType::bf16, DType::i32, DType::i64})
+    for (const bool reverse : {false, true}) {
+      for (const int axis : {0, 1, 2}) check_cumsum(random(d, {3, 5, 4}), axis, reverse);
+      check_cumsum(random(d, {9}), 0, reverse);
+    }
+  check_cumsum(random(DType::f32, {3, 0, 2}), 1, false);
+  check_cumsum(random(DType::f32, {3, 0, 2}), 0, false);
+}
+TEST(CumsumKernel, BlocksOfColumns) { check_cumsum(random(DType::f32, {2, 150, 331}), 1, false); }
+TEST(CumsumKernel, SmallIntegersWrapAndF32SumsDoNotDrift) {
+  Array bytes(DType::u8, {3}, {200, 100, 7});
+  expect_same(run(cumsum_kernel, {bytes}, {{DType::u8, {3}}}, {0, 0})[0].values(), {200, 44, 51});
+  const std::int64_t n = 1 << 20;
+  const Array tenths(DType::f32, {n}, Values(static_cast<std::size_t>(n), 0.1));
+  const double last = run(cumsum_kernel, {tenths}, {{DType::f32, {n}}}, {0, 0})[0].at({n - 1});
+  EXPECT_FLOAT_EQ(static_cast<float>(last), static_cast<float>(static_cast<double>(0.1f) * static_cast<double>(n)));
+}
+TEST(CumsumKernel, InPlace) {
+  Array x = random(DType::f32, {4, 5, 6});
+  const Values want = run(cumsum_kernel, {x}, {{x.dtype, x.shape}}, {1, 1})[0].values();
+  const KernelTensor t = x.view();
+  run_tasks(cumsum_kernel, {&t, 1}, {&t, 1}, {1, 1}, false);
+  expect_same(x.values(), want);
+}
+
+// ---- sort and topk -------------------------------------------------------------------------------------------------------------
+
+bool before(double a, double b, bool descending) {
+  if (descending) std::swap(a, b);
+  return a != a ? false : b != b ? true : a < b;
+}
+
+/// Stable order of the lane, by insertion.
+std::vector<std::int64_t> naive_order(const Values& lane, bool descending) {
+  std::vector<std::int64_t> order;
+  for (std::size_t i = 0; i < lane.size(); ++i) {
+    auto at = order.end();
+    while (at != order.begin() && before(lane[i], lane[static_cast<std::size_t>(at[-1])], descending)) --at;
+    order.insert(at, static_cast<std::int64_t>(i));
+  }
+  return order;
+}
+
+void check_order(const Array& x, int axis, bool descending, std::int64_t k, const std::vector<Array>& out) {
+  Shape lanes = x.shape;
+  lanes[axis] = std::min<std::int64_t>(1, k);
+  const std::size_t a = static_cast<std::size_t>(axis);
+  each(lanes, [&](auto index) {
+    Values lane;
+    for (index[a] = 0; index[a] < x.shape[axis]; ++index[a]) lane.push_back(x.at(index));
+    const auto order = naive_order(lane, descending);
+    for (index[a] = 0; index[a] < k; ++index[a]) {
+      const std::int64_t place = order[static_cast<std::size_t>(index[a])];
+      ASSERT_EQ(out[1].at(index), static_cast<double>(place));
+      const double got = out[0].at(index), want = lane[static_cast<std::size_t>(place)];
+      ASSERT_TRUE(got == want || (got != got && want != want));
+      ASSERT_EQ(std::signbit(got), std::signbit(want));
+    }
+  });
+}
+void check_sort(const Array& x, int axis) {
+  for (const bool descending : {false, true})
+    check_order(x, axis, descending, x.shape[axis],
+                run(sort_kernel, {x}, {{x.dtype, x.shape}, {DType::i32, x.shape}}, {axis, descending}));
+}
+void check_topk(const Array& x, std::int64_t k) {
+  Shape shape = x.shape;
+  shape[shape.rank() - 1] = k;
+  check_order(x, shape.rank() - 1, true, k, run(topk_kernel, {x}, {{x.dtype, shape}, {DType::i32, shape}}, {k}));
+}
+
+const Values kSpecials = {1, -0.0, kNaN, 0.0, -kInf, 3, kInf, -2, -0.0, kNaN, 0.0, 3, -2, 65504, -1e-7};
+
+TEST(SortKernel, EveryTypeAndAxis) {
+  for (const DType d : kAll) {
+    for (const int axis : {0, 1, 2}) check_sort(random(d, {4, 5, 3}), axis);
+    check_sort(random(d, {37}), 0);
+  }
+  check_sort(Array(DType::i32, {5}, {3, -2147483648.0, 0, 2147483647.0, -1}), 0);
+  check_sort(Array(DType::i8, {4}, {-128, 127, 0, -1}), 0);
+  check_sort(random(DType::f32, {0, 3}), 0);
+  check_sort(random(DType::f32, {0, 3}), 1);
+  check_sort(random(DType::f32, {40, 700}), 1);
+}
+TEST(SortKernel, SpecialValues) {
+  for (const DType d : {DType::f32, DType::f64, DType::f16, DType::bf16}) {
+    const auto n = static_cast<std::int64_t>(kSpecials.size());
+    check_sort(Array(d, {n}, kSpecials), 0);
+    check_topk(Array(d, {n}, kSpecials), 7);
+  }
+  const Array negative_nan(DType::f32, {3}, {1, -kNaN, 2});
+  EXPECT_EQ(run(sort_kernel, {negative_nan}, {{DType::f32, {3}}, {DType::i32, {3}}}, {0, 0})[1].values(),
+            (Values{0, 2, 1}));
+}
+TEST(SortKernel, ValuesThatNobodyReadsAreNotWritten) {
+  Array x = random(DType::f32, {3, 6}), indices(DType::i32, x.shape);
+  const KernelTensor in = x.view(), out[] = {{nullptr, DType::f32, x.shape, x.strides}, indices.view()};
+  run_tasks(sort_kernel, {&in, 1}, out, {1, 0}, false);
+  expect_same(indices.values(), run(sort_kernel, {x}, {{x.dtype, x.shape}, {DType::i32, x.shape}}, {1, 0})[1].values());
+}
+TEST(TopkKernel, EveryTypeAndSize) {
+  for (const DType d : kAll)
+    for (const std::int64_t k : {0, 1, 4, 11}) check_topk(random(d, {3, 11}), k);
+  check_topk(random(DType::f32, {0, 5}), 2);
+}
+TEST(TopkKernel, LongRowsAreCutInRanges) {
+  Values values(70000);
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<double>((i * 7919) % 4099);  // many ties
+  const Array x(DType::f32, {2, 35000}, values);
+  for (const std::int64_t k : {1, 50, 20000}) {
+    const auto out = run(topk_kernel, {x}, {{DType::f32, {2, k}}, {DType::i32, {2, k}}}, {k});
+    const auto all = run(sort_kernel, {x}, {{DType::f32, {2, 35000}}, {DType::i32, {2, 35000}}}, {1, 1});
+    for (std::int64_t row = 0; row < 2; ++row)
+      for (std::int64_t i = 0; i < k; ++i) {
+        ASSERT_EQ(out[0].at({row, i}), all[0].at({row, i}));
+        ASSERT_EQ(out[1].at({row, i}), all[1].at({row, i}));
+      }
+  }
+}
+
+// ---- scatter_add -----------------------------------------------------------------------------------------------------------------
+
+Values naive_scatter(const Array& base, const Array& indices, const Array& updates) {
+  Values out = base.values();
+  const Values index = indices.values(), update = updates.values();
+  const std::int64_t rows = base.shape[0], columns = rows == 0 ? 0 : base.shape.numel() / rows;
+  for (std::size_t i = 0; i < index.size(); ++i) {
+    const auto row = static_cast<std::int64_t>(index[i]) + (index[i] < 0 ? rows : 0);
+    if (row < 0 || row >= rows) continue;
+    for (std::int64_t j = 0; j < columns; ++j)
+      out[static_cast<std::size_t>(row * columns + j)] += update[i * static_cast<std::size_t>(columns) + static_cast<std::size_t>(j)];
+  }
+  return visit(base.dtype, [&]<class T>() {
+    for (double& v : out) v = to_double(from_double<T>(v));
+    return out;
+  });
+}
+
+Array random_indices(const Shape& shape, std::int64_t rows, DType dtype) {
+  std::mt19937 engine(5);
+  Values values(static_cast<std::size_t>(shape.numel()));
+  for (double& v : values) v = static_cast<double>(static_cast<std::int64_t>(engine()) % rows);
+  for (std::size_t i = 0; i < values.size(); i += 3) values[i] -= static_cast<double>(rows);  // from the end
+  return Array(dtype, shape, values);
+}
+
+void check_scatter(DType dtype, const Shape& base, const Shape& places, DType index_type = DType::i32) {
+  const Array b = random(dtype, base), i = random_indices(places, base[0], index_type);
+  Shape shape = places;
+  for (int a = 1; a < base.rank(); ++a) shape.push_back(base[a]);
+  const Array u = random(dtype, shape, 9);
+  expect_same(run(scatter_add_kernel, {b, i, u}, {{dtype, base}}, {})[0].values(), naive_scatter(b, i, u));
+}
+
+TEST(ScatterAddKernel, TypesAndShapes) {
+  failures.clear();
+  for (const DType d : {DType::f32, DType::f64, DType::f16, DType::bf16, DType::i32, DType::i64}) {
+    check_scatter(d, {5, 3}, {12});
+    check_scatter(d, {7}, {2, 5}, DType::i64);
+    check_scatter(d, {4, 2, 3}, {});
+  }
+  check_scatter(DType::f32, {300, 700}, {1000});  // more columns than are summed at a time, several tasks
+  check_scatter(DType::f32, {5, 3}, {0});
+  check_scatter(DType::f32, {5, 0}, {4});
+  EXPECT_TRUE(failures.empty());
+}
+TEST(ScatterAddKernel, ManySmallUpdatesOfAHalfRoundOnce) {
+  const Array base(DType::bf16, {1, 1}, {256}), zero(DType::i32, {64}, Values(64, 0));
+  const Array ones(DType::bf16, {64, 1}, Values(64, 1));  // 256 + 1 is 256 in bf16
+  expect_same(run(scatter_add_kernel, {base, zero, ones}, {{DType::bf16, {1, 1}}}, {})[0].values(), {320});
+}
+TEST(ScatterAddKernel, InPlaceAndOutOfRange) {
+  Array base = random(DType::f32, {6, 2}), places(DType::i64, {5}, {1, 6, -7, 1, -1}), updates = random(DType::f32, {5, 2}, 3);
+  const Values want = naive_scatter(base, places, updates);
+  const KernelTensor in[] = {base.view(), places.view(), updates.view()};
+  failures.clear();
+  run_tasks(scatter_add_kernel, in, {in, 1}, {}, false);
+  expect_same(base.values(), want);
+  ASSERT_EQ(failures.size(), 2u);
+  EXPECT_NE(failures[0].find("out of range"), std::string::npos);
+}
+
+// ---- dynamic slices ----------------------------------------------------------------------------------------------------------------
+
+void check_slice(const Array& x, int axis, std::int64_t start, std::int64_t extent, DType start_type = DType::i64) {
+  Shape shape = x.shape;
+  shape[axis] = extent;
+  const auto out = run(dynamic_slice_kernel, {x, Array(start_type, {}, {static_cast<double>(start)})},
+                       {{x.dtype, shape}}, {axis, extent});
+  const std::int64_t first = std::clamp<std::int64_t>(start, 0, x.shape[axis] - extent);
+  Values want;
+  each(shape, [&](auto index) {
+    index[static_cast<std::size_t>(axis)] += first;
+    want.push_back(x.at(index));
+  });
+  expect_same(out[0].values(), want);
+}
+
+Values naive_update(const Array& x, const Array& update, int axis, std::int64_t start) {
+  const std::int64_t first = std::clamp<std::int64_t>(start, 0, x.shape[axis] - update.shape[axis]);
+  Values out;
+  each(x.shape, [&](auto index) {
+    auto moved = index;
+    auto& along = moved[static_cast<std::size_t>(axis)];
+    along -= first;
+    out.push_back(along >= 0 && along < update.shape[axis] ? update.at(moved) : x.at(index));
+  });
+  return out;
+}
+
+TEST(DynamicSliceKernel, StartsAreMovedInside) {
+  for (const DType d : kAll)
+    for (const int axis : {0, 1, 2})
+      for (const std::int64_t start : {-3, 0, 1, 2, 99}) check_slice(random(d, {4, 5, 3}), axis, start, 2, DType::i32);
+  check_slice(random(DType::f32, {4, 5}), 1, 3, 0);
+  check_slice(random(DType::f32, {0, 5}), 1, 3, 2);
+  check_slice(transposed(random(DType::f32, {6, 4, 5}), 0, 2), 1, 1, 2);
+  check_slice(random(DType::f32, {500, 700}), 1, 31, 600);
+}
+TEST(DynamicUpdateSliceKernel, CopiesAroundTheWindow) {
+  for (const DType d : kAll)
+    for (const int axis : {0, 1, 2})
+      for (const std::int64_t start : {-3, 0, 1, 99}) {
+        const Array x = random(d, {4, 5, 3});
+        Shape window = x.shape;
+        window[axis] = 2;
+        const Array update = random(d, window, 4);
+        const auto out = run(dynamic_update_slice_kernel, {x, update, Array(DType::i64, {}, {double(start)})},
+                             {{d, x.shape}}, {axis});
+        expect_same(out[0].values(), naive_update(x, update, axis, start));
+      }
+  const Array x = random(DType::f32, {600, 700}), update = transposed(random(DType::f32, {100, 600}, 4), 0, 1);
+  const auto out = run(dynamic_update_slice_kernel, {x, update, Array(DType::i64, {}, {17})}, {{DType::f32, x.shape}}, {1});
+  expect_same(out[0].values(), naive_update(x, update, 1, 17));
+  const Array none = random(DType::f32, {600, 0});
+  expect_same(run(dynamic_update_slice_kernel, {x, none, Array(DType::i64, {}, {17})}, {{DType::f32, x.shape}}, {1})[0].values(),
+              x.values());
+}
+TEST(DynamicUpdateSliceKernel, InPlaceWritesTheWindowOnly) {
+  Array x = random(DType::f32, {6, 5}), update = random(DType::f32, {2, 5}, 4), start(DType::i32, {}, {3});
+  const Values want = naive_update(x, update, 0, 3);
+  const KernelTensor in[] = {x.view(), update.view(), start.view()};
+  run_tasks(dynamic_update_slice_kernel, in, {in, 1}, {0}, false);
+  expect_same(x.values(), want);
+}
+
+TEST(KernelTable, EveryKernelOpHasItsKernel) {
+  for (const OpDef* op : ops::all())
+    EXPECT_EQ(builtin_kernel(op) != nullptr, op->kind == OpKind::kernel) << op->name;
+}
+
+}  // namespace
+}  // namespace metal_candle::cpu
