@@ -16,7 +16,7 @@ BENCH_ARGS ?=
 # What `make lint` looks at; all of the project's files unless named.
 FILES ?=
 
-configure = cmake --preset $(1) --log-level=WARNING
+configure = cmake --preset $(1) >/dev/null
 compile = cmake --build --preset $(1) --parallel $(JOBS)
 
 .PHONY: build
@@ -90,8 +90,9 @@ install: build ## Install the library, its headers and its CMake package into PR
 	@cmake --install build --prefix "$(PREFIX)"
 
 .PHONY: clean
-clean: ## Remove everything that was built
-	@rm -rf build build-debug build-asan build-tsan build-lint build-aarch64
+clean: ## Remove everything that was built (the peers' environment stays)
+	@[[ ! -d build ]] || find build -mindepth 1 -maxdepth 1 ! -name peers-venv -exec rm -rf {} +
+	@rm -rf build-debug build-asan build-tsan build-lint build-aarch64
 
 .PHONY: help
 help: ## This list

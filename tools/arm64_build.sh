@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools/arm64_root.sh
-cmake --preset aarch64 --log-level=WARNING
+cmake --preset aarch64 >/dev/null
 targets=()
 [[ $# -gt 0 ]] && targets=(--target "$@")
 cmake --build --preset aarch64 "${targets[@]}"
