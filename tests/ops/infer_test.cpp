@@ -1,0 +1,374 @@
+// Types and shapes of everything that is recorded, and the errors of what cannot be: nothing is evaluated here.
+#include <gtest/gtest.h>
+
+#include <set>
+#include <string>
+
+#include "graph/node.h"
+#include "metal_candle/ops.hpp"
+#include "metal_candle/scope.hpp"
+#include "ops/table.h"
+#include "tests/support/samples.h"
+
+namespace metal_candle {
+namespace {
+
+LazyTensor f32(const Shape& shape) { return Tensor::zeros(shape, DType::f32); }
+LazyTensor of(DType dtype, const Shape& shape = {2}) { return Tensor::zeros(shape, dtype); }
+
+template <class F>
+std::string error_of(F f, ErrorKind kind) {
+  try {
+    f();
+  } catch (const UserError& e) {
+    EXPECT_EQ(static_cast<int>(e.kind()), static_cast<int>(kind)) << e.what();
+    return e.what();
+  }
+  ADD_FAILURE() << "nothing was thrown";
+  return "";
+}
+void expect_in(const std::string& text, std::initializer_list<const char*> parts) {
+  for (const char* part : parts) EXPECT_NE(text.find(part), std::string::npos) << part << " is not in: " << text;
+}
+
+// The number that a node holds in place of an operand.
+bool has_number(const LazyTensor& t) { return t.node()->scalar_flags & Node::kScalarOperand; }
+bool is_literal(const LazyTensor& t) { return t.node()->scalar_flags & Node::kScalarLiteral; }
+
+// ---- elementwise -----------------------------------------------------------------------------------------------------
+
+TEST(Elementwise, BroadcastsBothWays) {
+  EXPECT_EQ((f32({3, 1}) + f32({4})).shape(), Shape({3, 4}));
+  EXPECT_EQ((f32({4}) * f32({2, 1, 1})).shape(), Shape({2, 1, 4}));
+  EXPECT_EQ((f32({}) - f32({2, 3})).shape(), Shape({2, 3}));
+  EXPECT_EQ((f32({0, 3}) + f32({1, 3})).shape(), Shape({0, 3}));
+  EXPECT_EQ(where(of(DType::boolean, {4, 1}), f32({3}), f32({2, 1, 1})).shape(), Shape({2, 4, 3}));
+}
+
+TEST(Elementwise, Promotes) {
+  const DType types[] = {DType::f32, DType::f64, DType::f16, DType::bf16,   DType::i8,
+                         DType::u8,  DType::i32, DType::i64, DType::boolean};
+  for (const DType a : types) {
+    for (const DType b : types) {
+      const DType expected = promote(a, b);
+      EXPECT_EQ((of(a) + of(b)).dtype(), expected);
+      EXPECT_EQ((of(a) / of(b)).dtype(), float_type(expected));
+      EXPECT_EQ(less(of(a), of(b)).dtype(), DType::boolean);
+      EXPECT_EQ(logical_or(of(a), of(b)).dtype(), DType::boolean);
+      EXPECT_EQ(where(of(DType::boolean), of(a), of(b)).dtype(), expected);
+    }
+    EXPECT_EQ(exp(of(a)).dtype(), float_type(a));
+    EXPECT_EQ(logical_not(of(a)).dtype(), DType::boolean);
+  }
+}
+
+TEST(Elementwise, NumbersAreWeak) {
+  EXPECT_EQ((of(DType::bf16) * 0.5).dtype(), DType::bf16);
+  EXPECT_EQ((of(DType::f16) + 3).dtype(), DType::f16);
+  EXPECT_EQ((1.5f - of(DType::f64)).dtype(), DType::f64);
+  EXPECT_EQ((of(DType::i8) + 3).dtype(), DType::i8);
+  EXPECT_EQ((of(DType::i64) * 0.5).dtype(), DType::f32);
+  EXPECT_EQ((of(DType::boolean) * 2).dtype(), DType::i32);
+  EXPECT_EQ((of(DType::boolean) * 2.0).dtype(), DType::f32);
+  EXPECT_EQ((of(DType::i32) / 2).dtype(), DType::f32);
+  EXPECT_EQ(greater(of(DType::i32), 0.5).dtype(), DType::boolean);
+  EXPECT_EQ(where(of(DType::boolean), of(DType::bf16), 0.0).dtype(), DType::bf16);
+  EXPECT_EQ(where(of(DType::boolean), 0.5, of(DType::i32)).dtype(), DType::f32);
+  EXPECT_EQ(clamp(of(DType::bf16), -1, 1).dtype(), DType::bf16);
+}
+
+TEST(Elementwise, TensorsMadeOfNumbersAreWeakToo) {
+  const LazyTensor half = scalar(0.5);
+  EXPECT_EQ((of(DType::bf16) * half).dtype(), DType::bf16);
+  EXPECT_EQ((half - of(DType::bf16)).dtype(), DType::bf16);
+  EXPECT_EQ((of(DType::f32, {2, 3}) * (half * scalar(2))).dtype(), DType::f32);
+  EXPECT_EQ(where(of(DType::boolean), of(DType::f16), half).dtype(), DType::f16);
+  EXPECT_EQ((of(DType::i32) * half).dtype(), DType::f32);
+  EXPECT_EQ(maximum(scalar(2), scalar(3)).dtype(), DType::i64);
+}
+
+TEST(Elementwise, NumbersAreSlotsOutsideAndLiteralsInsideALiteralScope) {
+  const LazyTensor x = f32({3});
+  const LazyTensor slot = x * 0.5;
+  EXPECT_TRUE(has_number(slot));
+  EXPECT_FALSE(is_literal(slot));
+  EXPECT_EQ(slot.node()->scalar_f, 0.5);
+  EXPECT_FALSE(is_literal(x * scalar(2)));
+  const LazyTensor outside = scalar(0.25);
+  const LiteralScope scope;
+  EXPECT_TRUE(is_literal(x * 0.5));
+  EXPECT_TRUE(is_literal(x * scalar(0.5)));
+  // A slot does not turn into a literal because of where it is used: it stays the tensor that it is.
+  const LazyTensor mixed = x * outside;
+  EXPECT_FALSE(has_number(mixed));
+  EXPECT_EQ(mixed.dtype(), DType::f32);
+  EXPECT_FALSE(is_literal(outside * 2.0));
+}
+
+TEST(Elementwise, IntegerNumbersKeepTheirValue) {
+  const LazyTensor big = of(DType::i64) + ((std::int64_t{1} << 53) + 1);
+  EXPECT_EQ(big.node()->scalar_i, (std::int64_t{1} << 53) + 1);
+  const LazyTensor small = of(DType::f32) + 3;  // in a float op a number is a float
+  EXPECT_EQ(small.node()->scalar_f, 3.0);
+  expect_in(error_of([] { of(DType::u8) + 256; }, ErrorKind::argument), {"add", "256", "u8"});
+  expect_in(error_of([] { of(DType::i8) * -129; }, ErrorKind::argument), {"mul", "-129", "i8"});
+  EXPECT_NO_THROW(of(DType::u8) + 255);
+}
+
+TEST(Elementwise, SameTypeAndShapeIsOneNodeOverItsOperands) {
+  const LazyTensor a = f32({2, 3}), b = f32({2, 3});
+  const LazyTensor c = a + b;
+  EXPECT_EQ(c.node()->input(0).load(), a.node());
+  EXPECT_EQ(c.node()->input(1).load(), b.node());
+  EXPECT_EQ(a.node()->refs.load(), 2u);  // ours and the node's: borrowing left none behind
+}
+
+TEST(Elementwise, ArithmeticOnBoolsIsLogic) {
+  const LazyTensor m = of(DType::boolean);
+  EXPECT_EQ((m + m).op_name(), "logical_or");
+  EXPECT_EQ((m * m).op_name(), "logical_and");
+  EXPECT_EQ(maximum(m, m).op_name(), "logical_or");
+  expect_in(error_of([&] { m - m; }, ErrorKind::dtype), {"sub", "bool"});
+  expect_in(error_of([&] { neg(m); }, ErrorKind::dtype), {"neg", "bool"});
+  EXPECT_EQ(sum(m).dtype(), DType::i32);
+}
+
+TEST(Elementwise, IntegerPowersAreProductsAndOthersArePow) {
+  const LazyTensor x = f32({2});
+  EXPECT_EQ(pow(x, 1).node(), x.node());
+  EXPECT_EQ(pow(x, 2).op_name(), "square");
+  EXPECT_EQ(pow(x, 4).op_name(), "square");
+  EXPECT_EQ(pow(x, -1).op_name(), "reciprocal");
+  EXPECT_EQ(pow(x, 7).op_name(), "pow");
+  EXPECT_EQ(pow(of(DType::i32), 7).dtype(), DType::i32);
+  const LazyTensor root = pow(x, 0.5);
+  EXPECT_EQ(root.op_name(), "pow");
+  EXPECT_EQ(root.node()->scalar_f, 0.5);
+}
+
+TEST(Elementwise, ErrorsNameScopeOpShapesAndTypes) {
+  const Scope outer("layer.3");
+  const Scope inner("attn");
+  const std::string text = error_of([] { f32({2, 3}) + of(DType::bf16, {4, 3}); }, ErrorKind::shape);
+  expect_in(text, {"layer.3.attn", "add", "[2, 3]", "[4, 3]", "f32", "bf16"});
+  expect_in(error_of([] { exp(LazyTensor()); }, ErrorKind::argument), {"exp", "empty"});
+  expect_in(error_of([] { f32({2}) * LazyTensor(); }, ErrorKind::argument), {"mul", "empty"});
+  expect_in(error_of([] { where(LazyTensor(), f32({2}), 1); }, ErrorKind::argument), {"where", "empty"});
+  expect_in(error_of([] { record(ops::elementwise_def(Elementwise::add), {f32({2}), of(DType::f64)}); },
+                     ErrorKind::dtype),
+            {"add", "f32", "f64"});
+}
+
+// ---- making ----------------------------------------------------------------------------------------------------------
+
+TEST(Making, TypesAndShapes) {
+  EXPECT_EQ(zeros({2, 0}).shape(), Shape({2, 0}));
+  EXPECT_EQ(ones({}, DType::boolean).dtype(), DType::boolean);
+  EXPECT_EQ(full({3}, 2.5, DType::bf16).dtype(), DType::bf16);
+  EXPECT_EQ(iota({2, 3}, -1).dtype(), DType::i32);
+  EXPECT_EQ(arange(5).dtype(), DType::i64);
+  EXPECT_EQ(arange(5).shape(), Shape({5}));
+  error_of([] { iota({2, 3}, 2); }, ErrorKind::argument);
+  error_of([] { iota({2, 3}, 0, DType::boolean); }, ErrorKind::dtype);
+}
+
+TEST(Making, ZeroIsALiteralAndAGivenValueIsNot) {
+  EXPECT_TRUE(is_literal(LazyTensor::share(zeros({2}).node()->input(0).load())));
+  EXPECT_FALSE(is_literal(LazyTensor::share(full({2}, 0.0).node()->input(0).load())));
+}
+
+TEST(Random, TypesShapesAndErrors) {
+  EXPECT_EQ(rand({2, 3}, {.key = Key(1), .dtype = DType::bf16}).dtype(), DType::bf16);
+  EXPECT_EQ(randn({2, 3}, {.key = Key(1)}).shape(), Shape({2, 3}));
+  EXPECT_EQ(bernoulli({4}, 0.5, Key(1)).dtype(), DType::boolean);
+  EXPECT_EQ(categorical(of(DType::bf16, {2, 5}), Key(1)).dtype(), DType::i32);
+  EXPECT_EQ(categorical(f32({2, 5}), Key(1)).shape(), Shape({2}));
+  EXPECT_EQ(categorical(f32({2, 3, 5}), of(DType::i64, {2, 3})).shape(), Shape({2, 3}));
+  const LazyTensor x = of(DType::bf16, {3});
+  EXPECT_EQ(dropout(x, 0.1, Key(1)).dtype(), DType::bf16);
+  EXPECT_EQ(dropout(x, 0, Key(1)).node(), x.node());
+  error_of([&] { dropout(x, 1.5, Key(1)); }, ErrorKind::argument);
+  error_of([] { rand({2}, {.key = Key(1), .dtype = DType::i32}); }, ErrorKind::dtype);
+  error_of([] { categorical(f32({2, 5}), of(DType::i64, {3})); }, ErrorKind::shape);
+  error_of([] { categorical(f32({2, 5}), of(DType::f32, {2})); }, ErrorKind::dtype);
+}
+
+TEST(Random, FoldingKeysDependsOnKeyDataAndOrder) {
+  const Key k(42);
+  EXPECT_NE(k.fold(0).value, k.value);
+  EXPECT_NE(k.fold(0).value, k.fold(1).value);
+  EXPECT_NE(k.fold(1).fold(2).value, k.fold(2).fold(1).value);
+  EXPECT_NE(Key(0).fold(1).value, Key(1).fold(0).value);
+  EXPECT_EQ(k.fold(7).value, Key(42).fold(7).value);
+}
+
+// ---- reductions ------------------------------------------------------------------------------------------------------
+
+TEST(Reduce, ShapesAndAxes) {
+  const LazyTensor x = f32({2, 3, 4});
+  EXPECT_EQ(sum(x).shape(), Shape({}));
+  EXPECT_EQ(sum(x, {}, true).shape(), Shape({1, 1, 1}));
+  EXPECT_EQ(sum(x, {-1, 0}).shape(), Shape({3}));
+  EXPECT_EQ(max(x, {1}, true).shape(), Shape({2, 1, 4}));
+  EXPECT_EQ(mean(x, {2}).shape(), Shape({2, 3}));
+  EXPECT_EQ(var(x, {0, 1}).shape(), Shape({4}));
+  EXPECT_EQ(logsumexp(x, {1}).shape(), Shape({2, 4}));
+  EXPECT_EQ(argmax(x, -1).shape(), Shape({2, 3}));
+  EXPECT_EQ(argmin(x, 0, true).shape(), Shape({1, 3, 4}));
+  EXPECT_EQ(x.sum().shape(), Shape({}));
+  EXPECT_EQ(x.sum(1, true).shape(), Shape({2, 1, 4}));
+}
+
+TEST(Reduce, Types) {
+  EXPECT_EQ(sum(of(DType::bf16)).dtype(), DType::bf16);
+  EXPECT_EQ(sum(of(DType::u8)).dtype(), DType::i32);
+  EXPECT_EQ(prod(of(DType::i64)).dtype(), DType::i64);
+  EXPECT_EQ(max(of(DType::boolean)).dtype(), DType::boolean);
+  EXPECT_EQ(argmax(of(DType::f64), 0).dtype(), DType::i32);
+  EXPECT_EQ(mean(of(DType::i64)).dtype(), DType::f32);
+  EXPECT_EQ(mean(of(DType::bf16)).dtype(), DType::bf16);
+}
+
+TEST(Reduce, NothingToReduceIsNoNode) {
+  const LazyTensor x = f32({2, 1, 3});
+  EXPECT_EQ(sum(x, {1}, true).node(), x.node());
+  EXPECT_EQ(mean(x, {1}, true).node(), x.node());
+  EXPECT_EQ(max(x, {1}).op_name(), "reshape");
+  EXPECT_EQ(sum(f32({})).rank(), 0);
+  EXPECT_EQ(argmax(x, 1).op_name(), "reshape");
+}
+
+TEST(Reduce, Errors) {
+  const LazyTensor x = f32({2, 3});
+  expect_in(error_of([&] { sum(x, {2}); }, ErrorKind::argument), {"sum", "axis 2", "[2, 3]"});
+  expect_in(error_of([&] { max(x, {0, -2}); }, ErrorKind::argument), {"max", "twice"});
+  expect_in(error_of([&] { argmax(f32({2, 0}), 1); }, ErrorKind::shape), {"argmax", "[2, 0]"});
+  EXPECT_EQ(max(f32({2, 0}), {1}).shape(), Shape({2}));  // the lowest value there is
+}
+
+// ---- views -----------------------------------------------------------------------------------------------------------
+
+TEST(Views, Shapes) {
+  const LazyTensor x = f32({2, 3, 4});
+  EXPECT_EQ(reshape(x, {-1, 4}).shape(), Shape({6, 4}));
+  EXPECT_EQ(reshape(x, {4, -1, 1}).shape(), Shape({4, 6, 1}));
+  EXPECT_EQ(permute(x, {2, 0, 1}).shape(), Shape({4, 2, 3}));
+  EXPECT_EQ(permute(x, {-1, -3, -2}).shape(), Shape({4, 2, 3}));
+  EXPECT_EQ(transpose(x).shape(), Shape({2, 4, 3}));
+  EXPECT_EQ(transpose(x, 0, -1).shape(), Shape({4, 3, 2}));
+  EXPECT_EQ(expand(f32({3, 1}), {2, 3, 5}).shape(), Shape({2, 3, 5}));
+  EXPECT_EQ(squeeze(f32({2, 1, 3}), -2).shape(), Shape({2, 3}));
+  EXPECT_EQ(unsqueeze(x, -1).shape(), Shape({2, 3, 4, 1}));
+  EXPECT_EQ(unsqueeze(x, 0).shape(), Shape({1, 2, 3, 4}));
+  EXPECT_EQ(flatten(x).shape(), Shape({24}));
+  EXPECT_EQ(flatten(x, 1).shape(), Shape({2, 12}));
+  EXPECT_EQ(flatten(f32({})).shape(), Shape({1}));
+  const auto parts = split(x, {1, 0, 3}, 2);
+  EXPECT_EQ(parts[0].shape(), Shape({2, 3, 1}));
+  EXPECT_EQ(parts[1].shape(), Shape({2, 3, 0}));
+  EXPECT_EQ(parts[2].shape(), Shape({2, 3, 3}));
+}
+
+TEST(Views, SlicesAreClipped) {
+  const LazyTensor x = f32({10});
+  EXPECT_EQ(slice(x, 0, 2, 5).shape(), Shape({3}));
+  EXPECT_EQ(slice(x, 0, -3, 100).shape(), Shape({3}));
+  EXPECT_EQ(slice(x, -1, 0, 10, 3).shape(), Shape({4}));
+  EXPECT_EQ(slice(x, 0, 8, 2).shape(), Shape({0}));
+  EXPECT_EQ(slice(x, 0, -100, -8).shape(), Shape({2}));
+}
+
+TEST(Views, WhatChangesNothingIsNoNode) {
+  const LazyTensor x = f32({2, 3});
+  for (const LazyTensor& y : {reshape(x, {2, -1}), permute(x, {0, 1}), expand(x, {2, 3}), slice(x, 1, 0, 3),
+                              slice(x, 1, 0, 99), flatten(x, 1, 1), cast(x, DType::f32), split(x, {3}, 1)[0]})
+    EXPECT_EQ(y.node(), x.node());
+}
+
+TEST(Views, Errors) {
+  const LazyTensor x = f32({2, 3});
+  expect_in(error_of([&] { reshape(x, {4, -1}); }, ErrorKind::shape), {"reshape", "[2, 3]"});
+  expect_in(error_of([&] { reshape(x, {-1, -1}); }, ErrorKind::argument), {"reshape", "two"});
+  expect_in(error_of([&] { reshape(x, {7}); }, ErrorKind::shape), {"[7]", "[2, 3]"});
+  error_of([&] { reshape(f32({0, 3}), {0, -1}); }, ErrorKind::shape);
+  expect_in(error_of([&] { permute(x, {0, 0}); }, ErrorKind::argument), {"permute", "twice"});
+  error_of([&] { permute(x, {0}); }, ErrorKind::argument);
+  error_of([&] { transpose(f32({3})); }, ErrorKind::argument);
+  expect_in(error_of([&] { expand(x, {2, 4}); }, ErrorKind::shape), {"expand", "[2, 4]", "[2, 3]"});
+  error_of([&] { expand(x, {3}); }, ErrorKind::shape);
+  error_of([&] { squeeze(x, 0); }, ErrorKind::shape);
+  error_of([&] { unsqueeze(x, 4); }, ErrorKind::argument);
+  error_of([&] { slice(x, 0, 0, 1, 0); }, ErrorKind::argument);
+  error_of([&] { split(x, {1, 1}, 1); }, ErrorKind::shape);
+  error_of([&] { split(x, {1, 9}, 1); }, ErrorKind::shape);
+}
+
+// ---- gathers and matmul ----------------------------------------------------------------------------------------------
+
+TEST(Gather, ShapesAndErrors) {
+  const LazyTensor table = of(DType::bf16, {5, 3});
+  EXPECT_EQ(take(table, of(DType::i32, {2, 4})).shape(), Shape({2, 4, 3}));
+  EXPECT_EQ(take(table, of(DType::i64, {})).shape(), Shape({3}));
+  EXPECT_EQ(embedding(table, of(DType::u8, {2})).dtype(), DType::bf16);
+  EXPECT_EQ(take_along_axis(table, of(DType::i32, {5, 1}), -1).shape(), Shape({5, 1}));
+  expect_in(error_of([&] { take(table, f32({2})); }, ErrorKind::dtype), {"take", "f32"});
+  error_of([&] { take(f32({}), of(DType::i32)); }, ErrorKind::shape);
+  expect_in(error_of([&] { take_along_axis(table, of(DType::i32, {4, 1}), 1); }, ErrorKind::shape),
+            {"take_along_axis", "[5, 3]", "[4, 1]"});
+}
+
+TEST(Matmul, ShapesTypesAndErrors) {
+  EXPECT_EQ(matmul(f32({2, 3}), f32({3, 4})).shape(), Shape({2, 4}));
+  EXPECT_EQ(matmul(f32({5, 1, 2, 3}), f32({6, 3, 4})).shape(), Shape({5, 6, 2, 4}));
+  EXPECT_EQ(matmul(f32({3}), f32({3})).shape(), Shape({}));
+  EXPECT_EQ(matmul(f32({3}), f32({5, 3, 4})).shape(), Shape({5, 4}));
+  EXPECT_EQ(matmul(f32({5, 2, 3}), f32({3})).shape(), Shape({5, 2}));
+  EXPECT_EQ(matmul(f32({2, 0}), f32({0, 4})).shape(), Shape({2, 4}));
+  EXPECT_EQ(matmul(of(DType::bf16, {2, 3}), f32({3, 4})).dtype(), DType::f32);
+  EXPECT_EQ(matmul(of(DType::i8, {2, 3}), of(DType::i8, {3, 4})).dtype(), DType::f32);
+  EXPECT_EQ(linear(f32({7, 2, 3}), f32({3, 4}), f32({4})).shape(), Shape({7, 2, 4}));
+  expect_in(error_of([] { matmul(f32({2, 3}), f32({4, 3})); }, ErrorKind::shape), {"matmul", "[2, 3]", "[4, 3]"});
+  error_of([] { matmul(f32({2, 2, 3}), f32({3, 3, 4})); }, ErrorKind::shape);
+  error_of([] { matmul(f32({}), f32({3, 4})); }, ErrorKind::shape);
+}
+
+// ---- the table -------------------------------------------------------------------------------------------------------
+
+TEST(Table, EveryOpRecordsItsSamples) {
+  for (const OpDef* op : ops::all()) {
+    for (const DType dtype : {DType::f32, DType::f64, DType::bf16}) {
+      const auto samples = test::samples_of(*op, dtype);
+      EXPECT_FALSE(samples.empty() && op->samples) << op->name;
+      for (const test::Sample& s : samples) EXPECT_NO_THROW(record_all(*op, s.inputs, s.attrs)) << op->name;
+    }
+  }
+}
+
+TEST(Table, DecompositionsHaveTheTypesThatInferSays) {
+  for (const OpDef* op : ops::all()) {
+    if (!op->decompose) continue;
+    for (const DType dtype : {DType::f32, DType::f64, DType::bf16}) {
+      for (const test::Sample& s : test::samples_of(*op, dtype)) {
+        const LiteralScope literal;
+        const OpCall call{*op, s.inputs, s.attrs};
+        InferResult types;
+        op->infer(call, types);
+        const Tensors values = op->decompose(call);
+        ASSERT_EQ(static_cast<int>(values.size()), types.count) << op->name;
+        for (std::size_t k = 0; k < values.size(); ++k) {
+          EXPECT_EQ(values[k].shape(), types.types[k].shape) << op->name;
+          EXPECT_EQ(name(values[k].dtype()), name(types.types[k].dtype)) << op->name;
+        }
+      }
+    }
+  }
+}
+
+TEST(Table, NamesAreUnique) {
+  std::set<std::string_view> names;
+  for (const OpDef* op : ops::all()) EXPECT_TRUE(names.insert(op->name).second) << op->name;
+  EXPECT_GT(names.size(), 70u);
+}
+
+}  // namespace
+}  // namespace metal_candle
