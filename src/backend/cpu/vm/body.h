@@ -1,0 +1,70 @@
+// What `lower` makes and `run` walks: code by stage, the geometry of blocks and tasks, the layout of the scratch memory.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "backend/cpu/vm/instr.h"
+
+namespace metal_candle::cpu::vm {
+
+struct Range {
+  int begin = 0, end = 0;
+};
+
+/// An operand that moves with the block: bases[1 + index].
+struct Moving {
+  const Access* access = nullptr;  // null: scratch memory at `offset`
+  std::int64_t offset = 0, stride = 0;
+  std::int64_t step = 0;  // bytes a column
+};
+
+struct StageCode {
+  std::int64_t cols = 0;
+  Range pre, loop, post;  // row values before the columns are walked; a block of columns; row values after
+  Range moving;
+};
+
+struct ColumnSum {
+  Reduce op;
+  RegType type;
+  std::int64_t offset;  // accumulator in scratch memory
+  std::int64_t cols;
+  const Access* to;
+};
+
+struct SlotUse {
+  int slot;
+  RegType type;
+  std::uint32_t offset;
+};
+
+struct Body {
+  std::vector<Instr> code;
+  std::deque<Extra> extras;  // stable addresses
+  std::vector<Moving> moving;
+  Range init;                // values that are the same for all rows
+  std::vector<StageCode> stages;
+  std::vector<ColumnSum> column_sums;
+  std::vector<SlotUse> slots;
+  std::vector<unsigned char> constants;  // copied to scratch memory at constants_offset
+  std::int64_t constants_offset = 0, scratch = 0;
+
+  // Blocks: block_rows × block_cols, never across a multiple of `inner` rows.
+  std::int64_t rows = 0, inner = 1;
+  int block_rows = 1, block_cols = kBlock, pitch = kLanes;
+  int dims = 0;
+  std::int64_t extents[kMaxDims];
+  bool streams = false;
+
+  // Tasks: (batch × chunks of its rows, or ranges of task_rows) × ranges of task_cols.
+  std::int64_t batch = 1, chunks = 1;
+  std::int64_t tasks = 0, row_tasks = 0, col_tasks = 1, task_rows = 0, task_cols = 0;
+};
+
+/// `tile`: for run_tile; loads of f32 then go through an instruction that can read from the tile.
+std::unique_ptr<const Body> lower_body(const KernelProgram& program, bool tile);
+bool can_tile(const KernelProgram& program);
+
+}  // namespace metal_candle::cpu::vm

@@ -1,0 +1,11 @@
+// The parts of the kernel table, one a translation unit; each picks the instruction set on its own.
+#pragma once
+
+namespace metal_candle::cpu::vm {
+
+struct VectorKernels;
+void fill_map_f32(VectorKernels& table);
+void fill_row_f32(VectorKernels& table);
+void fill_memory(VectorKernels& table);
+
+}  // namespace metal_candle::cpu::vm

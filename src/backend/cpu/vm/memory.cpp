@@ -1,0 +1,246 @@
+// Moving f32 registers to and from memory: 16-bit floats, copies, stores that go past the caches. And random numbers.
+// Every instruction set.
+#include "backend/cpu/vm/targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/vm/memory.cpp"
+#include "hwy/foreach_target.h"
+
+#include <bit>
+#include <cstring>
+
+#include "hwy/cache_control.h"
+
+#include "backend/cpu/vm/instr.h"
+#include "backend/cpu/vm/kernel_parts.h"
+#include "backend/cpu/vm/math-inl.h"
+#include "backend/cpu/vm/philox.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace metal_candle::cpu::vm::HWY_NAMESPACE {
+namespace {
+
+using DU = hn::RebindToUnsigned<DF>;
+using DU16 = hn::Rebind<std::uint16_t, DF>;
+inline constexpr DU du;
+inline constexpr DU16 du16;
+// Half precision in hardware; elsewhere Highway's emulation is not exact for denormals, and lanes go one by one.
+#define MC_HAVE_F16 (HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_NEON)
+
+struct Brain {
+  static HWY_INLINE F widen(const std::uint16_t* p) {
+    return F(hn::BitCast(df, hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(du16, p)))));
+  }
+  static HWY_INLINE auto round(F x) {
+    const auto u = hn::BitCast(du, x.v);
+    const auto high = hn::ShiftRight<16>(u);
+    const auto odd = hn::And(high, hn::Set(du, 1u));
+    const auto rounded = hn::ShiftRight<16>(hn::Add(u, hn::Add(odd, hn::Set(du, 0x7fffu))));
+    const auto quiet = hn::Or(high, hn::Set(du, 0x40u));
+    return hn::BitCast(di, hn::IfThenElse(hn::RebindMask(du, (x != x).m), quiet, rounded));
+  }
+  static HWY_INLINE void narrow(F x, std::uint16_t* p) { hn::StoreU(hn::DemoteTo(du16, round(x)), du16, p); }
+};
+
+struct Half {
+#if MC_HAVE_F16
+  static HWY_INLINE F widen(const std::uint16_t* p) {
+    const hn::Rebind<hwy::float16_t, DF> d16;
+    return F(hn::PromoteTo(df, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(p))));
+  }
+  static HWY_INLINE void narrow(F x, std::uint16_t* p) {
+    const hn::Rebind<hwy::float16_t, DF> d16;
+    hn::StoreU(hn::DemoteTo(d16, x.v), d16, reinterpret_cast<hwy::float16_t*>(p));
+  }
+#else
+  static HWY_INLINE F widen(const std::uint16_t* p) {
+    HWY_ALIGN float x[HWY_MAX_BYTES / 4];
+    for (std::size_t i = 0; i < hn::Lanes(df); ++i) x[i] = static_cast<float>(std::bit_cast<f16>(p[i]));
+    return hn::Load(df, x);
+  }
+  static HWY_INLINE void narrow(F v, std::uint16_t* p) {
+    HWY_ALIGN float x[HWY_MAX_BYTES / 4];
+    hn::Store(v.v, df, x);
+    for (std::size_t i = 0; i < hn::Lanes(df); ++i) p[i] = f16(x[i]).bits;
+  }
+#endif
+};
+
+template <class Format>
+void widen(const Instr& in, const Frame& f) {
+  const int n = static_cast<int>(hn::Lanes(df));
+  float* out = at<float>(in.out, f);
+  const std::uint16_t* a = at<const std::uint16_t>(in.a, f);
+  for (int r = 0; r < f.rows; ++r, out = step(out, pitch(in.out, f)), a = step(a, pitch(in.a, f))) {
+    int c = 0;
+    for (; c + n <= f.cols; c += n) store(Format::widen(a + c), out + c);
+    if (const int rest = f.cols - c; rest > 0) {
+      std::uint16_t some[HWY_MAX_BYTES / 4] = {};
+      for (int i = 0; i < rest; ++i) some[i] = a[c + i];
+      store_some(Format::widen(some), out + c, static_cast<std::size_t>(rest));
+    }
+  }
+}
+
+template <class Format>
+void narrow(const Instr& in, const Frame& f) {
+  const int n = static_cast<int>(hn::Lanes(df));
+  std::uint16_t* out = at<std::uint16_t>(in.out, f);
+  const float* a = at<const float>(in.a, f);
+  for (int r = 0; r < f.rows; ++r, out = step(out, pitch(in.out, f)), a = step(a, pitch(in.a, f))) {
+    int c = 0;
+    for (; c + n <= f.cols; c += n) Format::narrow(load(a + c), out + c);
+    if (const int rest = f.cols - c; rest > 0) {
+      std::uint16_t some[HWY_MAX_BYTES / 4];
+      Format::narrow(load_some(a + c, static_cast<std::size_t>(rest)), some);
+      for (int i = 0; i < rest; ++i) out[c + i] = some[i];
+    }
+  }
+}
+
+void copy(const Instr& in, const Frame& f) {
+  float* out = at<float>(in.out, f);
+  const float* a = at<const float>(in.a, f);
+  for (int r = 0; r < f.rows; ++r, out = step(out, pitch(in.out, f)), a = step(a, pitch(in.a, f))) {
+    std::memmove(out, a, static_cast<std::size_t>(f.cols) * 4);
+  }
+}
+
+/// Elements before p is aligned to a whole vector, at most `cols`.
+HWY_INLINE int head_of(const void* p, int size, int cols) {
+  const auto past = reinterpret_cast<std::uintptr_t>(p) % (4 * hn::Lanes(df));
+  const int head = past == 0 ? 0 : static_cast<int>((4 * hn::Lanes(df) - past)) / size;
+  return head < cols ? head : cols;
+}
+
+void stream(const Instr& in, const Frame& f) {
+  const int n = static_cast<int>(hn::Lanes(df));
+  float* out = at<float>(in.out, f);
+  const float* a = at<const float>(in.a, f);
+  for (int r = 0; r < f.rows; ++r, out = step(out, pitch(in.out, f)), a = step(a, pitch(in.a, f))) {
+    int c = head_of(out, 4, f.cols);
+    for (int i = 0; i < c; ++i) out[i] = a[i];
+    for (; c + n <= f.cols; c += n) hn::Stream(load(a + c).v, df, out + c);
+    for (; c < f.cols; ++c) out[c] = a[c];
+  }
+}
+
+void stream_bf16(const Instr& in, const Frame& f) {
+#if HWY_TARGET != HWY_SCALAR
+  const int n = static_cast<int>(hn::Lanes(df));
+  const hn::Repartition<std::uint16_t, DF> whole;
+#endif
+  std::uint16_t* out = at<std::uint16_t>(in.out, f);
+  const float* a = at<const float>(in.a, f);
+  for (int r = 0; r < f.rows; ++r, out = step(out, pitch(in.out, f)), a = step(a, pitch(in.a, f))) {
+    int c = head_of(out, 2, f.cols);
+    for (int i = 0; i < c; ++i) out[i] = bf16(a[i]).bits;
+#if HWY_TARGET != HWY_SCALAR
+    HWY_ALIGN std::uint16_t pair[HWY_MAX_BYTES / 2];
+    for (; c + 2 * n <= f.cols; c += 2 * n) {
+      Brain::narrow(load(a + c), pair);
+      Brain::narrow(load(a + c + n), pair + n);
+      hn::Stream(hn::Load(whole, pair), whole, out + c);
+    }
+#endif
+    for (; c < f.cols; ++c) out[c] = bf16(a[c]).bits;
+  }
+}
+
+constexpr int kDraws = 16;
+
+/// Words 0 and 1 for kDraws keys and counters. Plain loops: the compiler makes vectors of them.
+HWY_INLINE void philox(const std::uint64_t* key, const std::uint64_t* counter, std::uint32_t* word0, std::uint32_t* word1) {
+  std::uint32_t x0[kDraws], x1[kDraws], x2[kDraws], x3[kDraws], k0[kDraws], k1[kDraws];
+  for (int i = 0; i < kDraws; ++i) {
+    k0[i] = static_cast<std::uint32_t>(key[i]);
+    k1[i] = static_cast<std::uint32_t>(key[i] >> 32);
+    x0[i] = static_cast<std::uint32_t>(counter[i]);
+    x1[i] = static_cast<std::uint32_t>(counter[i] >> 32);
+    x2[i] = x3[i] = 0;
+  }
+  for (int round = 0; round < 10; ++round) {
+    for (int i = 0; i < kDraws; ++i) {
+      const std::uint64_t p0 = static_cast<std::uint64_t>(kPhiloxM0) * x0[i];
+      const std::uint64_t p1 = static_cast<std::uint64_t>(kPhiloxM1) * x2[i];
+      const std::uint32_t y0 = static_cast<std::uint32_t>(p1 >> 32) ^ x1[i] ^ k0[i];
+      const std::uint32_t y2 = static_cast<std::uint32_t>(p0 >> 32) ^ x3[i] ^ k1[i];
+      x1[i] = static_cast<std::uint32_t>(p1);
+      x3[i] = static_cast<std::uint32_t>(p0);
+      x0[i] = y0;
+      x2[i] = y2;
+      k0[i] += kPhiloxW0;
+      k1[i] += kPhiloxW1;
+    }
+  }
+  for (int i = 0; i < kDraws; ++i) word0[i] = x0[i], word1[i] = x1[i];
+}
+
+struct Uniform {
+  static HWY_INLINE F make(const std::uint32_t* w0, const std::uint32_t*) {
+    const VI w = hn::BitCast(di, hn::ShiftRight<8>(hn::LoadU(du, w0)));
+    return F(hn::ConvertTo(df, w)) * k(5.9604644775390625e-8f);
+  }
+};
+struct Normal {
+  static HWY_INLINE F make(const std::uint32_t* w0, const std::uint32_t* w1) {
+    const VI w = hn::BitCast(di, hn::ShiftRight<1>(hn::LoadU(du, w0)));
+    const F u = fma(F(hn::ConvertTo(df, w)), k(4.656612873077393e-10f), k(2.3283064365386963e-10f));
+    const F turn = F(hn::ConvertTo(df, hn::BitCast(di, hn::LoadU(du, w1)))) * k(9.313225746154785e-10f);
+    const F n = round(turn);
+    const F cosine = sin_quadrant((turn - n) * k(1.57079637f), hn::Add(hn::NearestInt(n.v), hn::Set(di, 1)));
+    return sqrt(k(-2) * log(u)) * cosine;
+  }
+};
+
+template <class Kind>
+void draw(const Instr& in, const Frame& f) {
+  const int n = static_cast<int>(hn::Lanes(df));
+  const int key_step = in.extra->step_a, counter_step = in.extra->step_b;
+  float* out = at<float>(in.out, f);
+  const std::uint64_t *a = at<const std::uint64_t>(in.a, f), *b = at<const std::uint64_t>(in.b, f);
+  for (int r = 0; r < f.rows; ++r) {
+    for (int c = 0; c < f.cols; c += kDraws) {
+      std::uint64_t key[kDraws], counter[kDraws];
+      std::uint32_t w0[kDraws], w1[kDraws];
+      for (int i = 0; i < kDraws; ++i) {
+        const int from = c + i < f.cols ? c + i : c;
+        key[i] = a[from * key_step];
+        counter[i] = b[from * counter_step];
+      }
+      philox(key, counter, w0, w1);
+      for (int i = 0; i < kDraws && c + i < f.cols; i += n) {
+        const int some = f.cols - c - i < n ? f.cols - c - i : n;
+        store_some(Kind::make(w0 + i, w1 + i), out + c + i, static_cast<std::size_t>(some));
+      }
+    }
+    out = step(out, pitch(in.out, f));
+    a = step(a, pitch(in.a, f));
+    b = step(b, pitch(in.b, f));
+  }
+}
+
+}  // namespace
+
+void fill_memory(VectorKernels& table) {
+  table.load_bf16 = widen<Brain>;
+  table.load_f16 = widen<Half>;
+  table.store_bf16 = narrow<Brain>;
+  table.store_f16 = narrow<Half>;
+  table.copy = copy;
+  table.stream = stream;
+  table.stream_bf16 = stream_bf16;
+  table.uniform = draw<Uniform>;
+  table.normal = draw<Normal>;
+  table.name = hwy::TargetName(HWY_TARGET);
+}
+
+}  // namespace metal_candle::cpu::vm::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace metal_candle::cpu::vm {
+HWY_EXPORT(fill_memory);
+void fill_memory(VectorKernels& table) { HWY_DYNAMIC_DISPATCH(fill_memory)(table); }
+}  // namespace metal_candle::cpu::vm
+#endif

@@ -1,0 +1,277 @@
+// Reductions along rows and over rows, select, and row values spread along columns: f32, every instruction set.
+//
+// The sum of a row has a shape that only its number of columns decides: vector i of a chunk of kReduceChunk columns goes
+// to accumulator i mod 4; at the end of the chunk the four are combined and join a total; at the end of the row the
+// total's lanes are combined pairwise. Blocks hand the accumulators on through the state in scratch memory.
+#include "backend/cpu/vm/targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/vm/row_f32.cpp"
+#include "hwy/foreach_target.h"
+
+#include "backend/cpu/vm/instr.h"
+#include "backend/cpu/vm/kernel_parts.h"
+#include "backend/cpu/vm/math-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace metal_candle::cpu::vm::HWY_NAMESPACE {
+namespace {
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+// `fold` may lose NaN, `join` does not; where it does, the loop looks out for NaN on its own.
+struct Sum {
+  static constexpr float identity = 0;
+  static constexpr bool watch_nan = false;
+  static HWY_INLINE F fold(F a, F b) { return a + b; }
+  static HWY_INLINE F join(F a, F b) { return a + b; }
+};
+struct Prod {
+  static constexpr float identity = 1;
+  static constexpr bool watch_nan = false;
+  static HWY_INLINE F fold(F a, F b) { return a * b; }
+  static HWY_INLINE F join(F a, F b) { return a * b; }
+};
+struct Max {
+  static constexpr float identity = -kInf;
+  static constexpr bool watch_nan = true;
+  static HWY_INLINE F fold(F a, F b) { return hn::Max(a.v, b.v); }
+  static HWY_INLINE F join(F a, F b) { return max(a, b); }
+};
+struct Min {
+  static constexpr float identity = kInf;
+  static constexpr bool watch_nan = true;
+  static HWY_INLINE F fold(F a, F b) { return hn::Min(a.v, b.v); }
+  static HWY_INLINE F join(F a, F b) { return min(a, b); }
+};
+
+/// The first n lanes of x, the rest identity.
+HWY_INLINE F first_lanes(F x, int n, float identity) {
+  return hn::IfThenElse(hn::FirstN(df, static_cast<std::size_t>(n)), x.v, hn::Set(df, identity));
+}
+
+template <class R>
+struct Accumulators {
+  F v[4];
+  MF nan;
+
+  HWY_INLINE void begin(const float* state) {
+    const int n = static_cast<int>(hn::Lanes(df));
+    for (int i = 0; i < 4; ++i) v[i] = state ? load(state + i * n) : k(R::identity);
+    nan = hn::Or(hn::Or((v[0] != v[0]).m, (v[1] != v[1]).m), hn::Or((v[2] != v[2]).m, (v[3] != v[3]).m));
+  }
+  HWY_INLINE void add(int i, F x) {
+    v[i] = R::fold(v[i], x);
+    if (R::watch_nan) nan = hn::Or(nan, (x != x).m);
+  }
+  HWY_INLINE void add_row(const float* p, int cols) {
+    const int n = static_cast<int>(hn::Lanes(df));
+    int c = 0;
+    for (; c + 4 * n <= cols; c += 4 * n) {
+      for (int i = 0; i < 4; ++i) add(i, load(p + c + i * n));
+    }
+    // Unrolled with constant indices: the accumulators stay in registers.
+    for (int i = 0; i < 4; ++i) {
+      const int rest = cols - c - i * n;
+      if (rest >= n) {
+        add(i, load(p + c + i * n));
+      } else if (rest > 0) {
+        add(i, first_lanes(load_some(p + c + i * n, static_cast<std::size_t>(rest)), rest, R::identity));
+      }
+    }
+    if (R::watch_nan && HWY_UNLIKELY(!hn::AllFalse(df, nan))) v[0] = k(std::numeric_limits<float>::quiet_NaN());
+  }
+};
+
+/// Halves until one lane is left; what is above the half is not looked at.
+template <class R>
+float lanes_of(F total) {
+  HWY_ALIGN float x[HWY_MAX_BYTES / 2] = {};
+  for (std::size_t n = hn::Lanes(df) / 2; n > 0; n /= 2) {
+    hn::Store(total.v, df, x);
+    total = R::join(total, load(x + n));
+  }
+  return hn::GetLane(total.v);
+}
+
+template <class R>
+void reduce(const Instr& in, const Frame& f) {
+  const int n = static_cast<int>(hn::Lanes(df));
+  const float* a = at<const float>(in.a, f);
+  float* state = at<float>(in.b, f);
+  float* out = at<float>(in.out, f);
+  const std::int64_t end = f.col0 + f.cols;
+  const bool chunk_begins = f.col0 % kReduceChunk == 0;
+  const bool row_ends = end == f.stage_cols, chunk_ends = row_ends || end % kReduceChunk == 0;
+  for (int r = 0; r < f.rows; ++r) {
+    Accumulators<R> acc;
+    acc.begin(chunk_begins ? nullptr : state);
+    acc.add_row(a, f.cols);
+    if (chunk_ends) {
+      F total = R::join(R::join(acc.v[0], acc.v[1]), R::join(acc.v[2], acc.v[3]));
+      if (end > kReduceChunk) total = R::join(load(state + 4 * n), total);
+      if (row_ends) {
+        *out = lanes_of<R>(total);
+      } else {
+        store(total, state + 4 * n);
+      }
+    } else {
+      for (int i = 0; i < 4; ++i) store(acc.v[i], state + i * n);
+    }
+    a = step(a, pitch(in.a, f));
+    state = step(state, kReduceState);
+    out = step(out, pitch(in.out, f));
+  }
+}
+
+/// Best value and its column in every lane; the first of equals, and the first NaN beats all.
+template <bool kMax>
+void arg_reduce(const Instr& in, const Frame& f) {
+  const int n = static_cast<int>(hn::Lanes(df));
+  const float* a = at<const float>(in.a, f);
+  float* state = at<float>(in.b, f);
+  std::int32_t* out = at<std::int32_t>(in.out, f);
+  const float worst = kMax ? -kInf : kInf;
+  for (int r = 0; r < f.rows; ++r) {
+    F best = f.col0 == 0 ? k(worst) : load(state);
+    VI where = f.col0 == 0 ? hn::Set(di, -1) : bits(load(state + n));
+    VI column = hn::Iota(di, static_cast<std::int32_t>(f.col0));
+    for (int c = 0; c < f.cols; c += n) {
+      const bool whole = c + n <= f.cols;
+      const F x = whole ? load(a + c) : load_some(a + c, static_cast<std::size_t>(f.cols - c));
+      const M no_better = kMax ? x <= best : x >= best;  // false when either is NaN
+      MF take = hn::AndNot(no_better.m, (best == best).m);
+      take = hn::Or(take, hn::RebindMask(df, hn::Eq(where, hn::Set(di, -1))));
+      if (!whole) take = hn::And(take, hn::FirstN(df, static_cast<std::size_t>(f.cols - c)));
+      best = hn::IfThenElse(take, x.v, best.v);
+      where = hn::IfThenElse(hn::RebindMask(di, take), column, where);
+      column = hn::Add(column, hn::Set(di, n));
+    }
+    store(best, state);
+    store(from_bits(where), state + n);
+    if (f.col0 + f.cols == f.stage_cols) {
+      const auto* columns = reinterpret_cast<const std::int32_t*>(state + n);
+      float value = worst;
+      std::int32_t index = -1;
+      for (int i = 0; i < n; ++i) {
+        const float x = state[i];
+        if (columns[i] < 0) continue;
+        const bool nan = x != x, had_nan = value != value;
+        const bool better = nan ? !had_nan : !had_nan && (kMax ? x > value : x < value);
+        const bool equal = nan ? had_nan : x == value;
+        if (index < 0 || better || (equal && columns[i] < index)) {
+          value = x;
+          index = columns[i];
+        }
+      }
+      *out = index < 0 ? 0 : index;
+    }
+    a = step(a, pitch(in.a, f));
+    state = step(state, kReduceState);
+    out = step(out, pitch(in.out, f));
+  }
+}
+
+/// Column sums: out[c] = out[c] ∘ a[0][c] ∘ a[1][c] ..., rows in order.
+template <class R>
+void accumulate(const Instr& in, const Frame& f) {
+  const int n = static_cast<int>(hn::Lanes(df));
+  const float* a = at<const float>(in.a, f);
+  float* out = at<float>(in.out, f);
+  const auto a_pitch = pitch(in.a, f);
+  int c = 0;
+  for (; c + 4 * n <= f.cols; c += 4 * n) {
+    F acc[4];
+    for (int i = 0; i < 4; ++i) acc[i] = load(out + c + i * n);
+    const float* p = a + c;
+    for (int r = 0; r < f.rows; ++r, p = step(p, a_pitch)) {
+      for (int i = 0; i < 4; ++i) acc[i] = R::join(acc[i], load(p + i * n));
+    }
+    for (int i = 0; i < 4; ++i) store(acc[i], out + c + i * n);
+  }
+  for (; c < f.cols; c += n) {
+    const auto some = static_cast<std::size_t>(f.cols - c < n ? f.cols - c : n);
+    F acc = load_some(out + c, some);
+    const float* p = a + c;
+    for (int r = 0; r < f.rows; ++r, p = step(p, a_pitch)) acc = R::join(acc, load_some(p, some));
+    store_some(acc, out + c, some);
+  }
+}
+
+/// out = a ? b : c, on 4-byte values of any type.
+template <Form kForm>
+void select_kernel(const Instr& in, const Frame& f) {
+  const int n = static_cast<int>(hn::Lanes(df));
+  constexpr bool b_row = kForm == kSV || kForm == kSS, c_row = kForm == kVS || kForm == kSS;
+  float* out = at<float>(in.out, f);
+  const float *a = at<const float>(in.a, f), *b = at<const float>(in.b, f), *e = at<const float>(in.c, f);
+  int rows = f.rows, cols = f.cols;
+  if (in.out.flags & kFlat) {
+    cols += (rows - 1) * f.row_pitch;
+    rows = 1;
+  }
+  if (in.out.flags & kPad) cols = (cols + n - 1) & -n;
+  for (int r = 0; r < rows; ++r) {
+    const F b0 = k(b_row ? *b : 0), e0 = k(c_row ? *e : 0);
+    auto choose = [&](F condition, F x, F z) HWY_ATTR {
+      const auto zero = hn::Eq(bits(condition), hn::Zero(di));
+      return F(hn::IfThenElse(hn::RebindMask(df, zero), z.v, x.v));
+    };
+    int c = 0;
+    for (; c + n <= cols; c += n) {
+      store(choose(load(a + c), b_row ? b0 : load(b + c), c_row ? e0 : load(e + c)), out + c);
+    }
+    if (c < cols) {
+      const auto some = static_cast<std::size_t>(cols - c);
+      const F x = b_row ? b0 : load_some(b + c, some), z = c_row ? e0 : load_some(e + c, some);
+      store_some(choose(load_some(a + c, some), x, z), out + c, some);
+    }
+    out = step(out, pitch(in.out, f));
+    a = step(a, pitch(in.a, f));
+    b = step(b, pitch(in.b, f));
+    e = step(e, pitch(in.c, f));
+  }
+}
+
+void fill(const Instr& in, const Frame& f) {
+  const int n = static_cast<int>(hn::Lanes(df));
+  float* out = at<float>(in.out, f);
+  const float* a = at<const float>(in.a, f);
+  for (int r = 0; r < f.rows; ++r, out = step(out, pitch(in.out, f)), a = step(a, pitch(in.a, f))) {
+    const F value = k(*a);
+    int c = 0;
+    for (; c + n <= f.cols; c += n) store(value, out + c);
+    if (c < f.cols) store_some(value, out + c, static_cast<std::size_t>(f.cols - c));
+  }
+}
+
+}  // namespace
+
+void fill_row_f32(VectorKernels& table) {
+  auto slot = [](Reduce op) { return static_cast<int>(op); };
+  table.reduce[slot(Reduce::sum)] = reduce<Sum>;
+  table.reduce[slot(Reduce::max)] = reduce<Max>;
+  table.reduce[slot(Reduce::min)] = reduce<Min>;
+  table.reduce[slot(Reduce::prod)] = reduce<Prod>;
+  table.reduce[slot(Reduce::argmax)] = arg_reduce<true>;
+  table.reduce[slot(Reduce::argmin)] = arg_reduce<false>;
+  table.accumulate[slot(Reduce::sum)] = accumulate<Sum>;
+  table.accumulate[slot(Reduce::max)] = accumulate<Max>;
+  table.accumulate[slot(Reduce::min)] = accumulate<Min>;
+  table.accumulate[slot(Reduce::prod)] = accumulate<Prod>;
+  table.select[kVV] = select_kernel<kVV>;
+  table.select[kVS] = select_kernel<kVS>;
+  table.select[kSV] = select_kernel<kSV>;
+  table.select[kSS] = select_kernel<kSS>;
+  table.fill = fill;
+}
+
+}  // namespace metal_candle::cpu::vm::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace metal_candle::cpu::vm {
+HWY_EXPORT(fill_row_f32);
+void fill_row_f32(VectorKernels& table) { HWY_DYNAMIC_DISPATCH(fill_row_f32)(table); }
+}  // namespace metal_candle::cpu::vm
+#endif

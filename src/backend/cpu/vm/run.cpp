@@ -1,0 +1,211 @@
+// Running a body: blocks of rows, stages, blocks of columns, instructions.
+#include <cstring>
+
+#include "hwy/cache_control.h"
+
+#include "backend/cpu/vm/body.h"
+#include "backend/cpu/vm/scalar.h"
+#include "backend/cpu/vm/vm.h"
+#include "metal_candle/error.hpp"
+
+namespace metal_candle::cpu {
+namespace vm {
+namespace {
+
+class Runner {
+ public:
+  Runner(const Body& body, void* const* buffers, const std::uint64_t* slots, void* scratch, std::atomic<int>* index_error)
+      : b_(body), scratch_(reinterpret_cast<char*>((reinterpret_cast<std::uintptr_t>(scratch) + 63) & ~std::uintptr_t{63})) {
+    bases_ = reinterpret_cast<Base*>(scratch_);
+    origins_ = reinterpret_cast<char**>(bases_ + b_.moving.size() + 1);
+    bases_[0] = {scratch_, 0};
+    f_.bases = bases_;
+    f_.buffers = buffers;
+    f_.index_error = index_error;
+    f_.row_pitch = b_.pitch;
+    if (!b_.constants.empty()) std::memcpy(scratch_ + b_.constants_offset, b_.constants.data(), b_.constants.size());
+    for (const SlotUse& use : b_.slots) put_slot(use, slots[use.slot]);
+  }
+
+  Frame& frame() { return f_; }
+
+  void start() {
+    f_.rows = f_.cols = 1;
+    f_.row0 = f_.col0 = 0;
+    execute(b_.init);
+  }
+
+  void task(std::int64_t index) {
+    start();
+    const std::int64_t part = index / b_.col_tasks, c0 = index % b_.col_tasks * b_.task_cols;
+    const std::int64_t c1 = c0 + b_.task_cols;
+    if (b_.column_sums.empty()) {
+      rows(part * b_.task_rows, std::min(b_.rows, (part + 1) * b_.task_rows), c0, c1);
+    } else {
+      column_task(part, c0, c1);
+    }
+    if (b_.streams) hwy::FlushStream();
+  }
+
+  void rows(std::int64_t begin, std::int64_t end, std::int64_t c0, std::int64_t c1) {
+    for (std::int64_t r = begin; r < end;) {
+      const std::int64_t n = std::min({static_cast<std::int64_t>(b_.block_rows), end - r, b_.inner - r % b_.inner});
+      block(r, static_cast<int>(n), c0, c1);
+      r += n;
+    }
+  }
+
+ private:
+  void put_slot(const SlotUse& use, std::uint64_t bits) {
+    char* to = scratch_ + use.offset;
+    double real;
+    std::memcpy(&real, &bits, 8);
+    const float single = static_cast<float>(real);
+    const auto narrow = static_cast<std::int32_t>(static_cast<std::int64_t>(bits));
+    switch (use.type) {
+      case RegType::f32: std::memcpy(to, &single, 4); break;
+      case RegType::f64: case RegType::i64: std::memcpy(to, &bits, 8); break;
+      case RegType::i32: std::memcpy(to, &narrow, 4); break;
+    }
+  }
+
+  void execute(Range range) {
+    const Instr* end = b_.code.data() + range.end;
+    for (const Instr* i = b_.code.data() + range.begin; i != end; ++i) i->fn(*i, f_);
+  }
+
+  void execute_rows(Range range, int rows) {
+    if (range.begin == range.end) return;
+    f_.rows = 1;
+    f_.cols = rows;
+    execute(range);
+  }
+
+  void block(std::int64_t row, int n, std::int64_t c0, std::int64_t c1) {
+    f_.row0 = row;
+    std::int64_t index[kMaxDims];
+    for (int d = b_.dims - 1; d >= 0; --d) {
+      index[d] = row % b_.extents[d];
+      row /= b_.extents[d];
+    }
+    for (const StageCode& stage : b_.stages) {
+      const std::int64_t end = std::min(stage.cols, c1);
+      f_.col0 = c0;
+      f_.stage_cols = stage.cols;
+      execute_rows(stage.pre, n);
+      place(stage, index);
+      f_.rows = n;
+      if (stage.loop.begin != stage.loop.end) {
+        std::int64_t c = c0;
+        do {  // at least once: a reduction over no columns has a value, too
+          f_.col0 = c;
+          f_.cols = static_cast<int>(std::min<std::int64_t>(b_.block_cols, end - c));
+          for (int i = stage.moving.begin; i < stage.moving.end; ++i) bases_[1 + i].ptr = origins_[i] + c * b_.moving[i].step;
+          execute(stage.loop);
+          c += b_.block_cols;
+        } while (c < end);
+      }
+      if (c0 == 0) execute_rows(stage.post, n);
+    }
+  }
+
+  /// The operands of a stage at the block's first row and column 0.
+  void place(const StageCode& stage, const std::int64_t* index) {
+    for (int i = stage.moving.begin; i < stage.moving.end; ++i) {
+      const Moving& m = b_.moving[i];
+      char*& origin = origins_[i];
+      if (!m.access) {
+        origin = scratch_ + m.offset;
+        bases_[1 + i].stride = m.stride;
+        continue;
+      }
+      const Access& a = *m.access;
+      std::int64_t at = a.offset;
+      for (int d = 0; d < a.dims; ++d) at += index[d] * a.strides[d];
+      origin = static_cast<char*>(f_.buffers[a.buffer]) + at * a.size;
+      bases_[1 + i].stride = a.dims ? a.strides[a.dims - 1] * a.size : 0;
+    }
+  }
+
+  /// Accumulates over one chunk of a batch entry's rows, then writes the partial result.
+  void column_task(std::int64_t part, std::int64_t c0, std::int64_t c1) {
+    const std::int64_t entry = part / b_.chunks, chunk = part % b_.chunks, n = b_.rows / b_.batch;
+    for (const ColumnSum& sum : b_.column_sums) set_identity(sum, c0, std::min(c1, sum.cols));
+    const auto first = [&](std::int64_t k) { return (k * n + b_.chunks - 1) / b_.chunks; };
+    rows(entry * n + first(chunk), entry * n + first(chunk + 1), c0, c1);
+    for (const ColumnSum& sum : b_.column_sums) {
+      const Access& to = *sum.to;
+      const std::int64_t at = to.offset + part * sum.cols + c0;
+      store_dense(sum.type, scratch_ + sum.offset + c0 * reg_size(sum.type), to.dtype,
+                  static_cast<char*>(f_.buffers[to.buffer]) + at * to.size, std::min(c1, sum.cols) - c0);
+    }
+  }
+
+  template <class E>
+  static void fill_identity(Reduce op, E* to, std::int64_t n) {
+    using Limits = std::numeric_limits<E>;
+    const E low = Limits::has_infinity ? -Limits::infinity() : Limits::min();
+    const E high = Limits::has_infinity ? Limits::infinity() : Limits::max();
+    std::fill(to, to + n, op == Reduce::sum ? E(0) : op == Reduce::prod ? E(1) : op == Reduce::max ? low : high);
+  }
+  void set_identity(const ColumnSum& sum, std::int64_t c0, std::int64_t c1) {
+    char* to = scratch_ + sum.offset + c0 * reg_size(sum.type);
+    switch (sum.type) {
+      case RegType::f32: fill_identity(sum.op, reinterpret_cast<float*>(to), c1 - c0); break;
+      case RegType::f64: fill_identity(sum.op, reinterpret_cast<double*>(to), c1 - c0); break;
+      case RegType::i32: fill_identity(sum.op, reinterpret_cast<std::int32_t*>(to), c1 - c0); break;
+      case RegType::i64: fill_identity(sum.op, reinterpret_cast<std::int64_t*>(to), c1 - c0); break;
+    }
+  }
+
+  const Body& b_;
+  char* scratch_;
+  Base* bases_;
+  char** origins_;
+  Frame f_{};
+};
+
+}  // namespace
+}  // namespace vm
+
+RowProgram::RowProgram() = default;
+RowProgram::~RowProgram() = default;
+
+std::unique_ptr<RowProgram> RowProgram::lower(const KernelProgram& program) {
+  std::unique_ptr<RowProgram> p(new RowProgram);
+  p->body_ = vm::lower_body(program, false);
+  if (vm::can_tile(program)) p->tile_body_ = vm::lower_body(program, true);
+  return p;
+}
+
+std::int64_t RowProgram::tasks() const { return body_->tasks; }
+
+std::size_t RowProgram::scratch_bytes() const {
+  const std::int64_t tile = tile_body_ ? tile_body_->scratch : 0;
+  return static_cast<std::size_t>(std::max(body_->scratch, tile)) + 64;
+}
+
+void RowProgram::run(void* const* buffers, const std::uint64_t* slots, std::int64_t task, void* scratch,
+                     std::atomic<int>* index_error) const {
+  vm::Runner(*body_, buffers, slots, scratch, index_error).task(task);
+}
+
+bool RowProgram::tileable() const { return tile_body_ != nullptr; }
+
+void RowProgram::run_tile(void* const* buffers, const std::uint64_t* slots, std::int64_t row0, std::int64_t rows,
+                          std::int64_t col0, std::int64_t cols, int tile_buffer, const float* tile, std::int64_t ld,
+                          void* scratch) const {
+  if (!tile_body_) throw InternalError("run_tile on a program with reductions");
+  vm::Runner runner(*tile_body_, buffers, slots, scratch, nullptr);
+  vm::Frame& f = runner.frame();
+  f.tile_buffer = tile_buffer;
+  f.tile = tile;
+  f.tile_ld = ld;
+  f.tile_row0 = row0;
+  f.tile_col0 = col0;
+  runner.start();
+  runner.rows(row0, row0 + rows, col0, col0 + cols);
+  if (tile_body_->streams) hwy::FlushStream();
+}
+
+}  // namespace metal_candle::cpu
