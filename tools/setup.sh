@@ -9,7 +9,7 @@ packages_of() {
     test) echo libgtest-dev libgmock-dev librapidcheck-dev ;;
     bench) echo libbenchmark-dev libdnnl-dev ;;
     peers) echo g++ python3 python3-venv python3-dev ;;
-    lint) echo clang-format-14 clang-tidy-14 ;;
+    lint) echo git clang-format-14 clang-tidy-14 ;;
     cross) echo g++-aarch64-linux-gnu qemu-user-static ;;
     *) echo "setup.sh: no group '$1'" >&2; exit 2 ;;
   esac
