@@ -1,0 +1,163 @@
+#include <cmath>
+#include <cstring>
+
+#include "backend/cpu/kernels/attention.h"
+#include "backend/cpu/kernels/attention_plain.h"
+#include "backend/cpu/kernels/attention_tile.h"
+
+namespace metal_candle::cpu {
+namespace attention {
+namespace {
+
+struct Scratch {
+  float *queries, *out;      // [rows][width of d or dv]
+  float *keys, *values;      // [width][kKeyBlock], [kKeyBlock][width]
+  float *scores, *bias;      // [kRowBlock][kKeyBlock]
+  float *maximum, *sums;     // [rows], [rows][kSums]
+  std::int32_t* positions;
+  std::int64_t width, value_width;
+  std::size_t bytes;
+
+  Scratch(const Problem& p, void* base) : width(round_up(p.d, kSums)), value_width(round_up(p.dv, kSums)) {
+    const std::int64_t rows = p.tile_queries() * p.group;
+    Carve c(base);
+    queries = c.take<float>(rows * width);
+    out = c.take<float>(rows * value_width);
+    keys = c.take<float>(kKeyBlock * width);
+    values = c.take<float>(kKeyBlock * std::max(width, value_width));  // also K by rows on its way to `keys`
+    scores = c.take<float>(kRowBlock * kKeyBlock);
+    bias = c.take<float>(kRowBlock * kKeyBlock);
+    maximum = c.take<float>(rows);
+    sums = c.take<float>(rows * kSums);
+    positions = c.take<std::int32_t>(kKeyBlock);
+    bytes = c.used();
+  }
+};
+
+/// A tile of queries of one key head.
+class Forward {
+ public:
+  Forward(const KernelCall& call, const Problem& p, const Tile& tile, std::int64_t key_head)
+      : p_(p), tile_(tile), key_head_(key_head), rows_((tile.end - tile.begin) * p.group), s_(p, call.scratch) {
+    keys_.positions = s_.positions;
+  }
+
+  void run(const KernelCall& call) {
+    const Sequence& s = tile_.sequence;
+    load_queries(p_, p_.q, tile_, key_head_, p_.d, s_.queries, s_.width);
+    std::fill(s_.out, s_.out + rows_ * s_.value_width, 0.0f);
+    std::fill(s_.maximum, s_.maximum + rows_, -std::numeric_limits<float>::infinity());
+    std::fill(s_.sums, s_.sums + rows_ * kSums, 0.0f);
+    std::int64_t begin = 0, end = s.keys;
+    if (p_.in_order()) {
+      begin = s.keys;
+      end = 0;
+      for (std::int64_t i = tile_.begin; i < tile_.end; ++i) {
+        const Sight seen = p_.sight(s, i);
+        begin = std::min<std::int64_t>(begin, std::max(seen.low, 0));
+        end = std::max(end, std::min(s.keys, seen.high + std::int64_t{1}));
+      }
+    }
+    for (std::int64_t k = begin / kKeyBlock * kKeyBlock; k < end; k += kKeyBlock) visit(k);
+    write(call);
+  }
+
+ private:
+  void visit(std::int64_t first_key) {
+    keys_.set(p_, tile_.sequence, first_key);
+    bool loaded = false;
+    for (std::int64_t row = 0; row < rows_; row += kRowBlock) {
+      const RowSpan span(p_, tile_, row, rows_);
+      const Seen seen(p_, keys_, span);
+      if (seen.empty()) continue;
+      if (!loaded) load_keys();
+      loaded = true;
+      visit_rows(row, span, seen);
+    }
+  }
+
+  void load_keys() {
+    load_transposed(key_rows(p_.k, tile_.sequence, keys_, key_head_, p_.d), s_.width, s_.values, s_.keys);
+    const Rows v = key_rows(p_.v, tile_.sequence, keys_, key_head_, p_.dv);
+    in_place_ = rows_ <= kRowBlock && v.dtype == DType::f32 && v.component == 1 && v.d == s_.value_width;
+    values_ = in_place_ ? reinterpret_cast<const float*>(v.data) : s_.values;
+    value_step_ = in_place_ ? v.stride : s_.value_width;
+    if (!in_place_) load(v, s_.values, s_.value_width);
+  }
+
+  void visit_rows(std::int64_t row, const RowSpan& span, const Seen& seen) {
+    multiply({.a = s_.queries + row * s_.width, .a_row = s_.width, .a_step = 1,
+              .b = s_.keys + seen.vector_begin, .b_step = kKeyBlock,
+              .c = s_.scores + seen.vector_begin, .c_row = kKeyBlock,
+              .m = span.rows, .n = seen.vector_end - seen.vector_begin, .k = s_.width});
+    ScoreBlock block{.scores = s_.scores, .rows = span.rows, .begin = seen.vector_begin, .end = seen.vector_end,
+                     .masked = seen.masked, .key_positions = keys_.positions, .sight = {}};
+    std::copy(span.sight, span.sight + span.rows, block.sight);
+    set_scale(p_, block);
+    if (p_.bias) load_bias(p_, tile_, key_head_, row, keys_, block, s_.bias);
+    float factor[kRowBlock];
+    float* out = s_.out + row * s_.value_width;
+    if (row_kernels().softmax(block, s_.maximum + row, s_.sums + row * kSums, factor))
+      row_kernels().scale_rows(out, s_.value_width, span.rows, factor);
+    multiply({.a = s_.scores + seen.begin, .a_row = kKeyBlock, .a_step = 1,
+              .b = values_ + seen.begin * value_step_, .b_step = value_step_,
+              .c = out, .c_row = s_.value_width,
+              .m = span.rows, .n = s_.value_width, .k = seen.end - seen.begin, .accumulate = true});
+  }
+
+  void write(const KernelCall& call) {
+    const KernelTensor &out = call.outputs[0], &lse = call.outputs[1];
+    float factor[kRowBlock];
+    for (std::int64_t row = 0; row < rows_; ++row) {
+      const std::int64_t query = tile_.sequence.query_row + tile_.begin + row / p_.group;
+      const std::int64_t head = key_head_ * p_.group + row % p_.group;
+      float sum = 0;
+      for (int i = 0; i < kSums; ++i) sum += s_.sums[row * kSums + i];
+      if (lse.data)
+        lse.as<float>()[head * p_.queries + query] =
+            sum == 0 ? -std::numeric_limits<float>::infinity()
+                     : static_cast<float>((static_cast<double>(s_.maximum[row]) + std::log2(static_cast<double>(sum))) * kLn2);
+      if (!out.data) continue;
+      factor[0] = sum == 0 ? 0 : 1 / sum;
+      float* values = s_.out + row * s_.value_width;
+      row_kernels().scale_rows(values, s_.value_width, 1, factor);
+      store(values, p_.dv, out.dtype,
+            out.as<char>() + (query * p_.heads + head) * p_.dv * static_cast<std::int64_t>(size_of(out.dtype)));
+    }
+  }
+
+  const Problem& p_;
+  const Tile& tile_;
+  std::int64_t key_head_, rows_;
+  Scratch s_;
+  KeyBlock keys_;
+  bool in_place_ = false;
+  const float* values_ = nullptr;
+  std::int64_t value_step_ = 0;
+};
+
+std::int64_t tasks(const KernelCall& call, int) {
+  const Problem p(call, ops::kAttentionInputs);
+  return p.tiles(p.queries, p.batch_queries, p.tile_queries()) * p.key_heads;
+}
+
+std::size_t scratch(const KernelCall& call) {
+  const Problem p(call, ops::kAttentionInputs);
+  return Scratch(p, nullptr).bytes;
+}
+
+void run(const KernelCall& call, int, std::int64_t task) {
+  const Problem p(call, ops::kAttentionInputs);
+  const Tile tile = query_tile(p, task / p.key_heads);
+  if (tile.begin == tile.end) return;
+  if (p.q.dtype == DType::f64) return plain_forward(call, p, tile, task % p.key_heads);
+  Forward(call, p, tile, task % p.key_heads).run(call);
+}
+
+}  // namespace
+}  // namespace attention
+
+const CpuKernel attention_kernel{
+    .run = attention::run, .tasks = attention::tasks, .scratch = attention::scratch, .takes_strides = true};
+
+}  // namespace metal_candle::cpu

@@ -1,0 +1,70 @@
+#include "backend/cpu/kernels/attention_product.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "backend/cpu/gemm/kernels.h"
+#include "backend/cpu/kernels/types.h"
+
+namespace metal_candle::cpu::attention {
+namespace {
+
+constexpr int kRows = 6;  // with four vectors of columns where there are 32 registers, with two where there are 16
+
+int widest(const MicroFamily& f) {
+  int width = kWidths - 1;
+  while (width > 0 && f.max_rows[width] < kRows) --width;
+  return width;
+}
+
+}  // namespace
+
+void multiply(const Product& p) {
+  const MicroFamily& f = current_kernels().f32;
+  int width = widest(f);
+  for (std::int64_t column = 0; column < p.n;) {
+    while (column + (std::int64_t{f.lanes} << width) > p.n) --width;
+    MicroArgs args{.steps = p.k,
+                   .a = nullptr,
+                   .a_row = p.a_row * 4,
+                   .a_step = p.a_step * 4,
+                   .b = reinterpret_cast<const char*>(p.b + column),
+                   .b_step = p.b_step * 4,
+                   .b_panel = f.panel_cols() * 4,
+                   .c = nullptr,
+                   .c_row = p.c_row * 4,
+                   .accumulate = p.accumulate};
+    for (std::int64_t row = 0; row < p.m; row += kRows) {
+      args.a = reinterpret_cast<const char*>(p.a + row * p.a_row);
+      args.c = reinterpret_cast<char*>(p.c + row * p.c_row + column);
+      f.by_width[width][std::min<std::int64_t>(kRows, p.m - row) - 1](args);
+    }
+    column += std::int64_t{f.lanes} << width;
+  }
+}
+
+void load(const Rows& rows, float* target, std::int64_t width) {
+  const auto size = static_cast<std::int64_t>(size_of(rows.dtype));
+  const KernelSet& set = current_kernels();
+  for (std::int64_t i = 0; i < rows.n; ++i, target += width) {
+    const char* source = rows.data + i * rows.stride * size;
+    if (rows.component != 1 && rows.d > 1) {
+      visit(rows.dtype, [&]<class T>() {
+        for (std::int64_t j = 0; j < rows.d; ++j)
+          target[j] = static_cast<float>(reinterpret_cast<const T*>(source)[j * rows.component]);
+      });
+    } else if (rows.dtype == DType::f32) {
+      std::memcpy(target, source, static_cast<std::size_t>(rows.d) * 4);
+    } else {
+      set.widen(rows.dtype == DType::bf16 ? PackKind::bf16_widen : PackKind::f16_widen, source, rows.d, target);
+    }
+    std::fill(target + rows.d, target + width, 0.0f);
+  }
+}
+
+void store(const float* source, std::int64_t n, DType dtype, void* target) {
+  if (dtype == DType::f32) std::memcpy(target, source, static_cast<std::size_t>(n) * 4);
+  else current_kernels().narrow(dtype == DType::bf16 ? GemmType::bf16 : GemmType::f16, source, n, target);
+}
+
+}  // namespace metal_candle::cpu::attention

@@ -1,0 +1,35 @@
+// Small products over tiles in cache, on the GEMM's micro kernels (so an element is the same chain of multiply-adds),
+// and tiles read from tensors of any float type.
+#pragma once
+
+#include <cstdint>
+
+#include "metal_candle/dtype.hpp"
+
+namespace metal_candle::cpu::attention {
+
+/// C[m, n] (+)= A[m, k]·B[k, n] in f32; strides in elements. n is a multiple of 16; columns of B and C are contiguous.
+struct Product {
+  const float* a;
+  std::int64_t a_row, a_step;
+  const float* b;
+  std::int64_t b_step;
+  float* c;
+  std::int64_t c_row;
+  std::int64_t m, n, k;
+  bool accumulate = false;
+};
+void multiply(const Product& p);
+
+/// n rows of d elements, widened to f32 [n][width], zeros behind d.
+struct Rows {
+  const char* data;
+  DType dtype;
+  std::int64_t stride, component;  // elements
+  std::int64_t n, d;
+};
+void load(const Rows& rows, float* target, std::int64_t width);
+/// n values rounded to `dtype`.
+void store(const float* source, std::int64_t n, DType dtype, void* target);
+
+}  // namespace metal_candle::cpu::attention

@@ -1,0 +1,209 @@
+#include "backend/cpu/kernels/attention_rows.h"
+
+#include <cstring>
+
+#include "backend/cpu/vm/targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/kernels/attention_rows.cpp"
+#include <hwy/foreach_target.h>
+
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace metal_candle::cpu::attention::HWY_NAMESPACE {
+namespace {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using D = HWY_FULL(float);
+using DI = hn::RebindToSigned<D>;
+using V = hn::Vec<D>;
+constexpr D d;
+constexpr DI di;
+constexpr int kLanes = HWY_MAX_BYTES / 4;
+constexpr float kLog2e = 1.44269504f, kMinusInf = -std::numeric_limits<float>::infinity();
+
+HWY_INLINE V k(float x) { return hn::Set(d, x); }
+
+/// 2^x for x <= 0 or little above, to an ulp. 2^0 is exactly 1; below 2^-126 (and at -inf) it is 0; NaN stays.
+HWY_INLINE V exp2(V x) {
+  const V shift = k(12582912.0f);  // 1.5·2^23: adding it leaves the nearest integer in the low bits
+  const V t = hn::Add(x, shift);
+  const V f = hn::Sub(x, hn::Sub(t, shift));
+  V p = hn::MulAdd(k(1.5353362e-4f), f, k(1.3398874e-3f));
+  p = hn::MulAdd(p, f, k(9.6184369e-3f));
+  p = hn::MulAdd(p, f, k(5.5503324e-2f));
+  p = hn::MulAdd(p, f, k(0.24022648f));
+  p = hn::MulAdd(p, f, k(0.69314718f));
+  p = hn::MulAdd(p, f, k(1.0f));
+  const auto power = hn::Add(hn::ShiftLeft<23>(hn::BitCast(di, t)), hn::Set(di, 127 << 23));
+  return hn::IfThenZeroElse(hn::Lt(x, k(-126.0f)), hn::Mul(p, hn::BitCast(d, power)));
+}
+
+HWY_INLINE V tanh(V x) {
+  const V limited = hn::Max(k(-15.0f), hn::Min(k(15.0f), x));
+  const V e = exp2(hn::Mul(limited, k(2 * kLog2e)));
+  const V y = hn::Sub(k(1.0f), hn::Div(k(2.0f), hn::Add(e, k(1.0f))));
+  return hn::IfThenElse(hn::Ne(x, x), x, y);
+}
+
+/// The score in place of its product, -inf where it is not seen; `slope` is d score / d (product·scale).
+template <bool kCap, bool kSlope>
+HWY_INLINE V score(const ScoreBlock& b, int row, int column, V* slope) {
+  V s = hn::Mul(hn::LoadU(d, b.scores + row * kKeyBlock + column), k(b.scale));
+  if constexpr (kCap) {
+    const V t = tanh(s);
+    if constexpr (kSlope) *slope = hn::NegMulAdd(t, t, k(1.0f));
+    s = hn::Mul(t, k(b.cap));
+  }
+  if (b.bias[row]) s = hn::MulAdd(hn::LoadU(d, b.bias[row] + column), k(kLog2e), s);
+  if (b.masked) {
+    const auto position = hn::LoadU(di, b.key_positions + column);
+    const auto outside = hn::Or(hn::Lt(position, hn::Set(di, b.sight[row].low)), hn::Gt(position, hn::Set(di, b.sight[row].high)));
+    s = hn::IfThenElse(hn::RebindMask(d, outside), k(kMinusInf), s);
+  }
+  return s;
+}
+
+template <bool kCap>
+bool softmax(const ScoreBlock& b, float* maximum, float* sums, float* factor) {
+  alignas(64) float before[kSums] = {}, after[kSums] = {};
+  for (int r = 0; r < b.rows; ++r) {
+    V top = k(kMinusInf);
+    float* s = b.scores + r * kKeyBlock;
+    for (int c = b.begin; c < b.end; c += kLanes) {
+      const V x = score<kCap, false>(b, r, c, nullptr);
+      hn::StoreU(x, d, s + c);
+      top = hn::Max(top, x);
+    }
+    before[r] = maximum[r];
+    maximum[r] = std::max(maximum[r], hn::GetLane(hn::MaxOfLanes(d, top)));
+    after[r] = maximum[r] == kMinusInf ? 0 : maximum[r];  // a row that has seen nothing: exp2(-inf - 0) = 0
+  }
+  alignas(64) float ratio[kSums];
+  for (int c = 0; c < kSums; c += kLanes)
+    hn::Store(exp2(hn::Sub(hn::Load(d, before + c), hn::Load(d, after + c))), d, ratio + c);
+  bool rescale = false;
+  for (int r = 0; r < b.rows; ++r) {
+    float *s = b.scores + r * kKeyBlock, *sum = sums + r * kSums;
+    factor[r] = ratio[r];
+    rescale |= ratio[r] != 1;
+    const V m = k(after[r]), f = k(ratio[r]);
+    for (int c = 0; c < kSums; c += kLanes) hn::StoreU(hn::Mul(hn::LoadU(d, sum + c), f), d, sum + c);
+    for (int c = b.begin; c < b.end; c += kLanes) {
+      const V p = exp2(hn::Sub(hn::LoadU(d, s + c), m));
+      hn::StoreU(p, d, s + c);
+      float* at = sum + c % kSums;
+      hn::StoreU(hn::Add(hn::LoadU(d, at), p), d, at);
+    }
+  }
+  return rescale;
+}
+
+bool softmax_any(const ScoreBlock& b, float* maximum, float* sums, float* factor) {
+  return b.cap != 0 ? softmax<true>(b, maximum, sums, factor) : softmax<false>(b, maximum, sums, factor);
+}
+
+template <bool kCap>
+void softmax_grad(const ScoreBlock& b, float* gradients, const float* lse, const float* delta, float* raw) {
+  for (int r = 0; r < b.rows; ++r) {
+    const V l = k(lse[r] == kMinusInf ? -kMinusInf : lse[r]), shift = k(delta[r]);  // nothing seen: p = 0
+    for (int c = b.begin; c < b.end; c += kLanes) {
+      const auto at = r * kKeyBlock + c;
+      V slope = k(1.0f);
+      const V p = exp2(hn::Sub(score<kCap, true>(b, r, c, &slope), l));
+      V g = hn::Mul(p, hn::Sub(hn::LoadU(d, gradients + at), shift));
+      if (b.masked) g = hn::IfThenZeroElse(hn::Eq(p, hn::Zero(d)), g);  // no key: its product is anything
+      if (raw) hn::StoreU(g, d, raw + at);
+      if constexpr (kCap) g = hn::Mul(g, slope);
+      hn::StoreU(p, d, b.scores + at);
+      hn::StoreU(g, d, gradients + at);
+    }
+  }
+}
+
+void softmax_grad_any(const ScoreBlock& b, float* gradients, const float* lse, const float* delta, float* raw) {
+  b.cap != 0 ? softmax_grad<true>(b, gradients, lse, delta, raw) : softmax_grad<false>(b, gradients, lse, delta, raw);
+}
+
+void scale_rows(float* data, std::int64_t width, std::int64_t rows, const float* factor) {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const V f = k(factor[r]);
+    for (std::int64_t c = 0; c < width; c += kLanes) hn::StoreU(hn::Mul(hn::LoadU(d, data + r * width + c), f), d, data + r * width + c);
+  }
+}
+
+#if HWY_TARGET != HWY_SCALAR
+/// Four floats from each of the rows 0, 4, 8 ..: one per 128-bit block.
+HWY_INLINE V load_blocks(const float* p, std::int64_t stride) {
+  const hn::Full128<float> d4;
+#if HWY_MAX_BYTES == 64
+  const hn::Half<D> d8;
+  return hn::Combine(d, hn::Combine(d8, hn::LoadU(d4, p + 12 * stride), hn::LoadU(d4, p + 8 * stride)),
+                     hn::Combine(d8, hn::LoadU(d4, p + 4 * stride), hn::LoadU(d4, p)));
+#elif HWY_MAX_BYTES == 32
+  return hn::Combine(d, hn::LoadU(d4, p + 4 * stride), hn::LoadU(d4, p));
+#else
+  (void)stride;  // a vector is one block
+  return hn::LoadU(d4, p);
+#endif
+}
+
+/// kLanes rows × 4 columns: a 4 × 4 transposition in each block.
+HWY_INLINE void transpose_strip(const float* source, std::int64_t stride, float* target) {
+  const hn::Repartition<double, D> dd;
+  const V r0 = load_blocks(source, stride), r1 = load_blocks(source + stride, stride);
+  const V r2 = load_blocks(source + 2 * stride, stride), r3 = load_blocks(source + 3 * stride, stride);
+  const auto a = hn::BitCast(dd, hn::InterleaveLower(d, r0, r1)), b = hn::BitCast(dd, hn::InterleaveLower(d, r2, r3));
+  const auto e = hn::BitCast(dd, hn::InterleaveUpper(d, r0, r1)), f = hn::BitCast(dd, hn::InterleaveUpper(d, r2, r3));
+  hn::StoreU(hn::BitCast(d, hn::InterleaveLower(dd, a, b)), d, target);
+  hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(dd, a, b)), d, target + kKeyBlock);
+  hn::StoreU(hn::BitCast(d, hn::InterleaveLower(dd, e, f)), d, target + 2 * kKeyBlock);
+  hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(dd, e, f)), d, target + 3 * kKeyBlock);
+}
+#endif
+
+void transpose(const float* source, std::int64_t stride, std::int64_t n, std::int64_t width, float* target) {
+  std::int64_t j = 0;
+#if HWY_TARGET != HWY_SCALAR
+  for (; j + kLanes <= n; j += kLanes)
+    for (std::int64_t c = 0; c < width; c += 4) transpose_strip(source + j * stride + c, stride, target + c * kKeyBlock + j);
+#endif
+  if (j == kKeyBlock) return;
+  for (std::int64_t c = 0; c < width; ++c) {
+    for (std::int64_t i = j; i < n; ++i) target[c * kKeyBlock + i] = source[i * stride + c];
+    for (std::int64_t i = n; i < kKeyBlock; ++i) target[c * kKeyBlock + i] = 0;
+  }
+}
+
+float dot(const float* a, const float* b, std::int64_t n) {
+  alignas(64) float sums[kSums];
+  for (int c = 0; c < kSums; c += kLanes) {
+    V sum = hn::Zero(d);
+    for (std::int64_t i = c; i < n; i += kSums) sum = hn::MulAdd(hn::LoadU(d, a + i), hn::LoadU(d, b + i), sum);
+    hn::Store(sum, d, sums + c);
+  }
+  float total = 0;
+  for (float s : sums) total += s;
+  return total;
+}
+
+}  // namespace
+
+const RowKernels* table() {
+  static constexpr RowKernels kernels{softmax_any, softmax_grad_any, scale_rows, transpose, dot};
+  return &kernels;
+}
+
+}  // namespace metal_candle::cpu::attention::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace metal_candle::cpu::attention {
+HWY_EXPORT(table);
+const RowKernels& row_kernels() {
+  static const RowKernels& kernels = *HWY_DYNAMIC_DISPATCH(table)();
+  return kernels;
+}
+}  // namespace metal_candle::cpu::attention
+#endif

@@ -1,0 +1,43 @@
+// The part of attention between its products, over vectors: scores to probabilities and back, rows rescaled, tiles
+// transposed. Compiled once per instruction set; sums run over 16 interleaved partial sums on every one of them.
+#pragma once
+
+#include <cstdint>
+
+#include "backend/cpu/kernels/attention_problem.h"
+
+namespace metal_candle::cpu::attention {
+
+inline constexpr std::int64_t kSums = 16;  // partial sums of a row; padded widths are multiples of it
+
+/// Up to six rows of scores against a block of keys. Everything is to the base 2.
+struct ScoreBlock {
+  float* scores;               // [rows][kKeyBlock]: products in
+  int rows = 0;
+  int begin = 0, end = 0;      // columns, multiples of kSums
+  bool masked = false;         // otherwise every row sees all of them
+  const std::int32_t* key_positions = nullptr;  // [kKeyBlock], kNever where there is no key
+  Sight sight[kRowBlock];
+  const float* bias[kRowBlock] = {};  // [kKeyBlock] each, or null
+  float scale = 1;             // score = product·scale, or cap·tanh(product·scale) where there is a cap
+  float cap = 0;
+};
+
+struct RowKernels {
+  /// Scores become exp2(score - maximum); the rows' running maximum and sums [rows][kSums] go on. `factor` [rows] is
+  /// what earlier results must be scaled by; true if one of them is not 1.
+  bool (*softmax)(const ScoreBlock& block, float* maximum, float* sums, float* factor);
+  /// Scores become p = exp2(score - lse), gradients [rows][kKeyBlock] of p become those of the products (without
+  /// `scale`). What would be the bias's gradient goes to `raw`, where given.
+  void (*softmax_grad)(const ScoreBlock& block, float* gradients, const float* lse, const float* delta, float* raw);
+  /// Row r of [rows][width] times factor[r].
+  void (*scale_rows)(float* data, std::int64_t width, std::int64_t rows, const float* factor);
+  /// [n][..] with rows `stride` apart to [width][kKeyBlock]; width is a multiple of 4, n at most kKeyBlock. Columns
+  /// behind n become zero.
+  void (*transpose)(const float* source, std::int64_t stride, std::int64_t n, std::int64_t width, float* target);
+  /// Σ a·b over n elements, a multiple of kSums.
+  float (*dot)(const float* a, const float* b, std::int64_t n);
+};
+const RowKernels& row_kernels();
+
+}  // namespace metal_candle::cpu::attention

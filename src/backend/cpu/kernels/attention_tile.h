@@ -1,0 +1,126 @@
+// What forward and backward share: which keys a block of rows sees, and tiles of keys and queries in f32.
+#pragma once
+
+#include "backend/cpu/kernels/attention_problem.h"
+#include "backend/cpu/kernels/attention_product.h"
+#include "backend/cpu/kernels/attention_rows.h"
+
+namespace metal_candle::cpu::attention {
+
+/// Hands out 64-byte aligned pieces of a buffer, or measures one (base null).
+class Carve {
+ public:
+  explicit Carve(void* base) : base_(static_cast<char*>(base)) {}
+  template <class T>
+  T* take(std::int64_t count) {
+    const std::size_t at = used_;
+    used_ += static_cast<std::size_t>(round_up(count * static_cast<std::int64_t>(sizeof(T)), 64));
+    return base_ ? reinterpret_cast<T*>(base_ + at) : nullptr;
+  }
+  std::size_t used() const { return used_; }
+
+ private:
+  char* base_;
+  std::size_t used_ = 0;
+};
+
+/// Keys [first, first + n) of a sequence and their positions.
+struct KeyBlock {
+  std::int64_t first = 0;
+  int n = 0;
+  std::int32_t* positions = nullptr;  // [kKeyBlock]
+  std::int32_t least = 0, most = 0;
+
+  void set(const Problem& p, const Sequence& s, std::int64_t first_key) {
+    first = first_key;
+    n = static_cast<int>(std::min(kKeyBlock, s.keys - first_key));
+    least = static_cast<std::int32_t>(kNever);
+    most = -least;
+    for (int j = 0; j < kKeyBlock; ++j) {
+      positions[j] = j < n ? p.key_position(s, first + j) : static_cast<std::int32_t>(kNever);
+      if (j >= n) continue;
+      least = std::min(least, positions[j]);
+      most = std::max(most, positions[j]);
+    }
+  }
+};
+
+/// Rows [row, row + rows) of a tile of queries: row r is query r / group, head r % group of the group.
+struct RowSpan {
+  int rows = 0;
+  Sight sight[kRowBlock];
+  std::int32_t least_low, most_low, least_high, most_high;
+
+  RowSpan(const Problem& p, const Tile& t, std::int64_t row, std::int64_t tile_rows) {
+    rows = static_cast<int>(std::min(kRowBlock, tile_rows - row));
+    for (int r = 0; r < rows; ++r) {
+      const Sight s = sight[r] = p.sight(t.sequence, t.begin + (row + r) / p.group);
+      least_low = r == 0 ? s.low : std::min(least_low, s.low);
+      most_low = r == 0 ? s.low : std::max(most_low, s.low);
+      least_high = r == 0 ? s.high : std::min(least_high, s.high);
+      most_high = r == 0 ? s.high : std::max(most_high, s.high);
+    }
+  }
+};
+
+/// The columns of a key block that some of the rows see, and whether all rows see all that will be computed.
+struct Seen {
+  int begin = 0, end = 0;  // of the block's keys; empty when nothing is seen
+  int vector_begin = 0, vector_end = 0;
+  bool masked = false;
+
+  Seen(const Problem& p, const KeyBlock& k, const RowSpan& r) {
+    if (k.n == 0 || k.least > r.most_high || k.most < r.least_low) return;
+    end = k.n;
+    if (p.in_order()) {
+      begin = static_cast<int>(std::max<std::int64_t>(0, r.least_low - k.first));
+      end = static_cast<int>(std::min<std::int64_t>(k.n, r.most_high - k.first + 1));
+    }
+    vector_begin = begin / static_cast<int>(kSums) * static_cast<int>(kSums);
+    vector_end = static_cast<int>(round_up(end, kSums));
+    masked = vector_end > k.n || r.most_low > k.least || r.least_high < k.most;
+    if (masked && p.in_order() && vector_end <= k.n)
+      masked = r.most_low > k.first + vector_begin || r.least_high < k.first + vector_end - 1;
+  }
+  bool empty() const { return begin >= end; }
+};
+
+/// Bias rows of a block in f32, columns outside of it zero.
+inline void load_bias(const Problem& p, const Tile& t, std::int64_t key_head, std::int64_t row, const KeyBlock& k,
+                      ScoreBlock& block, float* target) {
+  for (int r = 0; r < block.rows; ++r) {
+    const std::int64_t query = t.begin + (row + r) / p.group, head = key_head * p.group + (row + r) % p.group;
+    std::int64_t stride;
+    const auto* source = reinterpret_cast<const float*>(p.bias_row(t.sequence, head, query, &stride)) + k.first * stride;
+    float* to = target + r * kKeyBlock;
+    for (int j = 0; j < kKeyBlock; ++j) to[j] = j < k.n ? source[j * stride] : 0;
+    block.bias[r] = to;
+  }
+}
+
+/// The rows of a tile of queries from q (or out, dout: laid out like it, with dv components), as [rows][width].
+inline void load_queries(const Problem& p, const Operand& o, const Tile& t, std::int64_t key_head, std::int64_t d,
+                         float* target, std::int64_t width) {
+  for (std::int64_t i = t.begin; i < t.end; ++i, target += p.group * width)
+    load({o.at(t.sequence.index, t.sequence.first_query + i, key_head * p.group), o.dtype, o.head, o.component, p.group, d},
+         target, width);
+}
+inline Rows key_rows(const Operand& o, const Sequence& s, const KeyBlock& k, std::int64_t key_head, std::int64_t d) {
+  return {o.at(s.index, s.first_key + k.first, key_head), o.dtype, o.token, o.component, k.n, d};
+}
+
+/// K of a block as [width][kKeyBlock]. `rows` is where K goes as [n][width] on the way, if it must.
+inline void load_transposed(const Rows& k, std::int64_t width, float* rows, float* target) {
+  const bool as_is = k.dtype == DType::f32 && k.component == 1 && k.d == width;
+  if (!as_is) load(k, rows, width);
+  row_kernels().transpose(as_is ? reinterpret_cast<const float*>(k.data) : rows, as_is ? k.stride : width, k.n, width, target);
+}
+
+inline constexpr double kLog2e = 1.4426950408889634, kLn2 = 0.6931471805599453;
+
+inline void set_scale(const Problem& p, ScoreBlock& b) {
+  b.cap = static_cast<float>(p.rule.softcap * kLog2e);
+  b.scale = static_cast<float>(p.rule.softcap > 0 ? p.rule.scale / p.rule.softcap : p.rule.scale * kLog2e);
+}
+
+}  // namespace metal_candle::cpu::attention
