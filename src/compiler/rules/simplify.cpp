@@ -1,5 +1,6 @@
 // Simplify: local rules that leave every value as it is, bit for bit. Each states its algebra in one line.
 #include <bit>
+#include <cmath>
 
 #include "compiler/rewrite.h"
 #include "ops/identity.h"
