@@ -1,6 +1,7 @@
 // Writes kernel programs by hand, for tests and benches of the backends.
 #pragma once
 
+#include <algorithm>
 #include <utility>
 
 #include "compiler/kernel_program.h"
@@ -27,9 +28,9 @@ class ProgramBuilder {
     return p;
   }
 
-  /// A dense [rows, cols] array in buffer b; `cols` strides make rows, or give all strides.
+  /// A dense [rows, cols] array in buffer b.
   KAccess dense(int b, DType dtype = DType::f32) const {
-    KAccess a{.buffer = b, .dtype = dtype, .col_stride = 1};
+    KAccess a{.buffer = b, .dtype = dtype, .row_strides = {}, .col_stride = 1};
     a.row_strides.resize(p.row_dims.size());
     std::int64_t stride = p.stages.back().cols;
     for (int d = static_cast<int>(p.row_dims.size()) - 1; d >= 0; --d) {
@@ -83,7 +84,7 @@ class ProgramBuilder {
   }
   void store(int a, KAccess to) { add({.op = KOp::store, .type = type(a), .full = full(a), .a = a, .access = access(std::move(to))}); }
   void col(KOp op, int a, int buffer, DType dtype = DType::f32) {
-    add({.op = op, .type = type(a), .full = true, .a = a, .access = access({.buffer = buffer, .dtype = dtype, .col_stride = 1})});
+    add({.op = op, .type = type(a), .full = true, .a = a, .access = access({.buffer = buffer, .dtype = dtype, .row_strides = {}, .col_stride = 1})});
   }
   void keep(int v) { p.values[v].keep = true; }
   RegType type(int v) const { return p.values[v].type; }

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <bit>
 #include <random>
 
 #include "backend/cpu/vm/vm.h"

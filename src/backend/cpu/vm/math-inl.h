@@ -49,11 +49,13 @@ struct F {
   friend HWY_INLINE M operator>(F a, F b) { return {hn::Gt(a.v, b.v)}; }
   friend HWY_INLINE M operator>=(F a, F b) { return {hn::Ge(a.v, b.v)}; }
   friend HWY_INLINE M operator==(F a, F b) { return {hn::Eq(a.v, b.v)}; }
-  friend HWY_INLINE M operator!=(F a, F b) { return {hn::Ne(a.v, b.v)}; }
+  // Highway 1.0's Ne is ordered on AVX-512: false for NaN.
+  friend HWY_INLINE M operator!=(F a, F b) { return {hn::Not(hn::Eq(a.v, b.v))}; }
 };
 
 MC_INLINE F k(float x) { return hn::Set(df, x); }
 MC_INLINE F select(M m, F a, F b) { return hn::IfThenElse(m.m, a.v, b.v); }
+MC_INLINE M is_nan(F x) { return {hn::IsNaN(x.v)}; }
 MC_INLINE M both(M a, M b) { return {hn::And(a.m, b.m)}; }
 MC_INLINE F fma(F a, F b, F c) { return hn::MulAdd(a.v, b.v, c.v); }
 MC_INLINE F nfma(F a, F b, F c) { return hn::NegMulAdd(a.v, b.v, c.v); }  // c - a·b
@@ -69,13 +71,13 @@ MC_INLINE F copysign(F magnitude, F sign) { return hn::CopySign(magnitude.v, sig
 #if HWY_TARGET == HWY_SCALAR
 MC_INLINE F clamp_low(F x, F low) { return select(x < low, low, x); }
 MC_INLINE F clamp_high(F x, F high) { return select(x > high, high, x); }
-MC_INLINE F max(F a, F b) { return select(a != a, a, select(a > b, a, b)); }
-MC_INLINE F min(F a, F b) { return select(a != a, a, select(a < b, a, b)); }
+MC_INLINE F max(F a, F b) { return select(is_nan(a), a, select(a > b, a, b)); }
+MC_INLINE F min(F a, F b) { return select(is_nan(a), a, select(a < b, a, b)); }
 #else
 MC_INLINE F clamp_low(F x, F low) { return hn::Max(low.v, x.v); }    // NaN stays
 MC_INLINE F clamp_high(F x, F high) { return hn::Min(high.v, x.v); }
-MC_INLINE F max(F a, F b) { return select(a != a, a, hn::Max(a.v, b.v)); }
-MC_INLINE F min(F a, F b) { return select(a != a, a, hn::Min(a.v, b.v)); }
+MC_INLINE F max(F a, F b) { return select(is_nan(a), a, hn::Max(a.v, b.v)); }
+MC_INLINE F min(F a, F b) { return select(is_nan(a), a, hn::Min(a.v, b.v)); }
 #endif
 
 MC_INLINE VI bits(F x) { return hn::BitCast(di, x.v); }

@@ -37,7 +37,7 @@ struct Brain {
     const auto odd = hn::And(high, hn::Set(du, 1u));
     const auto rounded = hn::ShiftRight<16>(hn::Add(u, hn::Add(odd, hn::Set(du, 0x7fffu))));
     const auto quiet = hn::Or(high, hn::Set(du, 0x40u));
-    return hn::BitCast(di, hn::IfThenElse(hn::RebindMask(du, (x != x).m), quiet, rounded));
+    return hn::BitCast(di, hn::IfThenElse(hn::RebindMask(du, is_nan(x).m), quiet, rounded));
   }
   static HWY_INLINE void narrow(F x, std::uint16_t* p) { hn::StoreU(hn::DemoteTo(du16, round(x)), du16, p); }
 };

@@ -58,11 +58,11 @@ struct Accumulators {
   HWY_INLINE void begin(const float* state) {
     const int n = static_cast<int>(hn::Lanes(df));
     for (int i = 0; i < 4; ++i) v[i] = state ? load(state + i * n) : k(R::identity);
-    nan = hn::Or(hn::Or((v[0] != v[0]).m, (v[1] != v[1]).m), hn::Or((v[2] != v[2]).m, (v[3] != v[3]).m));
+    nan = hn::Or(hn::Or(is_nan(v[0]).m, is_nan(v[1]).m), hn::Or(is_nan(v[2]).m, is_nan(v[3]).m));
   }
   HWY_INLINE void add(int i, F x) {
     v[i] = R::fold(v[i], x);
-    if (R::watch_nan) nan = hn::Or(nan, (x != x).m);
+    if (R::watch_nan) nan = hn::Or(nan, is_nan(x).m);
   }
   HWY_INLINE void add_row(const float* p, int cols) {
     const int n = static_cast<int>(hn::Lanes(df));
