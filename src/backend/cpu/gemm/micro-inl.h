@@ -9,13 +9,14 @@ void micro_kernel(const MicroArgs& p) {
   using V = typename Ops::V;
   constexpr int kPanels = (kVectors + 1) / 2;
   constexpr int kBases = (kRows + 2) / 3;
-  const std::int64_t a_row = p.a_row, a_step = p.a_step, b_step = p.b_step;
+  const std::int64_t a_row = p.a_row, a_step = p.a_step, b_step = p.b_step, c_row = p.c_row;
+  char* const c = p.c;  // copies: stores through char* would make the compiler read p again
   V acc[kRows][kVectors];
   if (p.accumulate) {
 #pragma GCC unroll 32
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) acc[r][v] = Ops::load(p.c + r * p.c_row + v * Ops::kBytes);
+      for (int v = 0; v < kVectors; ++v) acc[r][v] = Ops::load(c + r * c_row + v * Ops::kBytes);
   } else {
 #pragma GCC unroll 32
     for (int r = 0; r < kRows; ++r)
@@ -46,7 +47,7 @@ void micro_kernel(const MicroArgs& p) {
 #pragma GCC unroll 32
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) Ops::store(acc[r][v], p.c + r * p.c_row + v * Ops::kBytes);
+    for (int v = 0; v < kVectors; ++v) Ops::store(acc[r][v], c + r * c_row + v * Ops::kBytes);
 }
 
 template <class Ops, int kVectors, class Rows>

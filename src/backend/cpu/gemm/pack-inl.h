@@ -96,6 +96,7 @@ inline void copy_units(const char* source, std::int64_t lanes, char* target) {
 #endif
 }
 
+#if HWY_TARGET != HWY_SCALAR
 /// 4 lanes × 4 steps of 32-bit units.
 inline void transpose4(const char* source, std::int64_t lane_bytes, char* target, std::int64_t target_step) {
   const hn::Full128<std::uint32_t> d;
@@ -110,6 +111,12 @@ inline void transpose4(const char* source, std::int64_t lane_bytes, char* target
   put(hn::InterleaveLower(d64, e, f), 2);
   put(hn::InterleaveUpper(d64, e, f), 3);
 }
+#else
+inline void transpose4(const char* source, std::int64_t lane_bytes, char* target, std::int64_t target_step) {
+  for (int i = 0; i < 4; ++i)
+    for (int j = 0; j < 4; ++j) std::memcpy(target + i * target_step + j * 4, source + j * lane_bytes + i * 4, 4);
+}
+#endif
 
 template <class T>
 void pack_scalar(const char* source, std::int64_t lane_bytes, std::int64_t step_bytes, std::int64_t lane0,

@@ -1,0 +1,140 @@
+// How a product is cut: which side fills the vectors, which operands are copied, the tiles of C and the blocks of K.
+// Everything here is a function of shapes, strides and the instruction set; nothing looks at threads or addresses.
+#include "backend/cpu/gemm/gemm_view.h"
+
+namespace metal_candle::cpu {
+namespace {
+
+using Side = GemmTiling::Side;
+
+// A K block of a panel of B (256 steps × 128 bytes) stays in L1 while the rows of A pass.
+constexpr std::int64_t kBlockSteps = 256;
+// Rows of a tile of C, in kernel calls: A's block stays in L2.
+constexpr std::int64_t kRowTiles = 12;
+constexpr std::int64_t kColPanels = 8;
+constexpr std::int64_t kThin = 32;
+// Below this many multiply-adds a job is not worth handing out alone; above it, 16 threads want 4 jobs each.
+constexpr std::int64_t kSmallJob = 1 << 16, kGoodJob = 1 << 21, kGoodJobs = 64;
+
+/// A tall thin product whose A is stored transposed (x·A's gradient, xᵀ·dy) reads A by whole vectors if the lanes run
+/// over m; the price is transposing the thin C.
+bool swap_pays(const GemmArgs& args) {
+  for (const GemmSegment& g : args.segments)
+    if (g.k > 0 && (g.b_packed || g.a.row_stride != 1 || g.a.col_stride == 1)) return false;
+  return args.n <= kThin && args.m >= 2 * args.n;
+}
+
+int choose_width(const GemmView& v, const MicroFamily& f, bool in_place) {
+  if (v.n <= f.lanes) return 0;
+  if (v.m <= f.max_rows[3] && v.n >= 8 * f.lanes) return 3;
+  if (v.m <= f.max_rows[2] && v.n >= 4 * f.lanes) return 2;
+  // One vector with many rows reads B once where two would read it twice, from memory each time.
+  if (in_place && v.m > f.max_rows[1] && v.m <= f.max_rows[0]) return 0;
+  return 1;
+}
+
+bool reads_in_place(const GemmOperand& b, PackKind kind) {
+  return !b.packed && b.outer == 1 && (kind == PackKind::copy32 || kind == PackKind::copy64);
+}
+
+/// Power-of-two row strides put the rows of a kernel call in one set of L1.
+bool crowds_cache(std::int64_t row_bytes) { return row_bytes % 1024 == 0; }
+
+Side left_side(const GemmOperand& a, std::int64_t k, PackKind kind, const GemmTiling& t, const GemmView& v) {
+  const bool in_place_units = kind == PackKind::copy32 || kind == PackKind::copy64 ||
+                              (kind == PackKind::bf16_pairs && a.k == 1 && k % 2 == 0);
+  const std::int64_t bytes = element_bytes(v.type);
+  if (!in_place_units) return a.k == 1 ? Side::rows : Side::panels;
+  if (a.k == 1) return v.m > 8 && crowds_cache(a.outer * bytes) && k * bytes > 256 ? Side::rows : Side::direct;
+  return v.m > 1 && t.block_cols >= 64 ? Side::panels : Side::direct;
+}
+
+Side right_side(const GemmOperand& b, PackKind kind, const GemmTiling& t, const GemmView& v, const MicroFamily& f) {
+  if (!reads_in_place(b, kind)) return Side::panels;
+  const bool is_panel = v.n == b.k && (v.n == f.lanes || v.n == f.panel_cols());
+  return v.m <= t.row_tile || is_panel ? Side::direct : Side::panels;
+}
+
+void cut_c(GemmTiling& t, const GemmView& v, const MicroFamily& f, bool constant_right) {
+  const std::int64_t k = std::max<std::int64_t>(v.k[0] + v.k[1], 1);
+  const std::int64_t panels = ceil_div(v.n, f.panel_cols()), tiles = ceil_div(v.m, t.row_tile);
+  const std::int64_t group = std::max<std::int64_t>(1, (std::int64_t{1} << t.width) / 2);
+  std::int64_t col_panels = group, row_tiles = tiles;
+  if (tiles > 1) {
+    // A packed B is free to visit; one packed on the fly wants more rows for each visit.
+    const std::int64_t most = constant_right ? kRowTiles : 2 * kRowTiles;
+    row_tiles = ceil_div(tiles, ceil_div(tiles, most));
+    col_panels = kColPanels;
+    const auto jobs = [&] { return ceil_div(panels, col_panels) * ceil_div(tiles, row_tiles) * v.batch; };
+    const auto work = [&] { return col_panels * f.panel_cols() * row_tiles * t.row_tile * k; };
+    while (jobs() < kGoodJobs && work() > kGoodJob) {
+      if (col_panels > 2 && (col_panels >= row_tiles / 2 || row_tiles <= 2)) col_panels /= 2;
+      else if (row_tiles > 2) row_tiles = ceil_div(row_tiles, 2);
+      else break;
+    }
+  }
+  t.row_blocks = ceil_div(tiles, row_tiles);
+  t.block_rows = t.row_blocks > 0 ? ceil_div(v.m, t.row_blocks) : 0;
+  t.block_cols = std::min(col_panels, panels) * f.panel_cols();
+  t.col_blocks = ceil_div(panels, col_panels);
+  const std::int64_t all = t.row_blocks * t.col_blocks * v.batch;
+  const std::int64_t work = std::max<std::int64_t>(1, t.block_rows * t.block_cols * k);
+  t.tiles_per_job = std::clamp<std::int64_t>(kSmallJob / work, 1, std::max<std::int64_t>(1, all));
+  t.jobs = ceil_div(all, t.tiles_per_job);
+}
+
+void lay_out_scratch(GemmTiling& t, const GemmView& v, const MicroFamily& f, bool widened) {
+  const std::int64_t unit = f.unit_bytes;
+  const std::int64_t group_cols = std::max<std::int64_t>(2, std::int64_t{1} << t.width) * f.lanes;
+  std::int64_t a = 0, b = 0;
+  for (int s = 0; s < 2; ++s) {
+    if (v.k[s] == 0) continue;
+    if (t.a_side[s] != Side::direct) a = t.block_rows * (t.block_steps * unit + 64);
+    if (!v.right[s].packed || widened) b = t.block_steps * group_cols * unit;
+  }
+  const std::int64_t c = t.direct_c ? 0 : t.block_rows * (t.whole_c ? t.block_cols : group_cols) * unit;
+  const std::int64_t transposed = t.swapped ? t.block_rows * group_cols * unit : 0;
+  t.b_scratch = static_cast<std::size_t>(round_up(a, 64));
+  t.c_scratch = t.b_scratch + static_cast<std::size_t>(round_up(b, 64));
+  t.t_scratch = t.c_scratch + static_cast<std::size_t>(round_up(c, 64));
+  t.scratch_bytes = t.t_scratch + static_cast<std::size_t>(round_up(transposed, 64)) + 64;
+}
+
+}  // namespace
+
+GemmTiling plan_gemm(const GemmArgs& args) {
+  GemmTiling t;
+  t.kernels = &current_kernels();
+  const MicroFamily& f = family_of(*t.kernels, args.type);
+  const PackKind kind = pack_kind(*t.kernels, args.type);
+  t.swapped = swap_pays(args);
+  const GemmView v = view_gemm(args, t.swapped);
+  if (v.m <= 0 || v.n <= 0 || v.batch <= 0) return t;
+
+  t.width = choose_width(v, f, reads_in_place(v.right[0], kind));
+  t.row_tile = f.max_rows[t.width];
+  cut_c(t, v, f, v.right[0].packed);
+  std::int64_t blocks = 0;
+  const bool streams = v.m <= t.row_tile;
+  for (int s = 0; s < 2; ++s) {
+    if (v.k[s] == 0) continue;
+    t.a_side[s] = left_side(v.left[s], v.k[s], kind, t, v);
+    t.b_side[s] = right_side(v.right[s], kind, t, v, f);
+  }
+  // With one row of tiles nothing is visited twice, so only copies ask for blocks.
+  const bool copies = is_widened(kind) || t.a_side[0] != Side::direct || t.a_side[1] != Side::direct ||
+                      !v.right[0].packed || (v.k[1] > 0 && !v.right[1].packed);
+  const std::int64_t longest = ceil_div(std::max(v.k[0], v.k[1]), f.k_per_step);
+  const std::int64_t most = !streams ? kBlockSteps : copies ? kBlockSteps >> std::max(0, t.width - 1) : longest;
+  const std::int64_t count = std::max<std::int64_t>(1, ceil_div(longest, std::max<std::int64_t>(most, 1)));
+  t.block_steps = round_up(std::max<std::int64_t>(1, ceil_div(longest, count)), 4);
+  for (int s = 0; s < 2; ++s) blocks += ceil_div(ceil_div(v.k[s], f.k_per_step), t.block_steps);
+
+  const GemmType sum_type = args.type == GemmType::f64 ? GemmType::f64 : GemmType::f32;
+  t.direct_c = args.sink == nullptr && args.c_type == sum_type && !t.swapped;
+  t.whole_c = !t.direct_c && blocks > 1;
+  lay_out_scratch(t, v, f, is_widened(kind));
+  return t;
+}
+
+}  // namespace metal_candle::cpu

@@ -1,0 +1,328 @@
+// The CPU GEMM against a plain f64 product, over shapes, strides, batches, segments, types and instruction sets, and its
+// promise that a row's bits depend on nothing but the row, K and B.
+#include "backend/cpu/gemm/gemm.h"
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <tuple>
+#include <vector>
+
+namespace metal_candle::cpu {
+namespace {
+
+using std::int64_t;
+
+std::size_t bytes_of(GemmType t) { return t == GemmType::f64 ? 8 : t == GemmType::f32 ? 4 : 2; }
+
+// Independent conversions, by arithmetic rather than by bits.
+double read_element(GemmType t, const void* p) {
+  if (t == GemmType::f64) { double d; std::memcpy(&d, p, 8); return d; }
+  if (t == GemmType::f32) { float f; std::memcpy(&f, p, 4); return f; }
+  std::uint16_t u;
+  std::memcpy(&u, p, 2);
+  if (t == GemmType::bf16) return std::bit_cast<float>(static_cast<std::uint32_t>(u) << 16);
+  const int e = (u >> 10) & 31, f = u & 1023;
+  const double v = e == 0 ? std::ldexp(f, -24) : e == 31 ? (f ? NAN : INFINITY) : std::ldexp(1024 + f, e - 25);
+  return u & 0x8000 ? -v : v;
+}
+
+/// Rounds to nearest even by trying: scale to integers of the type's last bit.
+void write_element(GemmType t, double x, void* p) {
+  if (t == GemmType::f64) { std::memcpy(p, &x, 8); return; }
+  const auto f = static_cast<float>(x);
+  if (t == GemmType::f32) { std::memcpy(p, &f, 4); return; }
+  int e;
+  std::frexp(f, &e);
+  const int digits = t == GemmType::bf16 ? 8 : 11, least = t == GemmType::bf16 ? -133 : -24;
+  const int last = std::max(e - digits, least);
+  const double r = std::ldexp(std::nearbyint(std::ldexp(static_cast<double>(f), -last)), last);
+  std::uint16_t u;
+  if (t == GemmType::bf16) {
+    u = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(static_cast<float>(r)) >> 16);
+  } else if (std::abs(r) < std::ldexp(1, -14)) {
+    u = static_cast<std::uint16_t>(std::ldexp(std::abs(r), 24));
+  } else if (std::abs(r) > 65504) {
+    u = 0x7c00;
+  } else {
+    const int exponent = std::ilogb(r);
+    u = static_cast<std::uint16_t>(((exponent + 15) << 10) + static_cast<int>(std::ldexp(std::abs(r), 10 - exponent)) - 1024);
+  }
+  if (t == GemmType::f16 && std::signbit(r)) u |= 0x8000;
+  std::memcpy(p, &u, 2);
+}
+
+std::uint64_t mix(std::uint64_t x) {
+  x += 0x9e3779b97f4a7c15ull;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+  return x ^ (x >> 31);
+}
+
+struct Matrix {
+  GemmType type;
+  int64_t rows, cols, row_stride, col_stride, batch, batch_stride;
+  std::vector<char> bytes;
+
+  enum Order { by_rows, by_cols, scattered };
+  Matrix(GemmType t, int64_t r, int64_t c, std::uint64_t seed, Order order = by_rows, int64_t pad = 0, int64_t batches = 1)
+      : type(t), rows(r), cols(c), batch(batches) {
+    row_stride = order == by_rows ? c + pad : order == by_cols ? 1 : 3 * (c + pad);
+    col_stride = order == by_rows ? 1 : order == by_cols ? r + pad : 3;
+    batch_stride = (order == by_cols ? (r + pad) * c : order == by_rows ? (c + pad) * r : 3 * (c + pad) * r) + 5;
+    bytes.resize(static_cast<std::size_t>(batch_stride * batches + 1) * bytes_of(t));
+    // What lies between the elements must never matter.
+    std::memset(bytes.data(), 0xff, bytes.size());
+    for (int64_t b = 0; b < batches; ++b)
+      for (int64_t i = 0; i < r; ++i)
+        for (int64_t j = 0; j < c; ++j) {
+          const double u = static_cast<double>(mix(seed * 1000003 + static_cast<std::uint64_t>((b * 4099 + i) * 8191 + j)) >> 11) * 0x1p-53;
+          write_element(t, 2 * u - 1, at(b, i, j));
+        }
+  }
+  char* at(int64_t b, int64_t i, int64_t j) {
+    return bytes.data() + static_cast<std::size_t>(b * batch_stride + i * row_stride + j * col_stride) * bytes_of(type);
+  }
+  double value(int64_t b, int64_t i, int64_t j) { return read_element(type, at(b, i, j)); }
+  MatrixRef ref() const { return {bytes.data(), row_stride, col_stride}; }
+};
+
+std::vector<char> packed(const Matrix& b) {
+  const GemmShape shape{0, b.cols, b.rows, b.type};
+  std::vector<char> out(packed_b_bytes(shape) + 64, char(0x7f));
+  for (int64_t p = 0; p < packed_b_panels(shape); ++p) pack_b(shape, b.ref(), out.data(), p, p + 1);
+  return out;
+}
+
+void run_all(const GemmArgs& args) {
+  const GemmTiling t = plan_gemm(args);
+  std::vector<char> scratch(t.scratch_bytes + 64, char(0xff));
+  char* const base = scratch.data() + 3;  // no alignment promised
+  std::memset(base + t.scratch_bytes, 0x5a, 8);
+  for (int64_t job = t.jobs; job-- > 0;) run_gemm_job(args, t, job, base);
+  for (int i = 0; i < 8; ++i) ASSERT_EQ(base[t.scratch_bytes + static_cast<std::size_t>(i)], 0x5a) << "scratch overrun";
+}
+
+struct Case {
+  int64_t m, n, k, k2 = 0, batch = 1;
+  Matrix::Order a_order = Matrix::by_rows, b_order = Matrix::by_rows;
+  bool pack = false, pack2 = false, shared_b = false, shared_a = false, sink = false;
+  int64_t pad = 0;
+  GemmType c_type = GemmType::f32;
+};
+
+struct Collected {
+  std::vector<double> c;
+  std::vector<int> visits;
+  int64_t m, n;
+  bool is_double;
+};
+
+void collect(void* user, const GemmTile& t) {
+  auto& to = *static_cast<Collected*>(user);
+  for (int64_t r = 0; r < t.rows; ++r)
+    for (int64_t c = 0; c < t.cols; ++c) {
+      const auto at = static_cast<std::size_t>((t.batch * to.m + t.row0 + r) * to.n + t.col0 + c);
+      const int64_t i = r * t.ld + c;
+      to.c[at] = to.is_double ? static_cast<const double*>(t.data)[i] : static_cast<const float*>(t.data)[i];
+      ++to.visits[at];
+    }
+}
+
+void check(GemmType type, const Case& q) {
+  const std::string what = std::string(gemm_isa_name()) + " type " + std::to_string(static_cast<int>(type)) + " m" +
+                           std::to_string(q.m) + " n" + std::to_string(q.n) + " k" + std::to_string(q.k) + "+" +
+                           std::to_string(q.k2) + " batch " + std::to_string(q.batch) + " orders " +
+                           std::to_string(q.a_order) + std::to_string(q.b_order) + (q.pack ? " packed" : "") +
+                           (q.sink ? " sink" : "") + " c " + std::to_string(static_cast<int>(q.c_type));
+  Matrix a(type, q.m, q.k, 1, q.a_order, q.pad, q.shared_a ? 1 : q.batch);
+  Matrix b(type, q.k, q.n, 2, q.b_order, q.pad, q.shared_b || q.pack ? 1 : q.batch);
+  Matrix a2(type, q.m, q.k2, 3, q.a_order, q.pad), b2(type, q.k2, q.n, 4, q.b_order, q.pad);
+  const std::vector<char> b_pack = q.pack ? packed(b) : std::vector<char>{};
+  const std::vector<char> b2_pack = q.pack2 ? packed(b2) : std::vector<char>{};
+  GemmArgs g;
+  g.m = q.m, g.n = q.n, g.type = type, g.batch = q.batch;
+  g.segments[0] = {a.ref(), b.ref(), q.pack, q.k, a.batch > 1 ? a.batch_stride : 0, b.batch > 1 ? b.batch_stride : 0};
+  g.segments[1] = {a2.ref(), b2.ref(), q.pack2, q.k2, 0, 0};
+  if (q.pack) g.segments[0].b = {b_pack.data(), 0, 0};
+  if (q.pack2) g.segments[1].b = {b2_pack.data(), 0, 0};
+  const GemmType c_type = type == GemmType::f64 && q.c_type == GemmType::f32 ? GemmType::f64 : q.c_type;
+  Matrix c(c_type, q.m, q.n, 5, Matrix::by_rows, q.pad, q.batch);
+  const std::vector<char> before = c.bytes;
+  g.c = c.bytes.data(), g.c_type = c_type, g.c_row_stride = c.row_stride, g.c_batch = c.batch_stride;
+  const auto count = static_cast<std::size_t>(q.batch * q.m * q.n);
+  Collected got{std::vector<double>(count), std::vector<int>(count), q.m, q.n, type == GemmType::f64};
+  if (q.sink) g.sink = &collect, g.user = &got;
+  run_all(g);
+
+  const double step = type == GemmType::f64 ? 0x1p-52 : 0x1p-23;
+  const double store = q.sink || bytes_of(c_type) >= 4 ? 0 : c_type == GemmType::bf16 ? 0x1p-8 : 0x1p-11;
+  std::vector<char> expected = before;
+  for (int64_t e = 0; e < q.batch; ++e)
+    for (int64_t i = 0; i < q.m; ++i)
+      for (int64_t j = 0; j < q.n; ++j) {
+        double sum = 0, size = 0;
+        for (int64_t k = 0; k < q.k; ++k) {
+          const double p = a.value(a.batch > 1 ? e : 0, i, k) * b.value(b.batch > 1 ? e : 0, k, j);
+          sum += p, size += std::abs(p);
+        }
+        for (int64_t k = 0; k < q.k2; ++k) {
+          const double p = a2.value(0, i, k) * b2.value(0, k, j);
+          sum += p, size += std::abs(p);
+        }
+        const auto at = static_cast<std::size_t>((e * q.m + i) * q.n + j);
+        const double y = q.sink ? got.c[at] : c.value(e, i, j);
+        const double chain = std::sqrt(static_cast<double>(q.k + q.k2) + 4);
+        ASSERT_NEAR(y, sum, step * size * chain + store * std::abs(sum) + (store > 0 ? 1e-7 : 0)) << what << " at " << e << "," << i << "," << j;
+        if (q.sink) ASSERT_EQ(got.visits[at], 1) << what;
+        else std::memcpy(expected.data() + (c.at(e, i, j) - c.bytes.data()), c.at(e, i, j), bytes_of(c_type));
+      }
+  ASSERT_EQ(std::memcmp(expected.data(), c.bytes.data(), expected.size()), 0) << what << ": wrote outside of C";
+}
+
+class OnIsa : public testing::TestWithParam<std::tuple<GemmIsa, bool>> {
+ protected:
+  void SetUp() override {
+    if (!set_gemm_isa(std::get<0>(GetParam()), std::get<1>(GetParam()))) GTEST_SKIP() << "not on this CPU";
+  }
+  void TearDown() override { set_gemm_isa(GemmIsa::best); }
+};
+
+constexpr GemmType kTypes[] = {GemmType::f32, GemmType::bf16, GemmType::f16, GemmType::f64};
+
+TEST_P(OnIsa, ShapesMatchPlainProduct) {
+  const int64_t ms[] = {1, 2, 3, 5, 7, 8, 13, 16, 25, 33}, ns[] = {1, 7, 16, 17, 31, 64, 100, 161}, ks[] = {1, 2, 17, 64, 301};
+  for (GemmType type : kTypes)
+    for (int64_t m : ms)
+      for (int64_t n : ns)
+        for (int64_t k : ks)
+          for (bool pack : {false, true}) {
+            check(type, {.m = m, .n = n, .k = k, .pack = pack});
+            if (HasFatalFailure()) return;
+          }
+}
+
+TEST_P(OnIsa, StridesAndOrders) {
+  using Order = Matrix::Order;
+  for (GemmType type : kTypes)
+    for (Order a : {Order::by_rows, Order::by_cols, Order::scattered})
+      for (Order b : {Order::by_rows, Order::by_cols, Order::scattered})
+        for (auto [m, n, k] : {std::tuple<int64_t, int64_t, int64_t>{1, 40, 33}, {6, 130, 70}, {20, 70, 600}, {70, 16, 555}, {100, 9, 37}, {45, 75, 301}})
+          for (int64_t pad : {int64_t{0}, int64_t{3}})
+            for (bool pack : {false, true}) {
+              check(type, {.m = m, .n = n, .k = k, .a_order = a, .b_order = b, .pack = pack, .pad = pad});
+              if (HasFatalFailure()) return;
+            }
+}
+
+TEST_P(OnIsa, EmptyExtents) {
+  for (GemmType type : kTypes)
+    for (bool pack : {false, true})
+      for (bool sink : {false, true}) {
+        check(type, {.m = 0, .n = 5, .k = 3, .pack = pack, .sink = sink});
+        check(type, {.m = 5, .n = 0, .k = 3, .pack = pack, .sink = sink});
+        check(type, {.m = 5, .n = 37, .k = 0, .pack = pack, .sink = sink, .pad = 2});
+        check(type, {.m = 5, .n = 37, .k = 0, .k2 = 7, .pack = pack, .sink = sink});
+        check(type, {.m = 5, .n = 37, .k = 4, .batch = 0, .sink = sink});
+        if (HasFatalFailure()) return;
+      }
+}
+
+TEST_P(OnIsa, SegmentsBatchesSinksAndStores) {
+  for (GemmType type : kTypes)
+    for (bool sink : {false, true})
+      for (GemmType c_type : kTypes) {
+        for (int64_t m : {1, 9, 50}) {
+          check(type, {.m = m, .n = 77, .k = 530, .k2 = 16, .pack = true, .sink = sink, .pad = 1, .c_type = c_type});
+          check(type, {.m = m, .n = 77, .k = 531, .k2 = 7, .pack = true, .pack2 = true, .sink = sink, .c_type = c_type});
+          check(type, {.m = m, .n = 40, .k = 33, .batch = 5, .sink = sink, .pad = 1, .c_type = c_type});
+          check(type, {.m = m, .n = 40, .k = 33, .batch = 3, .b_order = Matrix::by_cols, .shared_b = true, .sink = sink, .c_type = c_type});
+          check(type, {.m = m, .n = 40, .k = 33, .batch = 3, .shared_a = true, .sink = sink, .c_type = c_type});
+        }
+        check(type, {.m = 90, .n = 12, .k = 600, .batch = 2, .a_order = Matrix::by_cols, .sink = sink, .c_type = c_type});
+        if (HasFatalFailure()) return;
+      }
+}
+
+TEST_P(OnIsa, LargeEnoughForEveryBlocking) {
+  for (GemmType type : {GemmType::f32, GemmType::bf16})
+    for (bool pack : {false, true}) {
+      check(type, {.m = 400, .n = 300, .k = 700, .k2 = 8, .pack = pack, .sink = pack});
+      check(type, {.m = 130, .n = 600, .k = 1030, .a_order = Matrix::by_cols, .b_order = Matrix::by_cols, .pack = pack});
+      if (HasFatalFailure()) return;
+    }
+}
+
+std::vector<char> product(GemmType type, int64_t m, Matrix& a, Matrix& b, const void* pack, GemmTiling (*cut)(GemmTiling)) {
+  GemmArgs g;
+  g.m = m, g.n = b.cols, g.type = type, g.c_type = type == GemmType::f64 ? type : GemmType::f32, g.c_row_stride = b.cols;
+  g.segments[0] = {a.ref(), pack != nullptr ? MatrixRef{pack, 0, 0} : b.ref(), pack != nullptr, a.cols, 0, 0};
+  std::vector<char> c(static_cast<std::size_t>(m * b.cols) * bytes_of(g.c_type));
+  g.c = c.data();
+  const GemmTiling t = cut(plan_gemm(g));
+  std::vector<char> scratch(t.scratch_bytes);
+  for (int64_t job = 0; job < t.jobs; ++job) run_gemm_job(g, t, job, scratch.data());
+  return c;
+}
+
+TEST_P(OnIsa, RowBitsDependOnNothingElse) {
+  const auto as_planned = +[](GemmTiling t) { return t; };
+  // block_steps of a plan may shrink freely: copies get smaller.
+  const auto short_blocks = +[](GemmTiling t) { t.block_steps = std::min<int64_t>(t.block_steps, 12); return t; };
+  for (GemmType type : kTypes) {
+    const int64_t k = 613, n = 133, most = 130;
+    Matrix a(type, most, k, 7), a_cols(type, most, k, 7, Matrix::by_cols), b(type, k, n, 8), b_cols(type, k, n, 8, Matrix::by_cols);
+    const std::vector<char> pack = packed(b);
+    const std::vector<char> all = product(type, most, a, b, pack.data(), as_planned);
+    for (int64_t m = 1; m <= most; ++m) {
+      const auto rows = [&](const std::vector<char>& c) { return std::memcmp(c.data(), all.data(), c.size()) == 0; };
+      ASSERT_TRUE(rows(product(type, m, a, b, pack.data(), as_planned))) << gemm_isa_name() << " m " << m;
+      if (m > 30 && m % 10 != 0) continue;
+      ASSERT_TRUE(rows(product(type, m, a, b, nullptr, as_planned))) << gemm_isa_name() << " unpacked, m " << m;
+      ASSERT_TRUE(rows(product(type, m, a, b_cols, nullptr, as_planned))) << gemm_isa_name() << " transposed B, m " << m;
+      ASSERT_TRUE(rows(product(type, m, a_cols, b, nullptr, as_planned))) << gemm_isa_name() << " transposed A, m " << m;
+      if (m <= 40) continue;
+      ASSERT_TRUE(rows(product(type, m, a, b, pack.data(), short_blocks))) << gemm_isa_name() << " blocks, m " << m;
+    }
+  }
+}
+
+TEST_P(OnIsa, SwappedProductHasTheSameBits) {
+  for (GemmType type : kTypes) {
+    const int64_t k = 613, n = 16, m = 120;
+    Matrix a(type, m, k, 7), a_cols(type, m, k, 7, Matrix::by_cols), b(type, k, n, 8);
+    const auto as_planned = +[](GemmTiling t) { return t; };
+    const auto swapped = +[](GemmTiling t) { EXPECT_TRUE(t.swapped); return t; };
+    ASSERT_EQ(product(type, m, a, b, nullptr, as_planned), product(type, m, a_cols, b, nullptr, swapped));
+  }
+}
+
+std::string isa_label(const testing::TestParamInfo<std::tuple<GemmIsa, bool>>& info) {
+  const char* names[] = {"best", "portable", "ssse3", "sse4", "avx2", "avx512", "neon"};
+  return std::string(names[static_cast<int>(std::get<0>(info.param))]) + (std::get<1>(info.param) ? "" : "_no_bf16_dot");
+}
+
+INSTANTIATE_TEST_SUITE_P(Gemm, OnIsa,
+                         testing::Values(std::tuple{GemmIsa::best, true}, std::tuple{GemmIsa::portable, false},
+                                         std::tuple{GemmIsa::ssse3, false}, std::tuple{GemmIsa::sse4, false},
+                                         std::tuple{GemmIsa::avx2, false}, std::tuple{GemmIsa::avx512, false},
+                                         std::tuple{GemmIsa::neon, false}),
+                         isa_label);
+
+TEST(GemmIsaTest, VectorWidthDoesNotChangeBits) {
+  const auto as_planned = +[](GemmTiling t) { return t; };
+  for (GemmType type : {GemmType::f32, GemmType::f64}) {
+    Matrix a(type, 40, 301, 7), b(type, 301, 77, 8);
+    if (!set_gemm_isa(GemmIsa::avx2, false)) GTEST_SKIP();
+    const std::vector<char> narrow = product(type, 40, a, b, nullptr, as_planned);
+    if (!set_gemm_isa(GemmIsa::avx512, false)) GTEST_SKIP();
+    EXPECT_EQ(narrow, product(type, 40, a, b, nullptr, as_planned));
+  }
+  set_gemm_isa(GemmIsa::best);
+}
+
+}  // namespace
+}  // namespace metal_candle::cpu
