@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <array>
-#include <memory>
 #include <unordered_map>
 
 #include "autograd/checkpoint.h"
@@ -257,10 +256,10 @@ void Backward::through_op(std::uint32_t visit) {
     return through_part(visit, {values, grads, inputs, inputs});
   }
   const auto from = walk_.inputs(visit);
-  const std::unique_ptr<bool[]> needs(new bool[from.size()]);
+  std::array<bool, 256> needs;  // a node keeps the number of its inputs in a byte
   for (std::size_t i = 0; i < from.size(); ++i) needs[i] = needed(from[i]);
   const Tensors in_grads =
-      node->op->vjp({*node->op, inputs, outputs, grads, node->attributes(), {needs.get(), from.size()}});
+      node->op->vjp({*node->op, inputs, outputs, grads, node->attributes(), {needs.data(), from.size()}});
   if (in_grads.size() > from.size())
     throw InternalError(std::string(node->op->name) + ": its gradient has more parts than the op has inputs");
   for (std::size_t i = 0; i < in_grads.size(); ++i) accumulate(from[i], in_grads[i]);

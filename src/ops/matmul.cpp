@@ -8,20 +8,26 @@ namespace metal_candle {
 namespace ops {
 namespace {
 
+const Attrs kNoAttrs{};
+
 Shape batch_of(const Shape& shape) { return Shape(shape.dims().first(static_cast<std::size_t>(shape.rank() - 2))); }
 
-void infer_matmul(const OpCall& c, InferResult& r) {
-  require_inputs(c, 2);
+Shape product_shape(const OpCall& c) {
   const Shape &a = c.inputs[0].shape(), &b = c.inputs[1].shape();
   if (a.rank() < 2 || b.rank() < 2) fail_shape(c, "both sides must be matrices");
-  if (c.inputs[0].dtype() != c.inputs[1].dtype()) fail_dtype(c, "the types differ");
-  if (!is_float(c.inputs[0].dtype())) fail_dtype(c, "the type must be a float");
   if (a[a.rank() - 1] != b[b.rank() - 2]) fail_shape(c, "the inner extents differ");
   Shape shape = batch_of(a);
   if (!broadcast_into(shape, batch_of(b))) fail_shape(c, "the batch extents do not broadcast");
   shape.push_back(a[a.rank() - 2]);
   shape.push_back(b[b.rank() - 1]);
-  r.add(c.inputs[0].dtype(), shape);
+  return shape;
+}
+
+void infer_matmul(const OpCall& c, InferResult& r) {
+  require_inputs(c, 2);
+  if (c.inputs[0].dtype() != c.inputs[1].dtype()) fail_dtype(c, "the types differ");
+  if (!is_float(c.inputs[0].dtype())) fail_dtype(c, "the type must be a float");
+  r.add(c.inputs[0].dtype(), product_shape(c));
 }
 
 LazyTensor as_matrix(const LazyTensor& x) { return reshape(x, {-1, x.dim(-1)}); }
@@ -64,11 +70,15 @@ constinit const OpDef matmul_def{.name = "matmul",
 LazyTensor matmul(const LazyTensor& a, const LazyTensor& b) {
   ops::require_defined(ops::matmul_def, ops::Borrowed(a, b));
   const bool row = a.rank() == 1, column = b.rank() == 1;
+  if (row || column) {
+    const LazyTensor y = matmul(row ? unsqueeze(a, 0) : a, column ? unsqueeze(b, 1) : b);
+    const LazyTensor without_row = row ? squeeze(y, -2) : y;
+    return column ? squeeze(without_row, -1) : without_row;
+  }
   const DType dtype = float_type(promote(a.dtype(), b.dtype()));
-  const LazyTensor x = cast(row ? unsqueeze(a, 0) : a, dtype), z = cast(column ? unsqueeze(b, 1) : b, dtype);
-  LazyTensor y = record(ops::matmul_def, ops::Borrowed(x, z));
-  if (row) y = squeeze(y, -2);
-  return column ? squeeze(y, -1) : y;
+  if (a.dtype() != dtype || b.dtype() != dtype) return matmul(cast(a, dtype), cast(b, dtype));
+  const ops::Borrowed inputs(a, b);
+  return record_typed(ops::matmul_def, dtype, ops::product_shape({ops::matmul_def, inputs, ops::kNoAttrs}), inputs);
 }
 
 LazyTensor linear(const LazyTensor& x, const LazyTensor& w, const LazyTensor& bias) {

@@ -35,7 +35,7 @@ void expect_in(const std::string& text, std::initializer_list<const char*> parts
 bool has_number(const LazyTensor& t) { return t.node()->scalar_flags & Node::kScalarOperand; }
 bool is_literal(const LazyTensor& t) { return t.node()->scalar_flags & Node::kScalarLiteral; }
 
-// ---- elementwise -----------------------------------------------------------------------------------------------------
+// ---- elementwise --------------------------------------------------------------------------------------------------
 
 TEST(Elementwise, BroadcastsBothWays) {
   EXPECT_EQ((f32({3, 1}) + f32({4})).shape(), Shape({3, 4}));
@@ -154,12 +154,15 @@ TEST(Elementwise, ErrorsNameScopeOpShapesAndTypes) {
   expect_in(error_of([] { exp(LazyTensor()); }, ErrorKind::argument), {"exp", "empty"});
   expect_in(error_of([] { f32({2}) * LazyTensor(); }, ErrorKind::argument), {"mul", "empty"});
   expect_in(error_of([] { where(LazyTensor(), f32({2}), 1); }, ErrorKind::argument), {"where", "empty"});
-  expect_in(error_of([] { record(ops::elementwise_def(Elementwise::add), {f32({2}), of(DType::f64)}); },
-                     ErrorKind::dtype),
+  expect_in(error_of(
+                [] {
+                  record(ops::elementwise_def(Elementwise::add), {f32({2}), of(DType::f64)});
+                },
+                ErrorKind::dtype),
             {"add", "f32", "f64"});
 }
 
-// ---- making ----------------------------------------------------------------------------------------------------------
+// ---- making -------------------------------------------------------------------------------------------------------
 
 TEST(Making, TypesAndShapes) {
   EXPECT_EQ(zeros({2, 0}).shape(), Shape({2, 0}));
@@ -202,7 +205,7 @@ TEST(Random, FoldingKeysDependsOnKeyDataAndOrder) {
   EXPECT_EQ(k.fold(7).value, Key(42).fold(7).value);
 }
 
-// ---- reductions ------------------------------------------------------------------------------------------------------
+// ---- reductions ---------------------------------------------------------------------------------------------------
 
 TEST(Reduce, ShapesAndAxes) {
   const LazyTensor x = f32({2, 3, 4});
@@ -246,7 +249,7 @@ TEST(Reduce, Errors) {
   EXPECT_EQ(max(f32({2, 0}), {1}).shape(), Shape({2}));  // the lowest value there is
 }
 
-// ---- views -----------------------------------------------------------------------------------------------------------
+// ---- views --------------------------------------------------------------------------------------------------------
 
 TEST(Views, Shapes) {
   const LazyTensor x = f32({2, 3, 4});
@@ -303,7 +306,7 @@ TEST(Views, Errors) {
   error_of([&] { split(x, {1, 9}, 1); }, ErrorKind::shape);
 }
 
-// ---- gathers and matmul ----------------------------------------------------------------------------------------------
+// ---- gathers and matmul -------------------------------------------------------------------------------------------
 
 TEST(Gather, ShapesAndErrors) {
   const LazyTensor table = of(DType::bf16, {5, 3});
@@ -313,7 +316,11 @@ TEST(Gather, ShapesAndErrors) {
   EXPECT_EQ(take_along_axis(table, of(DType::i32, {5, 1}), -1).shape(), Shape({5, 1}));
   expect_in(error_of([&] { take(table, f32({2})); }, ErrorKind::dtype), {"take", "f32"});
   error_of([&] { take(f32({}), of(DType::i32)); }, ErrorKind::shape);
-  expect_in(error_of([&] { take_along_axis(table, of(DType::i32, {4, 1}), 1); }, ErrorKind::shape),
+  expect_in(error_of(
+                [&] {
+                  take_along_axis(table, of(DType::i32, {4, 1}), 1);
+                },
+                ErrorKind::shape),
             {"take_along_axis", "[5, 3]", "[4, 1]"});
 }
 
@@ -332,7 +339,7 @@ TEST(Matmul, ShapesTypesAndErrors) {
   error_of([] { matmul(f32({}), f32({3, 4})); }, ErrorKind::shape);
 }
 
-// ---- the table -------------------------------------------------------------------------------------------------------
+// ---- the table ----------------------------------------------------------------------------------------------------
 
 TEST(Table, EveryOpRecordsItsSamples) {
   for (const OpDef* op : ops::all()) {

@@ -1,0 +1,25 @@
+// Gradients against central differences in f64. Both sides are evaluated by the plain reference evaluator, so that what
+// is tested is the rules alone; that plans compute the same is the runtime's tests' affair, and `evaluate_test` here.
+#pragma once
+
+#include <functional>
+#include <set>
+#include <string>
+
+#include "metal_candle/op_def.hpp"
+
+namespace metal_candle::test {
+
+/// Outputs from inputs. Only f64 inputs are varied; outputs of other types are ignored.
+using Function = std::function<Tensors(const Tensors&)>;
+
+/// Compares the gradient of a random weighted sum of all outputs, element by element. Where a value is a sum of small
+/// and large parts, only what an element changes counts, so that exp(88) beside exp(0) hides nothing. `constants`
+/// are places of inputs that have no gradient by intent.
+void check_gradients(const Function& f, const Tensors& inputs, const std::string& what,
+                     const std::set<std::size_t>& constants = {});
+
+/// The gradient of a weighted sum of f's f64 outputs as a function of f's f64 inputs.
+Function gradient_of(const Function& f);
+
+}  // namespace metal_candle::test

@@ -1,0 +1,137 @@
+// Gradients by value, in the places where a rule is easy to get wrong and a finite difference does not reach.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "metal_candle/autograd.hpp"
+#include "metal_candle/ops.hpp"
+
+namespace metal_candle {
+namespace {
+
+using Doubles = std::vector<double>;
+
+Doubles values(const LazyTensor& t) { return t.eval().to_f64(); }
+Doubles grad_at(const std::function<LazyTensor(const LazyTensor&)>& f, std::initializer_list<float> x) {
+  const LazyTensor t = Tensor::from(x, {static_cast<std::int64_t>(x.size())});
+  return values(grad(f(t), {t})[0]);
+}
+
+TEST(Grad, OfAMeanSquare) {
+  const LazyTensor w = Tensor::from<float>({1, 2, 3, 4}, {2, 2}), x = Tensor::from<float>({1, -1}, {1, 2});
+  const LazyTensor loss = mean(square(matmul(x, w)));  // x·w = [-2, -2]
+  EXPECT_EQ(values(grad(loss, {w})[0]), Doubles({-2, -2, 2, 2}));
+}
+
+TEST(Grad, TiesShareAndKinksAreFlat) {
+  EXPECT_EQ(grad_at([](const LazyTensor& x) { return max(x); }, {1, 3, 3, 2}), Doubles({0, 0.5, 0.5, 0}));
+  EXPECT_EQ(grad_at([](const LazyTensor& x) { return min(x); }, {1, 1, 1, 1}), Doubles({0.25, 0.25, 0.25, 0.25}));
+  EXPECT_EQ(grad_at([](const LazyTensor& x) { return sum(maximum(x, 0)); }, {-1, 0, 1}), Doubles({0, 0.5, 1}));
+  EXPECT_EQ(grad_at([](const LazyTensor& x) { return sum(relu(x)); }, {-1, 0, 1}), Doubles({0, 0, 1}));
+  EXPECT_EQ(grad_at([](const LazyTensor& x) { return sum(abs(x)); }, {-2, 0, 2}), Doubles({-1, 0, 1}));
+}
+
+TEST(Grad, OfLogSumExpWhereAllIsMinusInfinity) {
+  const float inf = std::numeric_limits<float>::infinity();
+  EXPECT_EQ(grad_at([](const LazyTensor& x) { return logsumexp(x); }, {-inf, -inf}), Doubles({0, 0}));
+  EXPECT_EQ(grad_at([](const LazyTensor& x) { return logsumexp(x); }, {-inf, 5}), Doubles({0, 1}));
+}
+
+TEST(Grad, AddsUpOverEveryUse) {
+  EXPECT_EQ(grad_at([](const LazyTensor& x) { return sum(x * x * x + x); }, {2, -1}), Doubles({13, 4}));
+  const LazyTensor table = Tensor::zeros({3, 1});
+  const LazyTensor ids = Tensor::from<std::int32_t>({2, 0, 2, -1}, {4});
+  EXPECT_EQ(values(grad(sum(take(table, ids)), {table})[0]), Doubles({1, 0, 3}));
+}
+
+TEST(Grad, OfASecondOrderAndThroughStopGradient) {
+  const LazyTensor x = Tensor::from<float>({2}, {1});
+  const LazyTensor dx = grad(sum(pow(x, 4)), {x})[0];
+  EXPECT_EQ(values(grad(sum(dx), {x})[0]), Doubles({48}));
+  EXPECT_EQ(values(grad(sum(x * stop_gradient(x * 3)), {x})[0]), Doubles({6}));
+  EXPECT_EQ(values(stop_gradient(x * 3)), Doubles({6}));
+}
+
+TEST(Grad, OfAParameterThatIsAnIntermediate) {
+  const LazyTensor x = Tensor::from<float>({3}, {1});
+  const LazyTensor y = square(x);
+  const auto g = grad(sum(y * 2 + x), {x, y});
+  EXPECT_EQ(values(g[0]), Doubles({13}));
+  EXPECT_EQ(values(g[1]), Doubles({2}));
+}
+
+TEST(Grad, InBf16KeepsItsTypeAndSumsInF32) {
+  const LazyTensor w = Tensor::ones({1}, DType::bf16);
+  const LazyTensor g = grad(sum(cast(expand(w, {1000}), DType::f32)), {w})[0];
+  EXPECT_EQ(g.dtype(), DType::bf16);
+  EXPECT_EQ(values(g), Doubles({1000}));  // 256 + 1 is 256 in bf16
+}
+
+TEST(Grad, AfterAStepOfEvaluatedParameters) {
+  LazyTensor w = Tensor::from<float>({1, 2}, {2});
+  for (int step = 0; step < 3; ++step) {
+    const LazyTensor g = grad(sum(square(w)), {w})[0];
+    w = (w - g * 0.25).eval();
+  }
+  EXPECT_EQ(values(w), Doubles({0.125, 0.25}));
+}
+
+TEST(Grad, OfALostHistoryIsAnErrorAndNotZero) {
+  const LazyTensor w = Tensor::from<float>({1, 2}, {2});
+  const LazyTensor hidden = exp(w);
+  const LazyTensor loss = sum(hidden);
+  hidden.eval();
+  try {
+    grad(loss, {w});
+    FAIL() << "nothing was thrown";
+  } catch (const UserError& e) {
+    EXPECT_NE(std::string(e.what()).find("evaluated before grad"), std::string::npos) << e.what();
+  }
+  // Data that was computed beforehand is no such case: every parameter is found.
+  const LazyTensor x = (Tensor::ones({2}) * 2).eval();
+  EXPECT_EQ(values(grad(sum(w * x), {w})[0]), Doubles({2, 2}));
+  // Nor is a parameter that the loss does not use, with nothing lost on the way.
+  EXPECT_EQ(values(grad(sum(w * w), {w, Tensor::ones({1})})[1]), Doubles({0}));
+}
+
+TEST(Checkpoint, HasTheValueAndTheGradientOfThePlainFunction) {
+  const LazyTensor x = Tensor::from<float>({0.5, -1, 2, 0.25}, {2, 2}),
+                   w = Tensor::from<float>({1, -2, 0.5, 3}, {2, 2});
+  const auto f = [&](const std::vector<LazyTensor>& in) {
+    LazyTensor h = in[0];
+    for (int i = 0; i < 3; ++i) h = tanh(matmul(h, w) * 0.5);
+    return h;
+  };
+  const LazyTensor plain = sum(square(f({x}))), checked = sum(square(checkpoint(f, {x})));
+  const auto a = grad(plain, {x, w}), b = grad(checked, {x, w});
+  EXPECT_EQ(values(plain), values(checked));
+  EXPECT_EQ(values(a[0]), values(b[0]));
+  EXPECT_EQ(values(a[1]), values(b[1]));
+}
+
+TEST(Checkpoint, DrawsTheSameRandomNumbersAgain) {
+  const LazyTensor x = Tensor::ones({64});
+  const auto f = [](const std::vector<LazyTensor>& in) { return dropout(in[0] * in[0], 0.5, Key(3)); };
+  const LazyTensor y = checkpoint(f, {x});
+  const LazyTensor g = grad(sum(y), {x})[0];
+  const Doubles slopes = values(g), kept = values(y);
+  double dropped = 0;
+  for (std::size_t i = 0; i < kept.size(); ++i) {
+    EXPECT_EQ(slopes[i], 2 * kept[i]);
+    dropped += kept[i] == 0;
+  }
+  EXPECT_GT(dropped, 10);
+  EXPECT_LT(dropped, 54);
+}
+
+TEST(ValueAndGrad, GivesBothForATree) {
+  const ParamTree p{{"w", Tensor::from<float>({2}, {1})}, {"b", Tensor::from<float>({1}, {1})}};
+  const auto [loss, g] = value_and_grad([](const ParamTree& q) { return sum(q["w"] * q["w"] + q["b"]); }, p);
+  EXPECT_EQ(values(loss), Doubles({5}));
+  EXPECT_EQ(values(g["w"]), Doubles({4}));
+  EXPECT_EQ(values(g["b"]), Doubles({1}));
+}
+
+}  // namespace
+}  // namespace metal_candle
