@@ -75,12 +75,12 @@ LazyTensor fit(LazyTensor g, const Shape& shape, DType dtype) {
   return cast(g, dtype);
 }
 
-// The number that a node has as an operand, as a tensor again: a slot or a literal as it was. The rule of `pow` takes
-// the logarithm of its first operand, so that one is a tensor of the other's type and no longer weak.
-LazyTensor number_of(const Node* node, bool first, DType other) {
+// The number that a node has as an operand, as a tensor again: a slot or a literal as it was. The rule of `pow`
+// computes with it alone, so there it is a tensor of the other operand's type and no longer weak.
+LazyTensor number_of(const Node* node, DType other) {
   LazyTensor s = node->scalar_flags & Node::kScalarInt ? scalar(node->scalar_i) : scalar(node->scalar_f);
   s.node()->scalar_flags = static_cast<std::uint8_t>(node->scalar_flags & ~Node::kScalarOperand);
-  return first && node->op == &ops::elementwise_def(Elementwise::pow) ? cast(s, other) : s;
+  return node->op == &ops::elementwise_def(Elementwise::pow) ? cast(s, other) : s;
 }
 
 class Backward {
@@ -221,7 +221,7 @@ Tensors Backward::inputs_of(std::uint32_t visit) const {
   for (std::size_t i = 0; i < from.size(); ++i)
     if (from[i] != GraphWalk::kNone) inputs[i] = LazyTensor::share(walk_.node(from[i]));
   for (std::size_t i = 0; i < from.size(); ++i)
-    if (from[i] == GraphWalk::kNone) inputs[i] = number_of(walk_.node(visit), i == 0, inputs[1 - i].dtype());
+    if (from[i] == GraphWalk::kNone) inputs[i] = number_of(walk_.node(visit), inputs[1 - i].dtype());
   return inputs;
 }
 

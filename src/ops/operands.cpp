@@ -62,9 +62,13 @@ LazyTensor scalar_like(Scalar value, bool literal) {
   return t;
 }
 
+// Outside of literal scopes the host computes, and the result is a number again. Inside, the number may be a
+// decomposition's stand-in for a value that is not known yet: it is computed where the rest is.
 LazyTensor of_two_numbers(const OpDef& op, Domain domain, const LazyTensor& x, const LazyTensor& z) {
   const HostNumber a = host_number(x), b = host_number(z);
-  if (const auto folded = fold(op.code, a.value, b.value)) return scalar_like(*folded, a.literal && b.literal);
+  if (!literals_on()) {
+    if (const auto folded = fold(op.code, a.value, b.value)) return scalar_like(*folded, a.literal && b.literal);
+  }
   const DType dtype = computing_type(domain, a.value.integral && b.value.integral ? DType::i64 : DType::f32);
   return binary(op, domain, cast(x, dtype), cast(z, dtype));
 }
