@@ -119,7 +119,7 @@ class Backward {
   void load_keys(const Sequence& s) {
     const Rows k = key_rows(p_.k, s, keys_, key_head_, p_.d);
     load(k, s_.keys, s_.width);
-    row_kernels().transpose(s_.keys, s_.width, keys_.n, s_.width, s_.keys_t);
+    row_kernels().transpose(s_.keys, s_.width, keys_.n, s_.width, s_.keys_t, kKeyBlock, kKeyBlock);
     load_transposed(key_rows(p_.v, s, keys_, key_head_, p_.dv), s_.value_width, s_.values, s_.values_t);
   }
 

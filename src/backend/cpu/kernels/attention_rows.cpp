@@ -150,29 +150,31 @@ HWY_INLINE V load_blocks(const float* p, std::int64_t stride) {
 }
 
 /// kLanes rows × 4 columns: a 4 × 4 transposition in each block.
-HWY_INLINE void transpose_strip(const float* source, std::int64_t stride, float* target) {
+HWY_INLINE void transpose_strip(const float* source, std::int64_t stride, float* target, std::int64_t target_stride) {
   const hn::Repartition<double, D> dd;
   const V r0 = load_blocks(source, stride), r1 = load_blocks(source + stride, stride);
   const V r2 = load_blocks(source + 2 * stride, stride), r3 = load_blocks(source + 3 * stride, stride);
   const auto a = hn::BitCast(dd, hn::InterleaveLower(d, r0, r1)), b = hn::BitCast(dd, hn::InterleaveLower(d, r2, r3));
   const auto e = hn::BitCast(dd, hn::InterleaveUpper(d, r0, r1)), f = hn::BitCast(dd, hn::InterleaveUpper(d, r2, r3));
   hn::StoreU(hn::BitCast(d, hn::InterleaveLower(dd, a, b)), d, target);
-  hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(dd, a, b)), d, target + kKeyBlock);
-  hn::StoreU(hn::BitCast(d, hn::InterleaveLower(dd, e, f)), d, target + 2 * kKeyBlock);
-  hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(dd, e, f)), d, target + 3 * kKeyBlock);
+  hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(dd, a, b)), d, target + target_stride);
+  hn::StoreU(hn::BitCast(d, hn::InterleaveLower(dd, e, f)), d, target + 2 * target_stride);
+  hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(dd, e, f)), d, target + 3 * target_stride);
 }
 #endif
 
-void transpose(const float* source, std::int64_t stride, std::int64_t n, std::int64_t width, float* target) {
+void transpose(const float* source, std::int64_t stride, std::int64_t n, std::int64_t width, float* target,
+               std::int64_t target_stride, std::int64_t padded) {
   std::int64_t j = 0;
 #if HWY_TARGET != HWY_SCALAR
   for (; j + kLanes <= n; j += kLanes)
-    for (std::int64_t c = 0; c < width; c += 4) transpose_strip(source + j * stride + c, stride, target + c * kKeyBlock + j);
+    for (std::int64_t c = 0; c < width; c += 4)
+      transpose_strip(source + j * stride + c, stride, target + c * target_stride + j, target_stride);
 #endif
-  if (j == kKeyBlock) return;
+  if (j >= padded) return;
   for (std::int64_t c = 0; c < width; ++c) {
-    for (std::int64_t i = j; i < n; ++i) target[c * kKeyBlock + i] = source[i * stride + c];
-    for (std::int64_t i = n; i < kKeyBlock; ++i) target[c * kKeyBlock + i] = 0;
+    for (std::int64_t i = j; i < n; ++i) target[c * target_stride + i] = source[i * stride + c];
+    for (std::int64_t i = n; i < padded; ++i) target[c * target_stride + i] = 0;
   }
 }
 

@@ -32,9 +32,10 @@ struct RowKernels {
   void (*softmax_grad)(const ScoreBlock& block, float* gradients, const float* lse, const float* delta, float* raw);
   /// Row r of [rows][width] times factor[r].
   void (*scale_rows)(float* data, std::int64_t width, std::int64_t rows, const float* factor);
-  /// [n][..] with rows `stride` apart to [width][kKeyBlock]; width is a multiple of 4, n at most kKeyBlock. Columns
-  /// behind n become zero.
-  void (*transpose)(const float* source, std::int64_t stride, std::int64_t n, std::int64_t width, float* target);
+  /// [n][width] with rows `stride` apart to [width][n], rows `target_stride` apart; width is a multiple of 4. Columns
+  /// n .. padded - 1 become zero.
+  void (*transpose)(const float* source, std::int64_t stride, std::int64_t n, std::int64_t width, float* target,
+                    std::int64_t target_stride, std::int64_t padded);
   /// Σ a·b over n elements, a multiple of kSums.
   float (*dot)(const float* a, const float* b, std::int64_t n);
 };

@@ -113,7 +113,8 @@ inline Rows key_rows(const Operand& o, const Sequence& s, const KeyBlock& k, std
 inline void load_transposed(const Rows& k, std::int64_t width, float* rows, float* target) {
   const bool as_is = k.dtype == DType::f32 && k.component == 1 && k.d == width;
   if (!as_is) load(k, rows, width);
-  row_kernels().transpose(as_is ? reinterpret_cast<const float*>(k.data) : rows, as_is ? k.stride : width, k.n, width, target);
+  row_kernels().transpose(as_is ? reinterpret_cast<const float*>(k.data) : rows, as_is ? k.stride : width, k.n, width, target,
+                          kKeyBlock, kKeyBlock);
 }
 
 inline constexpr double kLog2e = 1.4426950408889634, kLn2 = 0.6931471805599453;

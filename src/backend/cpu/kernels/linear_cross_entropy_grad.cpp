@@ -1,0 +1,103 @@
+// The gradient of w: a task takes a block of classes over all rows that count, makes the block's probabilities from lse,
+// and gathers their product with x.
+#include <cstring>
+
+#include "backend/cpu/kernels/linear_cross_entropy.h"
+#include "backend/cpu/kernels/linear_cross_entropy_problem.h"
+
+namespace metal_candle::cpu {
+namespace cross_entropy {
+namespace {
+
+enum Input { kLse = 3, kGrad = 4 };
+
+struct Scratch {
+  Carve carve;
+  ClassBlock w;
+  float *x, *dw, *p, *error, *lse, *zero;
+  Scratch(const Problem& problem, void* base) : carve(base), w(problem, carve) {
+    x = carve.take<float>(kTileRows * problem.width);
+    dw = carve.take<float>(kClasses * problem.width);
+    p = carve.take<float>(kTileRows * kClasses);
+    error = carve.take<float>(kTileRows * kClasses);
+    lse = carve.take<float>(kTileRows);
+    zero = carve.take<float>(kRowBlock);
+  }
+};
+
+float row_value(const KernelTensor& t, std::int64_t row) { return t.as<const float>()[row * t.strides[0]]; }
+
+/// (softmax - expected)·g of a tile's rows, in s.error.
+void make_error(const KernelCall& call, const Problem& p, const Tile& t, Scratch& s) {
+  for (std::int64_t i = 0; i < t.n; ++i) {
+    s.lse[i] = static_cast<float>(row_value(call.inputs[kLse], t.rows[i]) * attention::kLog2e);
+    std::fill(s.error + i * kClasses, s.error + (i + 1) * kClasses, row_value(call.inputs[kGrad], t.rows[i]));
+  }
+  for (std::int64_t i = 0; i < t.n; i += kRowBlock) {
+    const auto block = s.w.scores(s.p + i * kClasses, static_cast<int>(std::min(kRowBlock, t.n - i)));
+    attention::row_kernels().softmax_grad(block, s.error + i * kClasses, s.lse + i, s.zero, nullptr);
+  }
+  for (std::int64_t i = 0; i < t.n; ++i) {
+    const float g = row_value(call.inputs[kGrad], t.rows[i]), floor = g * static_cast<float>(p.floor);
+    float* error = s.error + i * kClasses;
+    for (int j = 0; floor != 0 && j < s.w.n; ++j) error[j] -= floor;
+    const std::int64_t target = p.target(t.rows[i]) - s.w.first;
+    if (target >= 0 && target < s.w.n) error[target] -= g * static_cast<float>(1 - p.rule.smoothing);
+  }
+}
+
+void classes(const KernelCall& call, const Problem& p, const ActiveRows& active, std::int64_t block) {
+  Scratch s(p, call.scratch);
+  s.w.load(p, block * kClasses, false);
+  std::fill(s.dw, s.dw + kClasses * p.width, 0.0f);
+  std::fill(s.zero, s.zero + kRowBlock, 0.0f);
+  // Tiles of a fixed size: the order of a sum over rows depends on the rows that count, on nothing else.
+  for (std::int64_t begin = 0; begin < *active.count; begin += kTileRows) {
+    const Tile t{active.rows + begin, std::min<std::int64_t>(kTileRows, *active.count - begin)};
+    load_rows(p, t, s.x);
+    logits(p, s.x, t.n, s.w, s.p);
+    make_error(call, p, t, s);
+    attention::multiply({.a = s.error, .a_row = 1, .a_step = kClasses, .b = s.x, .b_step = p.width, .c = s.dw,
+                         .c_row = p.width, .m = s.w.n, .n = p.width, .k = t.n, .accumulate = true});
+  }
+  const KernelTensor& out = call.outputs[0];
+  for (int j = 0; j < s.w.n; ++j)
+    attention::store(s.dw + j * p.width, p.d, out.dtype,
+                     out.as<char>() + (s.w.first + j) * p.d * static_cast<std::int64_t>(size_of(out.dtype)));
+}
+
+std::int64_t tasks(const KernelCall& call, int pass) {
+  const Problem p(call);
+  if (pass == 0) return 1;
+  return p.is_f64() ? p.v : (p.v + kClasses - 1) / kClasses;
+}
+std::size_t scratch(const KernelCall& call) {
+  const Problem p(call);
+  return p.is_f64() ? 0 : Scratch(p, nullptr).carve.used();
+}
+std::size_t shared_bytes(const KernelCall& call) {
+  Carve carve(nullptr);
+  ActiveRows(Problem(call), carve);
+  return carve.used();
+}
+
+void run(const KernelCall& call, int pass, std::int64_t task) {
+  const Problem p(call);
+  Carve carve(call.shared);
+  const ActiveRows active(p, carve);
+  if (pass == 0) active.find(p, call, [](std::int64_t) {});
+  else if (p.is_f64()) plain_grad(call, p, active, task);
+  else classes(call, p, active, task);
+}
+
+}  // namespace
+}  // namespace cross_entropy
+
+const CpuKernel linear_cross_entropy_grad_kernel{.run = cross_entropy::run,
+                                                 .tasks = cross_entropy::tasks,
+                                                 .passes = 2,
+                                                 .scratch = cross_entropy::scratch,
+                                                 .shared = cross_entropy::shared_bytes,
+                                                 .takes_strides = true};
+
+}  // namespace metal_candle::cpu

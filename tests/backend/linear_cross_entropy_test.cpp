@@ -1,0 +1,307 @@
+// The linear_cross_entropy kernels, called directly and compared with the definition in f64; the gradients of that
+// definition by finite differences. Memory starts as NaN, tasks run in both orders, and the bytes must be the same.
+#include "backend/cpu/kernels/linear_cross_entropy.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+
+#include "backend/cpu/kernels/types.h"
+#include "ops/linear_cross_entropy.h"
+
+namespace metal_candle::cpu {
+namespace {
+
+using Values = std::vector<double>;
+constexpr double kInf = std::numeric_limits<double>::infinity();
+
+struct Array {
+  DType dtype;
+  Shape shape, strides;
+  std::vector<std::uint64_t> memory;
+
+  Array(DType type, const Shape& s) : dtype(type), shape(s), strides(contiguous_strides(s)) {
+    memory.assign(static_cast<std::size_t>(s.numel()) * size_of(type) / 8 + 1, ~0ull);
+  }
+  Array(DType type, const Shape& s, const Values& values) : Array(type, s) {
+    for (std::size_t i = 0; i < values.size(); ++i) set(static_cast<std::int64_t>(i), values[i]);
+  }
+  void set(std::int64_t i, double value) {
+    visit(dtype, [&]<class T>() {
+      if constexpr (is_half<T>) reinterpret_cast<T*>(memory.data())[i] = T(static_cast<float>(value));
+      else reinterpret_cast<T*>(memory.data())[i] = static_cast<T>(value);
+    });
+  }
+  double get(std::int64_t i) const {
+    return visit(dtype, [&]<class T>() {
+      const T v = reinterpret_cast<const T*>(memory.data())[i];
+      if constexpr (is_half<T>) return static_cast<double>(static_cast<float>(v));
+      else return static_cast<double>(v);
+    });
+  }
+  KernelTensor view() { return {memory.data(), dtype, shape, strides}; }
+  Values values() const {
+    Values v(static_cast<std::size_t>(shape.numel()));
+    for (std::size_t i = 0; i < v.size(); ++i) v[i] = get(static_cast<std::int64_t>(i));
+    return v;
+  }
+};
+
+int failures = 0;
+void count_failure(const char*) { ++failures; }
+
+void run_kernel(const CpuKernel& kernel, std::vector<Array>& inputs, std::vector<Array>& outputs, const Attrs& attrs,
+                bool backwards = false, unsigned skip_outputs = 0) {
+  std::vector<KernelTensor> in, out;
+  for (Array& a : inputs) in.push_back(a.view());
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    std::fill(outputs[i].memory.begin(), outputs[i].memory.end(), ~0ull);
+    out.push_back(outputs[i].view());
+    if (skip_outputs >> i & 1) out.back().data = nullptr;
+  }
+  auto in_shapes = in, out_shapes = out;
+  for (auto* list : {&in_shapes, &out_shapes})
+    for (KernelTensor& t : *list) t.data = nullptr;
+  const KernelCall shapes{in_shapes, out_shapes, attrs, nullptr, nullptr, count_failure};
+  std::vector<std::uint64_t> scratch((kernel.scratch ? kernel.scratch(shapes) : 0) / 8 + 16, ~0ull);
+  std::vector<std::uint64_t> shared((kernel.shared ? kernel.shared(shapes) : 0) / 8 + 16, ~0ull);
+  const auto aligned = [](std::vector<std::uint64_t>& v) {
+    return reinterpret_cast<void*>((reinterpret_cast<std::uintptr_t>(v.data()) + 63) & ~std::uintptr_t{63});
+  };
+  const KernelCall call{in, out, attrs, aligned(scratch), aligned(shared), count_failure};
+  for (int pass = 0; pass < kernel.passes; ++pass) {
+    const std::int64_t n = kernel.tasks(shapes, pass);
+    for (std::int64_t t = 0; t < n; ++t) kernel.run(call, pass, backwards ? n - 1 - t : t);
+  }
+}
+
+enum class Layout { classes_last, embedding, neither };  // [d, v]; a transposed [v, d]; strides of two
+
+struct Case {
+  std::int64_t n = 5, d = 8, v = 11;
+  Layout layout = Layout::classes_last;
+  double smoothing = 0;
+  DType dtype = DType::f32;
+  DType w_dtype = DType::f32;
+  double scale = 1;
+};
+
+struct Problem {
+  Case c;
+  std::vector<Array> inputs;  // x, w, targets
+  Values x, w;                // as rounded; w as [d][v]
+  std::vector<std::int64_t> targets;
+  std::mt19937 random{7};
+
+  explicit Problem(const Case& test) : c(test) {
+    std::normal_distribution<double> normal;
+    const auto draw = [&](std::int64_t n) {
+      Values v(static_cast<std::size_t>(n));
+      for (double& e : v) e = normal(random) * c.scale;
+      return v;
+    };
+    inputs.emplace_back(c.dtype, Shape{c.n, c.d}, draw(c.n * c.d));
+    x = inputs[0].values();
+    const std::int64_t step = c.layout == Layout::neither ? 2 : 1;
+    inputs.emplace_back(c.w_dtype, Shape{c.d * c.v * step}, draw(c.d * c.v * step));
+    const Values raw = inputs[1].values();
+    inputs[1].shape = Shape{c.d, c.v};
+    inputs[1].strides = c.layout == Layout::classes_last ? Shape{c.v, 1} : Shape{step, c.d * step};
+    for (std::int64_t e = 0; e < c.d; ++e)
+      for (std::int64_t j = 0; j < c.v; ++j)
+        w.push_back(raw[static_cast<std::size_t>(e * inputs[1].strides[0] + j * inputs[1].strides[1])]);
+    std::uniform_int_distribution<std::int64_t> any(0, c.v - 1);
+    inputs.emplace_back(DType::i64, Shape{c.n});
+    for (std::int64_t i = 0; i < c.n; ++i) {
+      targets.push_back(i % 4 == 1 ? -100 : i == 0 ? c.v - 1 : any(random));
+      inputs[2].memory[static_cast<std::size_t>(i)] = static_cast<std::uint64_t>(targets.back());
+    }
+  }
+  Attrs attrs() const {
+    Attrs a{-100};
+    a.push(c.smoothing);
+    return a;
+  }
+  Values logits(std::int64_t row) const {
+    Values l(static_cast<std::size_t>(c.v), 0.0);
+    for (std::int64_t e = 0; e < c.d; ++e)
+      for (std::int64_t j = 0; j < c.v; ++j)
+        l[static_cast<std::size_t>(j)] += x[static_cast<std::size_t>(row * c.d + e)] * w[static_cast<std::size_t>(e * c.v + j)];
+    return l;
+  }
+  static double lse(const Values& l) {
+    double top = -kInf, sum = 0;
+    for (double a : l) top = std::max(top, a);
+    for (double a : l) sum += std::exp(a - top);
+    return top + std::log(sum);
+  }
+  double loss(std::int64_t row) const {
+    const std::int64_t t = targets[static_cast<std::size_t>(row)];
+    if (t == -100) return 0;
+    const Values l = logits(row);
+    double mean = 0;
+    for (double a : l) mean += a / static_cast<double>(c.v);
+    return lse(l) - (1 - c.smoothing) * l[static_cast<std::size_t>(t)] - c.smoothing * mean;
+  }
+  DType wide() const { return c.dtype == DType::f64 ? DType::f64 : DType::f32; }
+  std::vector<Array> forward(bool backwards = false, unsigned skip = 0) {
+    std::vector<Array> out{{wide(), Shape{c.n}}, {wide(), Shape{c.n}}, {c.dtype, Shape{c.n, c.d}}};
+    run_kernel(linear_cross_entropy_kernel, inputs, out, attrs(), backwards, skip);
+    return out;
+  }
+  Array gradient(const Array& g, bool backwards = false) {
+    auto in = inputs;
+    in.push_back(forward()[1]);
+    in.push_back(g);
+    std::vector<Array> out{{c.w_dtype, Shape{c.v, c.d}}};
+    run_kernel(linear_cross_entropy_grad_kernel, in, out, attrs(), backwards);
+    return out[0];
+  }
+};
+
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  for (const Layout layout : {Layout::classes_last, Layout::embedding, Layout::neither})
+    for (const double smoothing : {0.0, 0.2}) {
+      all.push_back({.layout = layout, .smoothing = smoothing});
+      all.push_back({.n = 210, .d = 32, .v = 200, .layout = layout, .smoothing = smoothing});
+      all.push_back({.n = 7, .d = 150, .v = 65, .layout = layout, .smoothing = smoothing, .scale = 2});
+      all.push_back({.n = 1, .d = 1, .v = 1, .layout = layout, .smoothing = smoothing});
+    }
+  all.push_back({.n = 0});
+  return all;
+}
+
+TEST(LinearCrossEntropy, MatchesTheDefinition) {
+  for (const auto& [x_type, w_type, tolerance] :
+       {std::tuple{DType::f64, DType::f64, 1e-11}, {DType::f32, DType::f32, 4e-6}, {DType::bf16, DType::bf16, 1e-2},
+        {DType::f16, DType::f16, 2e-3}, {DType::f32, DType::bf16, 4e-6}}) {
+    int number = 0;
+    for (Case c : cases()) {
+      SCOPED_TRACE("case " + std::to_string(number++) + " " + std::string(name(x_type)) + " " + std::string(name(w_type)));
+      c.dtype = x_type;
+      c.w_dtype = w_type;
+      Problem p(c);
+      const auto got = p.forward(), again = p.forward(true), no_u = p.forward(false, 4);
+      for (std::size_t i = 0; i < 3; ++i) EXPECT_EQ(got[i].memory, again[i].memory);
+      for (std::size_t i = 0; i < 2; ++i) EXPECT_EQ(got[i].memory, no_u[i].memory);
+      const double exact = x_type == DType::f64 ? 1e-11 : 4e-6;  // loss and lse are never rounded to 16 bits
+      for (std::int64_t row = 0; row < c.n; ++row) {
+        const Values l = p.logits(row);
+        double largest = 1;
+        for (double a : l) largest = std::max(largest, std::abs(a));
+        const std::int64_t t = p.targets[static_cast<std::size_t>(row)];
+        ASSERT_NEAR(got[0].get(row), p.loss(row), exact * largest);
+        if (t == -100) ASSERT_EQ(got[1].get(row), kInf);
+        else ASSERT_NEAR(got[1].get(row), Problem::lse(l), exact * largest);
+        Values error;
+        for (std::int64_t j = 0; j < c.v; ++j)
+          error.push_back(t == -100 ? 0
+                                    : std::exp(l[static_cast<std::size_t>(j)] - Problem::lse(l)) -
+                                          c.smoothing / static_cast<double>(c.v) - (j == t ? 1 - c.smoothing : 0));
+        for (std::int64_t e = 0; e < c.d; ++e) {
+          double u = 0;
+          for (std::int64_t j = 0; j < c.v; ++j) u += error[static_cast<std::size_t>(j)] * p.w[static_cast<std::size_t>(e * c.v + j)];
+          ASSERT_NEAR(got[2].get(row * c.d + e), u, tolerance * std::max(1.0, std::abs(u)) * c.scale * std::sqrt(largest));
+        }
+      }
+    }
+  }
+}
+
+TEST(LinearCrossEntropy, GradientsMatchFiniteDifferences) {
+  for (Case c : cases()) {
+    if (c.n > 100) c.n = 20, c.v = 70;
+    c.dtype = c.w_dtype = DType::f64;
+    Problem p(c);
+    Values g(static_cast<std::size_t>(c.n));
+    for (std::size_t i = 0; i < g.size(); ++i) g[i] = 0.3 + static_cast<double>(i % 5);
+    const auto out = p.forward();
+    const Array dw = p.gradient({DType::f64, Shape{c.n}, g});
+    const double h = 1e-5;
+    for (std::size_t i = 0; i < p.x.size(); i += 1 + p.x.size() / 30) {
+      const double at = p.x[i];
+      const auto row = static_cast<std::int64_t>(i) / c.d;
+      p.x[i] = at + h;
+      const double up = p.loss(row);
+      p.x[i] = at - h;
+      const double down = p.loss(row);
+      p.x[i] = at;
+      ASSERT_NEAR(out[2].get(static_cast<std::int64_t>(i)), (up - down) / (2 * h), 1e-8);
+    }
+    const auto total = [&] {
+      double sum = 0;
+      for (std::int64_t row = 0; row < c.n; ++row) sum += g[static_cast<std::size_t>(row)] * p.loss(row);
+      return sum;
+    };
+    for (std::size_t i = 0; i < p.w.size() && c.n > 0; i += 1 + p.w.size() / 30) {
+      const double at = p.w[i];
+      const auto e = static_cast<std::int64_t>(i) / c.v, j = static_cast<std::int64_t>(i) % c.v;
+      p.w[i] = at + h;
+      const double up = total();
+      p.w[i] = at - h;
+      const double down = total();
+      p.w[i] = at;
+      ASSERT_NEAR(dw.get(j * c.d + e), (up - down) / (2 * h), 1e-7);
+    }
+  }
+}
+
+TEST(LinearCrossEntropy, WeightGradientMatchesF64) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16})
+    for (Case c : cases()) {
+      c.dtype = c.w_dtype = dtype;
+      Problem p(c);
+      Values g(static_cast<std::size_t>(c.n));
+      for (std::size_t i = 0; i < g.size(); ++i) g[i] = 0.3 + static_cast<double>(i % 5);
+      const Array dw = p.gradient({DType::f32, Shape{c.n}, g});
+      EXPECT_EQ(dw.memory, p.gradient({DType::f32, Shape{c.n}, g}, true).memory);
+      c.dtype = c.w_dtype = DType::f64;
+      Problem exact(c);
+      for (std::size_t i = 0; i < 2; ++i) {
+        const Array& from = p.inputs[i];
+        Array to(DType::f64, Shape{static_cast<std::int64_t>(from.memory.size() * 8 / size_of(from.dtype))});
+        for (std::int64_t k = 0; k < to.shape.numel(); ++k) to.set(k, from.get(k));
+        to.shape = from.shape;
+        to.strides = from.strides;
+        exact.inputs[i] = to;
+      }
+      const Array want = exact.gradient({DType::f64, Shape{c.n}, g});
+      double largest = 1;
+      for (double a : want.values()) largest = std::max(largest, std::abs(a));
+      const double tolerance = dtype == DType::f32 ? 1e-5 : dtype == DType::f16 ? 2e-3 : 1e-2;
+      for (std::int64_t i = 0; i < c.v * c.d; ++i) ASSERT_NEAR(dw.get(i), want.get(i), tolerance * largest) << i;
+    }
+}
+
+/// A row's loss and gradient do not depend on the other rows, ignored or not.
+TEST(LinearCrossEntropy, RowsStandAlone) {
+  Problem all({.n = 250, .d = 48, .v = 300, .layout = Layout::embedding});
+  const auto want = all.forward();
+  for (const std::int64_t row : {0, 6, 120, 249}) {
+    Problem one({.n = 1, .d = 48, .v = 300, .layout = Layout::embedding});
+    one.inputs[1] = all.inputs[1];
+    for (std::int64_t e = 0; e < 48; ++e) one.inputs[0].set(e, all.inputs[0].get(row * 48 + e));
+    one.inputs[2].memory[0] = static_cast<std::uint64_t>(all.targets[static_cast<std::size_t>(row)]);
+    const auto got = one.forward();
+    EXPECT_EQ(got[0].get(0), want[0].get(row));
+    EXPECT_EQ(got[1].get(0), want[1].get(row));
+    for (std::int64_t e = 0; e < 48; ++e) EXPECT_EQ(got[2].get(e), want[2].get(row * 48 + e));
+  }
+}
+
+TEST(LinearCrossEntropy, ReportsTargetsThatAreNoClass) {
+  for (const std::int64_t bad : {std::int64_t{11}, std::int64_t{-1}}) {
+    Problem p(Case{});
+    p.inputs[2].memory[2] = static_cast<std::uint64_t>(bad);
+    failures = 0;
+    p.forward();
+    EXPECT_EQ(failures, 1);
+  }
+}
+
+}  // namespace
+}  // namespace metal_candle::cpu
