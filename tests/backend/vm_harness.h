@@ -27,7 +27,7 @@ class GuardedCopy {
     data_ = base_ + mapped_ - page - bytes_;
     before_ = data_ - base_ > 64 ? 64 : static_cast<int>(data_ - base_);
     std::memset(data_ - before_, 0x5a, before_);
-    std::memcpy(data_, from.bytes.data(), bytes_);
+    if (bytes_ > 0) std::memcpy(data_, from.bytes.data(), bytes_);
   }
   ~GuardedCopy() { munmap(base_, mapped_); }
   GuardedCopy(const GuardedCopy&) = delete;
