@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <unordered_map>
+#include <utility>
 
 #include "autograd/checkpoint.h"
 #include "autograd/graph_walk.h"

@@ -13,6 +13,9 @@ namespace metal_candle::test {
 /// Outputs from inputs. Only f64 inputs are varied; outputs of other types are ignored.
 using Function = std::function<Tensors(const Tensors&)>;
 
+/// A call of an op: those of its outputs that have gradients.
+Function call_of(const OpDef& op, const Attrs& attrs);
+
 /// Compares the gradient of a random weighted sum of all outputs, element by element. Where a value is a sum of small
 /// and large parts, only what an element changes counts, so that exp(88) beside exp(0) hides nothing. `constants`
 /// are places of inputs that have no gradient by intent.

@@ -10,6 +10,7 @@
 namespace metal_candle {
 namespace {
 
+using test::call_of;
 using test::check_gradients;
 using test::Function;
 using test::gradient_of;
@@ -26,8 +27,8 @@ TEST_P(EveryOp, HasTheGradientThatFiniteDifferencesShow) {
   const OpDef& op = *GetParam();
   int number = 0;
   for (const test::Sample& s : test::samples_of(op, DType::f64)) {
-    const auto f = [&](const Tensors& inputs) { return record_all(op, inputs, s.attrs); };
-    check_gradients(f, s.inputs, std::string(op.name) + ", sample " + std::to_string(number++), constants_of(op));
+    check_gradients(call_of(op, s.attrs), s.inputs, std::string(op.name) + ", sample " + std::to_string(number++),
+                    constants_of(op));
   }
 }
 
@@ -45,16 +46,10 @@ TEST_P(EveryOp, HasTheGradientOfItsDecomposition) {
   }
 }
 
-// The reference evaluator does not know their kernels.
-bool has_reference(const OpDef* op) {
-  return op->kind != OpKind::kernel || op->decompose ||
-         (op != &ops::attention_def && op != &ops::attention_grad_def && op != &ops::linear_cross_entropy_def);
-}
-
 std::vector<const OpDef*> differentiable() {
   std::vector<const OpDef*> result;
   for (const OpDef* op : ops::all())
-    if (!op->vjp.none() && op->samples && op != &ops::identity_def && has_reference(op)) result.push_back(op);
+    if (!op->vjp.none() && op->samples && op != &ops::identity_def) result.push_back(op);
   return result;
 }
 INSTANTIATE_TEST_SUITE_P(Table, EveryOp, testing::ValuesIn(differentiable()),
@@ -66,8 +61,7 @@ TEST_P(Twice, GradientsHaveGradients) {
   const OpDef& op = *GetParam();
   const auto samples = test::samples_of(op, DType::f64);
   const test::Sample& s = samples.front();
-  const Function f = [&](const Tensors& inputs) { return record_all(op, inputs, s.attrs); };
-  check_gradients(gradient_of(f), s.inputs, std::string(op.name) + ", twice");
+  check_gradients(gradient_of(call_of(op, s.attrs)), s.inputs, std::string(op.name) + ", twice");
 }
 
 std::vector<const OpDef*> twice_differentiable() {
