@@ -7,6 +7,7 @@
 // two, so that its first half is wide enough for many threads (sums of fixed parts, in order: the cut depends on shapes
 // only). An arg-reduction moves its axis last.
 #include "compiler/rewrite.h"
+#include "graph/node.h"
 #include "ops/table.h"
 
 namespace metal_candle {
@@ -23,12 +24,23 @@ class Normalizer {
     rewriter_.run([&](GraphNode n) {
       if (n.op->kind != OpKind::reduce) return rewriter_.add(std::move(n));
       const Shape in = rewriter_.node(n.inputs[0]).shape;
+      if (in.numel() == 0) return nothing(n);
       if (n.op->code >= ops::kArgMax) return arg(n, in);
       return chain(n, in);
     });
   }
 
  private:
+  // A sum of nothing is 0, a product 1. (Extremes of nothing are refused when they are recorded.)
+  int nothing(const GraphNode& n) {
+    GraphNode number = make_like(n, *scalar(0.0).node()->op, DType::f64, Shape{}, {});
+    number.literal = n.op->code == ops::kProd ? 1 : 0;
+    number.literal_int = static_cast<std::int64_t>(number.literal);
+    Attrs attrs{static_cast<std::int64_t>(n.dtype)};
+    for (const auto d : n.shape) attrs.push(d);
+    return rewriter_.add(make_like(n, ops::full_def, n.dtype, n.shape, {rewriter_.add(std::move(number))}, attrs));
+  }
+
   int reshape(const GraphNode& like, int x, const Shape& to) {
     const GraphNode& n = rewriter_.node(x);
     if (n.shape == to) return x;

@@ -1,0 +1,58 @@
+// A plan as text: what runs, in which phase, over how many bytes, and where results lie.
+#include <fmt/format.h>
+
+#include "compiler/plan.h"
+
+namespace metal_candle {
+namespace {
+
+std::string buffer_text(const Plan& p, int b) {
+  if (b < 0) return "-";
+  const PlanBuffer& buf = p.buffers[static_cast<std::size_t>(b)];
+  switch (buf.where) {
+    case PlanBuffer::Where::leaf: return fmt::format("leaf{}", buf.index);
+    case PlanBuffer::Where::output: return fmt::format("out{}{}", buf.index, buf.same_as >= 0 ? " over " + buffer_text(p, buf.same_as) : "");
+    case PlanBuffer::Where::slot: return fmt::format("slot{}", buf.index);
+    case PlanBuffer::Where::constant: return "constant";
+    case PlanBuffer::Where::tile: return "tile";
+    case PlanBuffer::Where::arena: break;
+  }
+  return fmt::format("t{}{}", b, buf.same_as >= 0 ? " over " + buffer_text(p, buf.same_as) : "");
+}
+
+std::string step_text(const Plan& p, const PlanStep& s) {
+  std::string out = fmt::format("  {:<3} ", s.phase);
+  if (s.kind == PlanStep::Kind::matmul) {
+    const MatmulStep& m = s.matmul;
+    std::int64_t batch = 1;
+    for (const auto d : m.batch) batch *= d;
+    out += fmt::format("{} {} [{}{}x{}x{}{}]", s.label, name(m.dtype), batch > 1 ? fmt::format("{}·", batch) : "", m.m, m.n, m.k, m.k2 > 0 ? fmt::format("+{}", m.k2) : "");
+    if (m.b.constant) out += " packed";
+  } else if (s.kind == PlanStep::Kind::fused) {
+    out += s.label + " [" + std::to_string(s.program.rows) + " rows";
+    for (const KStage& stage : s.program.stages) out += fmt::format(" |{}", stage.cols);
+    out += "]";
+  } else {
+    out += s.label;
+  }
+  out += " (";
+  for (std::size_t i = 0; i < s.reads.size(); ++i) out += (i ? ", " : "") + buffer_text(p, s.reads[i]);
+  out += ") -> ";
+  for (std::size_t i = 0; i < s.writes.size(); ++i) out += (i ? ", " : "") + buffer_text(p, s.writes[i]);
+  if (s.scope) out += "  # " + *s.scope;
+  return out + "\n";
+}
+
+}  // namespace
+
+std::string Plan::str() const {
+  std::string out = fmt::format("plan: {} steps in {} phases, {} leaves, {} slots, arena {} bytes\n", steps.size(), phases, leaves, slots, arena_bytes);
+  for (const PlanStep& s : steps) out += step_text(*this, s);
+  out += "outputs:";
+  for (const PlanOutput& o : outputs) out += fmt::format(" {} {} {}{}", buffer_text(*this, o.buffer), name(o.dtype), o.shape.str(), o.dense ? "" : " view");
+  out += "\npasses (us):";
+  for (const PassTime& t : times) out += fmt::format(" {} {:.0f}", t.name, t.microseconds);
+  return out + "\n";
+}
+
+}  // namespace metal_candle

@@ -1,0 +1,214 @@
+#include "compiler/memory/memory.h"
+
+#include <algorithm>
+#include <map>
+
+#include "compiler/fuse/lower.h"
+#include "compiler/fuse/program_builder.h"
+
+namespace metal_candle {
+namespace {
+
+constexpr std::size_t kAlign = 64;
+
+class MemoryPlanner {
+ public:
+  MemoryPlanner(Plan& plan, const ComputationGraph& graph) : plan_(plan), graph_(graph) {}
+
+  void run(bool reuse) {
+    lifetimes();
+    plan_.output_donor.assign(plan_.output_bytes.size(), -1);
+    if (reuse) {
+      for (const PlanStep& s : plan_.steps) in_place(s);
+      for (PlanBuffer& b : plan_.buffers)
+        if (b.same_as >= 0) extend(b.same_as, b.last);
+      sweep();
+    } else {
+      for (PlanBuffer& b : plan_.buffers)
+        if (b.where == PlanBuffer::Where::arena) place(b, plan_.arena_bytes);
+    }
+  }
+
+ private:
+  PlanBuffer& buffer(int b) { return plan_.buffers[static_cast<std::size_t>(b)]; }
+
+  void lifetimes() {
+    readers_.assign(plan_.buffers.size(), 0);
+    for (const PlanStep& s : plan_.steps) {
+      for (const int b : s.writes) note(b, s.phase);
+      for (const int b : s.reads) note(b, s.phase);
+    }
+    for (const PlanOutput& o : plan_.outputs)
+      if (buffer(o.buffer).where == PlanBuffer::Where::leaf) buffer(o.buffer).last = plan_.phases;
+    // Leaves that share memory live as long as the longest of them.
+    for (std::size_t i = 0; i < plan_.buffers.size(); ++i) {
+      const PlanBuffer& b = plan_.buffers[i];
+      if (b.where == PlanBuffer::Where::leaf) leaf_buffer_[b.index] = static_cast<int>(i);
+    }
+  }
+
+  void note(int b, int phase) {
+    if (b < 0) return;
+    PlanBuffer& buf = buffer(b);
+    if (buf.first < 0) buf.first = phase;
+    buf.last = std::max(buf.last, phase);
+  }
+  void extend(int b, int last) {
+    for (; b >= 0; b = buffer(b).same_as) buffer(b).last = std::max(buffer(b).last, last);
+  }
+
+  bool alone(const PlanStep& s, int b) const {
+    // Nobody else of this phase reads or writes it.
+    for (const PlanStep& other : plan_.steps) {
+      if (&other == &s || other.phase != s.phase) continue;
+      for (const auto* list : {&other.reads, &other.writes})
+        if (std::find(list->begin(), list->end(), b) != list->end()) return false;
+    }
+    return true;
+  }
+
+  /// May memory of `in` become `out` in this step? The input must die here.
+  bool may_die(const PlanStep& s, int in, int out) {
+    const PlanBuffer& a = buffer(in);
+    const PlanBuffer& o = buffer(out);
+    if (a.bytes != o.bytes || a.last != s.phase || o.first != s.phase || a.bytes == 0 || o.same_as >= 0) return false;
+    if (taken_.count(in) != 0) return false;
+    if (o.where == PlanBuffer::Where::arena) return a.where == PlanBuffer::Where::arena && alone(s, in);
+    if (o.where != PlanBuffer::Where::output || a.where != PlanBuffer::Where::leaf) return false;
+    const GraphLeaf& leaf = graph_.leaves[static_cast<std::size_t>(a.index)];
+    if (!leaf.donated || leaf.alias != first_with(leaf)) return false;
+    return only_alias(a.index) && alone(s, in);
+  }
+  int first_with(const GraphLeaf& leaf) const { return leaf.alias; }
+  bool only_alias(int index) const {
+    int n = 0;
+    for (const GraphLeaf& l : graph_.leaves) n += l.alias == graph_.leaves[static_cast<std::size_t>(index)].alias;
+    return n == 1;
+  }
+
+  void marry(int in, int out) {
+    buffer(out).same_as = in;
+    taken_[in] = true;
+    if (buffer(out).where == PlanBuffer::Where::output) plan_.output_donor[static_cast<std::size_t>(buffer(out).index)] = buffer(in).index;
+  }
+
+  void in_place(const PlanStep& s) {
+    if (s.kind == PlanStep::Kind::kernel) {
+      const KernelStep& k = s.kernel;
+      const int i = k.cpu->in_place_input;
+      if (i >= 0 && k.outputs[0].buffer >= 0 && k.inputs[static_cast<std::size_t>(i)].dtype == k.outputs[0].dtype &&
+          k.inputs[static_cast<std::size_t>(i)].offset == 0 && may_die(s, k.inputs[static_cast<std::size_t>(i)].buffer, k.outputs[0].buffer))
+        marry(k.inputs[static_cast<std::size_t>(i)].buffer, k.outputs[0].buffer);
+      return;
+    }
+    if (s.kind == PlanStep::Kind::matmul && !s.matmul.epilogue) return;
+    const KernelProgram& p = s.program;
+    std::vector<int> last;
+    for (const KValue& store : p.values) {
+      if (store.op != KOp::store || !store.full) continue;
+      const KAccess& to = p.accesses[static_cast<std::size_t>(store.access)];
+      for (const int in : s.reads) {
+        if (in < 0 || !may_die(s, in, to.buffer) || used_by_product(s, in)) continue;
+        if (last.empty()) last = last_stages(p);
+        if (!same_walk(p, last, in, store, to)) continue;
+        marry(in, to.buffer);
+        break;
+      }
+    }
+  }
+
+  static bool used_by_product(const PlanStep& s, int b) {
+    const MatmulStep& m = s.matmul;
+    return s.kind == PlanStep::Kind::matmul && (m.a.buffer == b || m.b.buffer == b || m.a2.buffer == b || m.b2.buffer == b);
+  }
+
+  /// Every load of `in` reads exactly the place that `store` writes, and not after it.
+  static bool same_walk(const KernelProgram& p, const std::vector<int>& last, int in, const KValue& store, const KAccess& to) {
+    for (std::size_t i = 0; i < p.values.size(); ++i) {
+      const KValue& v = p.values[i];
+      if (v.op != KOp::load || p.accesses[static_cast<std::size_t>(v.access)].buffer != in) continue;
+      const KAccess& from = p.accesses[static_cast<std::size_t>(v.access)];
+      if (!v.full || from.gather >= 0 || from.offset != to.offset || from.row_strides != to.row_strides || from.col_stride != to.col_stride ||
+          size_of(from.dtype) != size_of(to.dtype) || last[i] > store.stage)
+        return false;
+      if (p.stages[static_cast<std::size_t>(v.stage)].cols != p.stages[static_cast<std::size_t>(store.stage)].cols) return false;
+    }
+    return true;
+  }
+
+  // Offsets: buffers come and go with the phases; the smallest hole that fits is taken.
+  void sweep() {
+    std::vector<std::vector<int>> begin(static_cast<std::size_t>(plan_.phases) + 1), end(static_cast<std::size_t>(plan_.phases) + 1);
+    for (std::size_t i = 0; i < plan_.buffers.size(); ++i) {
+      const PlanBuffer& b = plan_.buffers[i];
+      if (b.where != PlanBuffer::Where::arena || b.same_as >= 0 || b.first < 0) continue;
+      begin[static_cast<std::size_t>(b.first)].push_back(static_cast<int>(i));
+      end[static_cast<std::size_t>(std::min(b.last, plan_.phases))].push_back(static_cast<int>(i));
+    }
+    std::map<std::size_t, std::size_t> holes;  // offset -> bytes
+    for (int p = 0; p <= plan_.phases; ++p) {
+      auto& starting = begin[static_cast<std::size_t>(p)];
+      std::sort(starting.begin(), starting.end(), [&](int x, int y) { return std::make_pair(buffer(y).bytes, x) < std::make_pair(buffer(x).bytes, y); });
+      for (const int b : starting) fit(buffer(b), holes);
+      for (const int b : end[static_cast<std::size_t>(p)]) free(buffer(b), holes);
+    }
+  }
+
+  static std::size_t rounded(std::size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
+
+  static void place(PlanBuffer& b, std::size_t& top) {
+    b.offset = top;
+    top += rounded(b.bytes);
+  }
+
+  void fit(PlanBuffer& b, std::map<std::size_t, std::size_t>& holes) {
+    const std::size_t bytes = rounded(b.bytes);
+    if (bytes == 0) return;
+    auto best = holes.end();
+    for (auto it = holes.begin(); it != holes.end(); ++it)
+      if (it->second >= bytes && (best == holes.end() || it->second < best->second)) best = it;
+    if (best == holes.end()) {
+      // A hole at the top grows instead of starting above it.
+      if (!holes.empty() && holes.rbegin()->first + holes.rbegin()->second == plan_.arena_bytes) {
+        b.offset = holes.rbegin()->first;
+        holes.erase(std::prev(holes.end()));
+        plan_.arena_bytes = b.offset + bytes;
+      } else {
+        place(b, plan_.arena_bytes);
+      }
+      return;
+    }
+    b.offset = best->first;
+    const std::size_t rest = best->second - bytes;
+    holes.erase(best);
+    if (rest > 0) holes[b.offset + bytes] = rest;
+  }
+
+  static void free(const PlanBuffer& b, std::map<std::size_t, std::size_t>& holes) {
+    const std::size_t bytes = rounded(b.bytes);
+    if (bytes == 0) return;
+    auto it = holes.emplace(b.offset, bytes).first;
+    const auto next = std::next(it);
+    if (next != holes.end() && it->first + it->second == next->first) {
+      it->second += next->second;
+      holes.erase(next);
+    }
+    if (it == holes.begin()) return;
+    const auto before = std::prev(it);
+    if (before->first + before->second != it->first) return;
+    before->second += it->second;
+    holes.erase(it);
+  }
+
+  Plan& plan_;
+  const ComputationGraph& graph_;
+  std::vector<int> readers_;
+  std::map<int, int> leaf_buffer_;
+  std::map<int, bool> taken_;
+};
+
+}  // namespace
+
+void plan_memory(Plan& plan, const ComputationGraph& graph, bool reuse) { MemoryPlanner(plan, graph).run(reuse); }
+
+}  // namespace metal_candle
