@@ -1,18 +1,23 @@
 // How a product is cut: which side fills the vectors, which operands are copied, the tiles of C and the blocks of K.
 // Everything here is a function of shapes, strides and the instruction set; nothing looks at threads or addresses.
 #include "backend/cpu/gemm/gemm_view.h"
+#include <cstdlib>
+static long ev(const char*n,long d){const char*e=getenv(n);return e?atol(e):d;}
 
 namespace metal_candle::cpu {
 namespace {
 
 using Side = GemmTiling::Side;
 
-// A K block of a panel of B (256 steps × 128 bytes) stays in L1 while the rows of A pass.
-constexpr std::int64_t kBlockSteps = 256;
-// Rows of a tile of C, in kernel calls: A's block stays in L2.
-constexpr std::int64_t kRowTiles = 12;
-constexpr std::int64_t kColPanels = 8;
+// K is blocked only as far as copies and L2 ask for it: a panel of B (128 bytes a step) and a row tile of A in L2 keep
+// the kernel at its peak, while taking up C again costs: with 256 steps a block the same products ran 10 % slower. A's
+// rows are read where they are, power-of-two strides included; copying them cost 3 to 10 %.
+constexpr std::int64_t kBlockSteps = 4096, kCopiedSteps = 1024;
+constexpr std::int64_t kRowTiles = 8;   // rows of a tile of C, in kernel calls
+constexpr std::int64_t kColPanels = 8;  // columns of a tile of C
 constexpr std::int64_t kThin = 32;
+// Rows of A a power of two apart share one set of L1 (12 ways on Zen 5): 10 rows ran twice as fast as 16.
+constexpr std::int64_t kScatteredRows = 10;
 // Below this many multiply-adds a job is not worth handing out alone; above it, 16 threads want 4 jobs each.
 constexpr std::int64_t kSmallJob = 1 << 16, kGoodJob = 1 << 21, kGoodJobs = 64;
 
@@ -29,7 +34,7 @@ int choose_width(const GemmView& v, const MicroFamily& f, bool in_place) {
   if (v.m <= f.max_rows[3] && v.n >= 8 * f.lanes) return 3;
   if (v.m <= f.max_rows[2] && v.n >= 4 * f.lanes) return 2;
   // One vector with many rows reads B once where two would read it twice, from memory each time.
-  if (in_place && v.m > f.max_rows[1] && v.m <= f.max_rows[0]) return 0;
+  if (in_place && v.left[0].k != 1 && v.m > f.max_rows[1] && v.m <= f.max_rows[0]) return 0;
   return 1;
 }
 
@@ -37,15 +42,11 @@ bool reads_in_place(const GemmOperand& b, PackKind kind) {
   return !b.packed && b.outer == 1 && (kind == PackKind::copy32 || kind == PackKind::copy64);
 }
 
-/// Power-of-two row strides put the rows of a kernel call in one set of L1.
-bool crowds_cache(std::int64_t row_bytes) { return row_bytes % 1024 == 0; }
-
 Side left_side(const GemmOperand& a, std::int64_t k, PackKind kind, const GemmTiling& t, const GemmView& v) {
   const bool in_place_units = kind == PackKind::copy32 || kind == PackKind::copy64 ||
                               (kind == PackKind::bf16_pairs && a.k == 1 && k % 2 == 0);
-  const std::int64_t bytes = element_bytes(v.type);
   if (!in_place_units) return a.k == 1 ? Side::rows : Side::panels;
-  if (a.k == 1) return v.m > 8 && crowds_cache(a.outer * bytes) && k * bytes > 256 ? Side::rows : Side::direct;
+  if (a.k == 1) return Side(ev("SIDE",0));
   return v.m > 1 && t.block_cols >= 64 ? Side::panels : Side::direct;
 }
 
@@ -73,6 +74,7 @@ void cut_c(GemmTiling& t, const GemmView& v, const MicroFamily& f, bool constant
       else break;
     }
   }
+  if(tiles>1){col_panels=ev("CP",col_panels);row_tiles=std::min<long>(tiles,ev("RT",row_tiles));}
   t.row_blocks = ceil_div(tiles, row_tiles);
   t.block_rows = t.row_blocks > 0 ? ceil_div(v.m, t.row_blocks) : 0;
   t.block_cols = std::min(col_panels, panels) * f.panel_cols();
@@ -113,6 +115,8 @@ GemmTiling plan_gemm(const GemmArgs& args) {
 
   t.width = choose_width(v, f, reads_in_place(v.right[0], kind));
   t.row_tile = f.max_rows[t.width];
+  if (t.width == 0 && v.left[0].k == 1) t.row_tile = std::min<std::int64_t>(t.row_tile, kScatteredRows);
+  if(t.width==1) t.row_tile=ev("TILE1",t.row_tile);
   cut_c(t, v, f, v.right[0].packed);
   std::int64_t blocks = 0;
   const bool streams = v.m <= t.row_tile;
@@ -125,7 +129,7 @@ GemmTiling plan_gemm(const GemmArgs& args) {
   const bool copies = is_widened(kind) || t.a_side[0] != Side::direct || t.a_side[1] != Side::direct ||
                       !v.right[0].packed || (v.k[1] > 0 && !v.right[1].packed);
   const std::int64_t longest = ceil_div(std::max(v.k[0], v.k[1]), f.k_per_step);
-  const std::int64_t most = !streams ? kBlockSteps : copies ? kBlockSteps >> std::max(0, t.width - 1) : longest;
+  const std::int64_t most = copies ? ev("KC",kCopiedSteps) >> std::max(0, t.width - 1) : streams ? longest : kBlockSteps;
   const std::int64_t count = std::max<std::int64_t>(1, ceil_div(longest, std::max<std::int64_t>(most, 1)));
   t.block_steps = round_up(std::max<std::int64_t>(1, ceil_div(longest, count)), 4);
   for (int s = 0; s < 2; ++s) blocks += ceil_div(ceil_div(v.k[s], f.k_per_step), t.block_steps);

@@ -13,6 +13,7 @@ namespace metal_candle::cpu {
 namespace {
 
 using Side = GemmTiling::Side;
+constexpr std::int64_t kStepsTogether = 8;
 
 class TileRun {
  public:
@@ -120,20 +121,20 @@ class TileRun {
     const std::int64_t k = std::min(count * f_.k_per_step, view_.k[s] - k0);
     const char* source = a.data + (batch_ * a.batch + row0_ * a.outer + k0 * a.k) * bytes;
     if (t_.a_side[s] == Side::direct) return {source, a.outer * bytes, a.k * bytes * f_.k_per_step};
-    PackArgs p{source, a.outer, a.k, rows_, k, rows_, count * f_.k_per_step, scratch_};
     if (t_.a_side[s] == Side::rows) {
       const std::int64_t stride = count * unit + 64;
-      set_.pack_rows(kind_, p, stride);
+      set_.pack_rows(kind_, {source, a.outer, a.k, rows_, k, rows_, count * f_.k_per_step, scratch_}, stride);
       return {scratch_, stride, unit};
     }
-    const std::int64_t tiles = ceil_div(rows_, t_.row_tile);
-    for (std::int64_t i = 0; i < tiles; ++i) {
-      const std::int64_t r0 = i * rows_ / tiles, rows = (i + 1) * rows_ / tiles - r0;
-      p.source = source + r0 * a.outer * bytes;
-      p.lanes = p.width = rows;
-      p.target = scratch_ + r0 * count * unit;
-      set_.pack_panel(kind_, p);
-    }
+    // A few steps at a time over all row tiles, so that lines of A are read once.
+    const std::int64_t tiles = ceil_div(rows_, t_.row_tile), some = kStepsTogether * f_.k_per_step;
+    for (std::int64_t done = 0; done < count * f_.k_per_step; done += some)
+      for (std::int64_t i = 0; i < tiles; ++i) {
+        const std::int64_t r0 = i * rows_ / tiles, rows = (i + 1) * rows_ / tiles - r0;
+        const std::int64_t padded = std::min(some, count * f_.k_per_step - done);
+        set_.pack_panel(kind_, {source + (r0 * a.outer + done * a.k) * bytes, a.outer, a.k, rows, std::min(padded, k - done),
+                                rows, padded, scratch_ + (r0 * count + done / f_.k_per_step * rows) * unit});
+      }
     return {scratch_, 0, 0};
   }
 

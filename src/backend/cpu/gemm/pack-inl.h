@@ -96,6 +96,12 @@ inline void copy_units(const char* source, std::int64_t lanes, char* target) {
 #endif
 }
 
+/// Rows of the source are far apart: no hardware prefetch sees the next one coming.
+constexpr std::int64_t kPackAhead = 16;
+inline void prefetch_lanes(const char* source, std::int64_t bytes) {
+  for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(source + i);
+}
+
 #if HWY_TARGET != HWY_SCALAR
 /// 4 lanes × 4 steps of 32-bit units.
 inline void transpose4(const char* source, std::int64_t lane_bytes, char* target, std::int64_t target_step) {
@@ -131,7 +137,10 @@ void pack_units(const char* source, std::int64_t lane_bytes, std::int64_t step_b
                 std::int64_t steps, std::int64_t width, char* target) {
   constexpr std::int64_t kUnit = sizeof(T);
   if (lane_bytes == kUnit || lanes == 1) {
-    for (std::int64_t s = 0; s < steps; ++s) copy_units<T>(source + s * step_bytes, lanes, target + s * width * kUnit);
+    for (std::int64_t s = 0; s < steps; ++s) {
+      prefetch_lanes(source + (s + kPackAhead) * step_bytes, lanes * kUnit);
+      copy_units<T>(source + s * step_bytes, lanes, target + s * width * kUnit);
+    }
   } else if (kUnit == 4 && step_bytes == kUnit) {
     const std::int64_t lanes4 = lanes & ~std::int64_t{3}, steps4 = steps & ~std::int64_t{3};
     for (std::int64_t l = 0; l < lanes4; l += 4)
@@ -157,6 +166,8 @@ void pack_pairs(const PackArgs& p) {
       char* target = p.target + s * p.width * 4;
       std::int64_t l = 0;
       if (p.lane_stride == 1) {
+        prefetch_lanes(low + kPackAhead * k_bytes, p.lanes * 2);
+        prefetch_lanes(high + kPackAhead * k_bytes, p.lanes * 2);
         constexpr std::int64_t kStep = HWY_MAX_BYTES / 4;
         const hn::ScalableTag<std::uint32_t> d;
         const hn::Rebind<std::uint16_t, decltype(d)> d16;
