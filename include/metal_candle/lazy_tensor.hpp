@@ -123,8 +123,15 @@ class LazyTensor {
   Node* node_ = nullptr;
 
  private:
-  static void retain(Node* node) noexcept;
-  static void release(Node* node) noexcept;
+  // The count is a node's first member (asserted in graph/node.h), so that copying a handle needs no call.
+  static std::atomic<std::uint32_t>& refs(Node* node) noexcept { return *reinterpret_cast<std::atomic<std::uint32_t>*>(node); }
+  static void retain(Node* node) noexcept {
+    if (node) refs(node).fetch_add(1, std::memory_order_relaxed);
+  }
+  static void release(Node* node) noexcept {
+    if (refs(node).fetch_sub(1, std::memory_order_acq_rel) == 1) destroy(node);
+  }
+  static void destroy(Node* node) noexcept;
 };
 
 /// For those who know the old crate: there is no graph to add a tensor to, so this is `from_tensor`.

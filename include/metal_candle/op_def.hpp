@@ -47,7 +47,7 @@ class Attrs {
 
  private:
   void push_slow(std::int64_t value);
-  std::int64_t inline_[kInline];
+  std::int64_t inline_[kInline] = {};
   int size_ = 0;
   std::vector<std::int64_t> more_;
 };

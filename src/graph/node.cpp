@@ -42,17 +42,15 @@ const Attrs& Node::attributes() const { return attrs ? *attrs : kNoAttrs; }
 void Node::destroy(Node* first) noexcept {
   // Nodes to destroy are linked through their own scalar field, so that a chain of any length needs no stack.
   Node* todo = first;
-  auto link = [](Node* n) -> Node*& { return *reinterpret_cast<Node**>(&n->scalar_f); };
-  static_assert(sizeof(double) == sizeof(Node*));
-  link(first) = nullptr;
+  first->next_to_destroy = nullptr;
   while (todo) {
     Node* n = todo;
-    Node* next = link(n);
+    Node* next = n->next_to_destroy;
     Storage* storage = n->storage.load(std::memory_order_acquire);
     for (int i = 0; i < n->input_count; ++i) {
       Node* in = n->input(i).load(std::memory_order_acquire);
       if (in && in->refs.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-        link(in) = next;
+        in->next_to_destroy = next;
         next = in;
       }
     }
@@ -67,6 +65,8 @@ void Node::destroy(Node* first) noexcept {
     base::FreeList<Node>::put(n);
   }
 }
+
+void LazyTensor::destroy(Node* node) noexcept { Node::destroy(node); }
 
 Storage* Storage::make(std::size_t bytes, Device device) {
   void* data = base::pool_allocate(bytes);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <exception>
 #include <memory>
 
@@ -64,6 +65,7 @@ class Node {
   union {
     double scalar_f;
     std::int64_t scalar_i;
+    Node* next_to_destroy;
   };
   std::atomic<Storage*> storage;
   std::atomic<bool> claimed;  // taken by the submit that may publish a result; `layout` is its to write until then
@@ -81,11 +83,6 @@ class Node {
   static void destroy(Node* node) noexcept;  // iterative: chains of any length
 };
 
-inline void LazyTensor::retain(Node* node) noexcept {
-  if (node) node->refs.fetch_add(1, std::memory_order_relaxed);
-}
-inline void LazyTensor::release(Node* node) noexcept {
-  if (node->refs.fetch_sub(1, std::memory_order_acq_rel) == 1) Node::destroy(node);
-}
+static_assert(offsetof(Node, refs) == 0, "handles count references without knowing more of a node");
 
 }  // namespace metal_candle

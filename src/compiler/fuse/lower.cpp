@@ -423,8 +423,12 @@ class UnitLowering {
   }
 
   int random(const GraphNode& n, bool full) {
-    // The counter is the element's row-major number.
-    const int counter = builder_.index(n.shape, contiguous_strides(n.shape), full, full ? cols_now_ : 1);
+    // The counter is the element's row-major number; with a key a row it is the column, so that a row's draw does not
+    // depend on which row it is.
+    Shape strides = contiguous_strides(n.shape);
+    if (node(n.inputs[0]).shape.rank() > 0)
+      for (int d = 0; d + 1 < strides.rank(); ++d) strides[d] = 0;
+    const int counter = builder_.index(n.shape, strides, full, full ? cols_now_ : 1);
     KValue v;
     v.op = n.op->code == ops::kRandomUniform ? KOp::random_uniform : KOp::random_normal;
     v.type = RegType::f32;

@@ -6,6 +6,8 @@
 // A reduction over other axes becomes a chain of these, innermost first; a large reduction to few values is cut into
 // two, so that its first half is wide enough for many threads (sums of fixed parts, in order: the cut depends on shapes
 // only). An arg-reduction moves its axis last.
+#include <limits>
+
 #include "compiler/rewrite.h"
 #include "graph/node.h"
 #include "ops/table.h"
@@ -31,11 +33,20 @@ class Normalizer {
   }
 
  private:
-  // A sum of nothing is 0, a product 1. (Extremes of nothing are refused when they are recorded.)
+  // A sum of nothing is 0, a product 1, a largest value the lowest there is.
   int nothing(const GraphNode& n) {
     GraphNode number = make_like(n, *scalar(0.0).node()->op, DType::f64, Shape{}, {});
     number.literal = n.op->code == ops::kProd ? 1 : 0;
     number.literal_int = static_cast<std::int64_t>(number.literal);
+    if (n.op->code == ops::kMax || n.op->code == ops::kMin) {
+      const bool low = n.op->code == ops::kMax;
+      const double inf = std::numeric_limits<double>::infinity();
+      number.literal = low ? -inf : inf;
+      const auto bits = 8 * size_of(n.dtype);
+      const bool no_sign = n.dtype == DType::u8 || n.dtype == DType::boolean;
+      const std::int64_t top = n.dtype == DType::boolean ? 1 : no_sign ? 255 : static_cast<std::int64_t>(~std::uint64_t{0} >> (65 - bits));
+      number.literal_int = low ? (no_sign ? 0 : -top - 1) : top;
+    }
     Attrs attrs{static_cast<std::int64_t>(n.dtype)};
     for (const auto d : n.shape) attrs.push(d);
     return rewriter_.add(make_like(n, ops::full_def, n.dtype, n.shape, {rewriter_.add(std::move(number))}, attrs));

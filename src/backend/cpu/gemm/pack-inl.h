@@ -143,9 +143,12 @@ void pack_units(const char* source, std::int64_t lane_bytes, std::int64_t step_b
     }
   } else if (kUnit == 4 && step_bytes == kUnit) {
     const std::int64_t lanes4 = lanes & ~std::int64_t{3}, steps4 = steps & ~std::int64_t{3};
-    for (std::int64_t l = 0; l < lanes4; l += 4)
-      for (std::int64_t s = 0; s < steps4; s += 4)
-        transpose4(source + l * lane_bytes + s * kUnit, lane_bytes, target + (s * width + l) * kUnit, width * kUnit);
+    // Eight lanes at a time, a line of each: more lanes a power of two apart would push each other out of L1.
+    for (std::int64_t l0 = 0; l0 < lanes4; l0 += 8)
+      for (std::int64_t s0 = 0; s0 < steps4; s0 += 16)
+        for (std::int64_t l = l0; l < std::min(l0 + 8, lanes4); l += 4)
+          for (std::int64_t s = s0; s < std::min(s0 + 16, steps4); s += 4)
+            transpose4(source + l * lane_bytes + s * kUnit, lane_bytes, target + (s * width + l) * kUnit, width * kUnit);
     pack_scalar<T>(source, lane_bytes, step_bytes, 0, lanes, steps4, steps, width, target);
     pack_scalar<T>(source, lane_bytes, step_bytes, lanes4, lanes, 0, steps4, width, target);
   } else {
@@ -171,11 +174,21 @@ void pack_pairs(const PackArgs& p) {
         constexpr std::int64_t kStep = HWY_MAX_BYTES / 4;
         const hn::ScalableTag<std::uint32_t> d;
         const hn::Rebind<std::uint16_t, decltype(d)> d16;
-        for (; l + kStep <= p.lanes; l += kStep) {
-          const auto x = hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(low) + l));
-          const auto y = hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(high) + l));
-          hn::StoreU(hn::Or(x, hn::ShiftLeft<16>(y)), d, reinterpret_cast<std::uint32_t*>(target) + l);
+        const auto pairs_at = [&](auto load) {
+          const auto x = hn::PromoteTo(d, load(reinterpret_cast<const std::uint16_t*>(low) + l));
+          const auto y = hn::PromoteTo(d, load(reinterpret_cast<const std::uint16_t*>(high) + l));
+          return hn::Or(x, hn::ShiftLeft<16>(y));
+        };
+        auto* const out = reinterpret_cast<std::uint32_t*>(target);
+        for (; l + kStep <= p.lanes; l += kStep) hn::StoreU(pairs_at([&](auto* q) { return hn::LoadU(d16, q); }), d, out + l);
+#if HWY_TARGET == HWY_AVX3
+        if (l < p.lanes) {
+          const auto left = static_cast<std::size_t>(p.lanes - l);
+          const auto pairs = pairs_at([&](auto* q) { return hn::MaskedLoad(hn::FirstN(d16, left), d16, q); });
+          hn::BlendedStore(pairs, hn::FirstN(d, left), d, out + l);
+          l = p.lanes;
         }
+#endif
       }
       for (; l < p.lanes; ++l) {
         std::memcpy(target + l * 4, low + l * lane_bytes, 2);

@@ -322,11 +322,17 @@ class Lowering {
         rows_[v].operand = scratch(row_slots_[rows_[v].slot]);
       }
     }
-    for (std::size_t i = 0; i < items_.size(); ++i) emit_item(static_cast<int>(i), stage);
+    std::vector<int> rest;  // reductions of what is not computed here
+    sinks_.clear();
     for (int v = p_.stages[stage].begin; v < p_.stages[stage].end; ++v) {
-      const bool sink = is_row_reduce(op(v)) || is_column_reduce(op(v));
-      if (sink && !in_items(value(v).a)) emit_sink(v);
+      if (!is_row_reduce(op(v)) && !is_column_reduce(op(v))) continue;
+      if (in_items(value(v).a)) sinks_.push_back({value(v).a, v});
+      else rest.push_back(v);
     }
+    std::sort(sinks_.begin(), sinks_.end());
+    next_sink_ = 0;
+    for (std::size_t i = 0; i < items_.size(); ++i) emit_item(static_cast<int>(i), stage);
+    for (int v : rest) emit_sink(v);
     for (int v = p_.stages[stage].begin; v < p_.stages[stage].end; ++v) {
       if (is_store(op(v)) && value(value(v).a).full && v != direct_store_) emit_store(v);
     }
@@ -386,9 +392,7 @@ class Lowering {
     }
     finish(in, out.operand, Context::full);
     give_temporaries();
-    for (int sink = p_.stages[stage].begin; sink < p_.stages[stage].end; ++sink) {
-      if ((is_row_reduce(op(sink)) || is_column_reduce(op(sink))) && value(sink).a == v) emit_sink(sink);
-    }
+    while (next_sink_ < sinks_.size() && sinks_[next_sink_].first == v) emit_sink(sinks_[next_sink_++].second);
     if (last_[v] == i) give_register(std::exchange(out.slot, -1));
   }
 
@@ -606,6 +610,8 @@ class Lowering {
   int stage_ = 0, direct_store_ = -1;
   bool vector_op_ = false;
   std::vector<int> items_, last_, temporary_;
+  std::vector<std::pair<int, int>> sinks_;  // value and its reduction, in the order of the items
+  std::size_t next_sink_ = 0;
   std::map<int, Operand> stage_memory_, stage_keep_;
 };
 

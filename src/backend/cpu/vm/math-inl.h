@@ -98,9 +98,26 @@ MC_INLINE F scale(F x, F n) {
 }
 
 inline constexpr float kLog2e = 1.44269504f;
-inline constexpr float kLn2Hi = 0.693359375f, kLn2Lo = -2.12194440e-4f;  // hi has 10 bits: n·hi is exact
+inline constexpr float kLn2Hi = 0.693115234375f, kLn2Lo = 3.19461833e-5f;  // hi has 12 bits: n·hi is exact
 
 /// exp for x that is NaN or in a range where scale works: [-150·ln 2, 130·ln 2].
+#if HWY_TARGET == HWY_AVX3
+// x = b·ln 2 + r, b a multiple of 1/16: 2^(b's fraction) comes from a register by its last four bits, and e^r needs
+// three terms only. Adding 1.5·2^19 rounds b and leaves these bits at the end of the mantissa.
+inline constexpr float kSixteenths[16] = {1.0f,         1.04427378f, 1.09050773f, 1.13878863f, 1.18920712f, 1.24185781f,
+                                          1.29683955f,  1.35425555f, 1.41421356f, 1.47682615f, 1.54221083f, 1.61049033f,
+                                          1.68179283f,  1.75625216f, 1.83400809f, 1.91520656f};
+MC_INLINE F exp_bounded(F x) {
+  const F magic = k(1.5f * 524288.0f);
+  const F t = fma(x, k(kLog2e), magic);
+  const F b = t - magic;
+  F r = nfma(b, k(kLn2Hi), x);
+  r = nfma(b, k(kLn2Lo), r);
+  const F power = F(VF{_mm512_permutexvar_ps(_mm512_castps_si512(t.v.raw), _mm512_loadu_ps(kSixteenths))});
+  const F q = fma(fma(k(0.166666667f), r, k(0.5f)), r * r, r);
+  return scale(fma(power, q, power), b);  // scale floors b
+}
+#else
 MC_INLINE F exp_bounded(F x) {
   const F n = round(x * k(kLog2e));
   F r = nfma(n, k(kLn2Hi), x);
@@ -113,6 +130,7 @@ MC_INLINE F exp_bounded(F x) {
   p = fma(p, r, k(1));
   return scale(p, n);
 }
+#endif
 MC_INLINE F exp(F x) { return exp_bounded(clamp_high(clamp_low(x, k(-104)), k(89))); }
 
 /// expm1 for x NaN or in [-18, 89]. 2^n - 1 is formed at half scale, so that n = 128 does not overflow early.
@@ -148,6 +166,15 @@ MC_INLINE F log_reduced(F f, F n) {
 
 inline constexpr int kSqrtHalfBits = 0x3f3504f3;
 
+#if HWY_TARGET == HWY_AVX3
+// Exponent and mantissa come with log's own special values: 0 gives -inf, a negative number NaN.
+MC_INLINE F log(F x) {
+  const F m = F(VF{_mm512_getmant_ps(x.v.raw, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_nan)});
+  const F e = F(VF{_mm512_getexp_ps(x.v.raw)});
+  const M high = m > k(1.41421356f);
+  return log_reduced(select(high, m * k(0.5f), m) - k(1), select(high, e + k(1), e));
+}
+#else
 MC_INLINE F log(F x) {
   const M tiny = x < k(1.17549435e-38f);
   const F scaled = select(tiny, x * k(8388608.0f), x);
@@ -159,6 +186,8 @@ MC_INLINE F log(F x) {
   const F special = select(x == k(0), k(-inf), select(x < k(0), k(std::numeric_limits<float>::quiet_NaN()), x));
   return select(both(x > k(0), x < k(inf)), y, special);
 }
+
+#endif
 
 /// 1 + x = 2^n (1 + f), with f computed from x itself: (x + 1 - 2^n) / 2^n loses nothing.
 MC_INLINE F log1p(F x) {
