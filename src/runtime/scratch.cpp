@@ -1,0 +1,58 @@
+#include "runtime/scratch.h"
+
+#include <mutex>
+#include <utility>
+
+namespace metal_candle {
+namespace {
+
+struct Spare {
+  std::mutex mutex;
+  std::vector<Scratch*> free;
+
+  void put(Scratch* s) {
+    std::lock_guard lock(mutex);
+    free.push_back(s);
+  }
+  Scratch* get() {
+    std::lock_guard lock(mutex);
+    if (free.empty()) return new Scratch;
+    Scratch* s = free.back();
+    free.pop_back();
+    return s;
+  }
+};
+// Never destroyed, and the pointer below is trivial: destructors of statics may evaluate, after those of this thread.
+Spare& spare() {
+  static auto* s = new Spare;
+  return *s;
+}
+
+thread_local Scratch* mine = nullptr;
+struct Return {  // hands it over when the thread ends
+  ~Return() {
+    if (Scratch* s = std::exchange(mine, nullptr)) spare().put(s);
+  }
+};
+
+}  // namespace
+
+ScratchLease::ScratchLease() : scratch_(std::exchange(mine, nullptr)) {
+  if (scratch_) [[likely]]
+    return;
+  static thread_local Return at_end;
+  (void)at_end;
+  scratch_ = spare().get();
+}
+
+ScratchLease::~ScratchLease() {
+  scratch_->submission.reset();
+  scratch_->wanted.clear();
+  for (Storage* s : scratch_->results)
+    if (s) s->release();
+  scratch_->results.clear();
+  if (mine) spare().put(scratch_);
+  else mine = scratch_;
+}
+
+}  // namespace metal_candle
