@@ -1,0 +1,237 @@
+#include "backend/cpu/executable.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/thread_pool.h"
+#include "metal_candle/error.hpp"
+
+namespace metal_candle::cpu {
+namespace {
+
+constexpr double kTinyNanoseconds = 15'000;
+constexpr double kThreadNanoseconds = 4'000;  // less work than this does not pay for another thread
+
+std::size_t round_up(std::size_t x, std::size_t unit) { return (x + unit - 1) / unit * unit; }
+
+std::int64_t now() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Tiny plans run on any thread, at any time; each thread has memory for one of them.
+Workspace& own_workspace() {
+  static thread_local Workspace workspace;
+  return workspace;
+}
+
+}  // namespace
+
+CpuExecutable::CpuExecutable(std::shared_ptr<const Plan> plan, std::shared_ptr<SharedWorkspace> workspace)
+    : plan_(std::move(plan)), workspace_(std::move(workspace)), buffers_(plan_->buffers.size(), nullptr) {
+  lower_steps();
+  place_shared();
+  find_sources();
+  build_rounds();
+  tiny_ = nanoseconds_ < kTinyNanoseconds;
+}
+
+void CpuExecutable::lower_steps() {
+  for (const PlanStep& step : plan_->steps) {
+    switch (step.kind) {
+      case PlanStep::Kind::fused: steps_.push_back(lower_fused(step)); break;
+      case PlanStep::Kind::matmul: steps_.push_back(lower_matmul(*plan_, step)); break;
+      case PlanStep::Kind::kernel: steps_.push_back(lower_kernel(step)); break;
+    }
+    Step& lowered = *steps_.back();
+    nanoseconds_ += lowered.nanoseconds();
+    if (lowered.binds()) binding_steps_.push_back(&lowered);
+    if (lowered.fallible()) fallible_steps_.push_back(static_cast<int>(steps_.size()) - 1);
+  }
+}
+
+/// Steps of one phase have their shared blocks side by side, steps of different phases in the same place.
+void CpuExecutable::place_shared() {
+  const std::size_t begin = round_up(plan_->arena_bytes, 64);
+  std::vector<std::size_t> next(static_cast<std::size_t>(std::max(plan_->phases, 1)), begin);
+  arena_bytes_ = plan_->arena_bytes;
+  for (std::size_t i = 0; i < steps_.size(); ++i) {
+    const auto phase = static_cast<std::size_t>(plan_->steps[i].phase);
+    if (phase >= next.size()) next.resize(phase + 1, begin);
+    shared_offsets_.push_back(next[phase]);
+    if (steps_[i]->shared_bytes() == 0) continue;
+    next[phase] += round_up(steps_[i]->shared_bytes(), 64);
+    arena_bytes_ = std::max(arena_bytes_, next[phase]);
+  }
+}
+
+/// Follows buffers written in place to the memory they share; only addresses that can change are left for the runs.
+void CpuExecutable::find_sources() {
+  using Where = PlanBuffer::Where;
+  const auto& buffers = plan_->buffers;
+  for (int i = 0; i < static_cast<int>(buffers.size()); ++i) {
+    int at = i;
+    // A result is bound to memory of its own in every run, which may or may not be that of a donated input.
+    while (buffers[static_cast<std::size_t>(at)].same_as >= 0 && buffers[static_cast<std::size_t>(at)].where != Where::output)
+      at = buffers[static_cast<std::size_t>(at)].same_as;
+    const PlanBuffer& b = buffers[static_cast<std::size_t>(at)];
+    switch (b.where) {
+      case Where::constant: buffers_[static_cast<std::size_t>(i)] = const_cast<std::uint64_t*>(&b.bits); break;
+      case Where::arena: arena_sources_.push_back({i, b.where, at}); break;
+      case Where::tile: break;
+      default: sources_.push_back({i, b.where, b.index});
+    }
+  }
+}
+
+void CpuExecutable::build_rounds() {
+  units_.clear();
+  round_units_.assign(1, 0);
+  round_tasks_.clear();
+  scratch_bytes_ = most_tasks_ = 0;
+  for (const auto& step : steps_) scratch_bytes_ = std::max(scratch_bytes_, round_up(step->scratch_bytes(), 64));
+  std::vector<std::vector<int>> phases(static_cast<std::size_t>(std::max(plan_->phases, 1)));
+  for (std::size_t i = 0; i < steps_.size(); ++i) {
+    const auto phase = static_cast<std::size_t>(plan_->steps[i].phase);
+    if (phase >= phases.size()) phases.resize(phase + 1);
+    phases[phase].push_back(static_cast<int>(i));
+  }
+  for (auto& steps : phases) {
+    int passes = 0;
+    for (int s : steps) passes = std::max(passes, steps_[static_cast<std::size_t>(s)]->rounds());
+    for (int pass = 0; pass < passes; ++pass) add_round(steps, pass);
+  }
+}
+
+void CpuExecutable::add_round(std::vector<int>& steps, int pass) {
+  // Long tasks first, so that the round does not end with one thread at work.
+  const auto length = [&](int s) {
+    const Step& step = *steps_[static_cast<std::size_t>(s)];
+    return pass < step.rounds() ? step.nanoseconds() / static_cast<double>(std::max<std::int64_t>(1, step.tasks(pass))) : 0;
+  };
+  std::stable_sort(steps.begin(), steps.end(), [&](int a, int b) { return length(a) > length(b); });
+  std::int64_t total = 0;
+  for (int s : steps) {
+    const Step& step = *steps_[static_cast<std::size_t>(s)];
+    const std::int64_t tasks = pass < step.rounds() ? step.tasks(pass) : 0;
+    if (tasks <= 0) continue;
+    units_.push_back({static_cast<std::uint32_t>(total), s, pass});
+    total += tasks;
+    if (total > INT32_MAX) throw InternalError("a step of more than 2^31 tasks");
+  }
+  if (total == 0) return;
+  round_tasks_.push_back(static_cast<std::uint32_t>(total));
+  round_units_.push_back(static_cast<std::uint32_t>(units_.size()));
+  most_tasks_ = std::max(most_tasks_, round_tasks_.back());
+}
+
+int CpuExecutable::useful_threads() const {
+  if (tiny_) return 1;
+  const double by_work = std::min(nanoseconds_ / kThreadNanoseconds, 1e6);
+  return std::max(1, std::min({base::threads(), static_cast<int>(std::min<std::uint32_t>(most_tasks_, 1u << 20)),
+                               static_cast<int>(by_work)}));
+}
+
+void CpuExecutable::run(const Bindings& bindings, std::vector<TaskTime>* times) {
+  traced_ = times != nullptr;
+  if (tiny_) {
+    run_in(own_workspace(), bindings);
+  } else {
+    std::lock_guard lock(workspace_->mutex);
+    run_in(*workspace_, bindings);
+  }
+  if (traced_) collect_times(*times);
+  if (!fallible_steps_.empty()) report_failures();
+}
+
+void CpuExecutable::run_in(Workspace& workspace, const Bindings& bindings) {
+  resolve(bindings, static_cast<char*>(workspace.arena.reserve(arena_bytes_)));
+  if (!binding_steps_.empty()) bind_steps(tiny_ ? 1 : base::threads());
+  const int threads = useful_threads();
+  scratch_ = static_cast<char*>(workspace.scratch.reserve(scratch_bytes_ * static_cast<std::size_t>(threads)));
+  if (traced_) times_.resize(static_cast<std::size_t>(threads));
+  if (threads == 1) return run_alone();
+  const auto task = [](void* self, int thread, int round, std::uint32_t index) {
+    static_cast<CpuExecutable*>(self)->run_task(thread, round, index);
+  };
+  base::run_rounds({round_tasks_.data(), static_cast<int>(round_tasks_.size()), task, this}, threads);
+}
+
+void CpuExecutable::resolve(const Bindings& bindings, char* arena) {
+  frame_.buffers = buffers_.data();
+  frame_.slots = bindings.slots.data();
+  frame_.leaves = bindings.leaves.data();
+  frame_.leaf_count = static_cast<int>(bindings.leaves.size());
+  if (arena != arena_) move_arena(arena);
+  for (const Source& s : sources_) {
+    const auto index = static_cast<std::size_t>(s.index);
+    void*& to = buffers_[static_cast<std::size_t>(s.buffer)];
+    if (s.where == PlanBuffer::Where::leaf) to = bindings.leaf_data[index];
+    else if (s.where == PlanBuffer::Where::output) to = bindings.output_data[index];
+    else to = const_cast<std::uint64_t*>(&bindings.slots[index]);
+  }
+}
+
+void CpuExecutable::move_arena(char* arena) {
+  arena_ = arena;
+  for (const Source& s : arena_sources_)
+    buffers_[static_cast<std::size_t>(s.buffer)] = arena + plan_->buffers[static_cast<std::size_t>(s.index)].offset;
+  for (std::size_t i = 0; i < steps_.size(); ++i)
+    if (steps_[i]->shared_bytes() > 0) steps_[i]->set_shared(arena + shared_offsets_[i]);
+}
+
+void CpuExecutable::bind_steps(int threads) {
+  frame_.threads = threads;
+  bool as_planned = true;
+  for (Step* step : binding_steps_) as_planned &= step->bind(frame_);
+  if (!as_planned) build_rounds();
+}
+
+void CpuExecutable::run_alone() {
+  if (traced_) {
+    for (std::size_t r = 0; r < round_tasks_.size(); ++r)
+      for (std::uint32_t t = 0; t < round_tasks_[r]; ++t) run_task(0, static_cast<int>(r), t);
+    return;
+  }
+  for (std::size_t r = 0; r < round_tasks_.size(); ++r) {
+    for (std::uint32_t u = round_units_[r]; u < round_units_[r + 1]; ++u) {
+      const Unit& unit = units_[u];
+      const std::uint32_t end = u + 1 < round_units_[r + 1] ? units_[u + 1].first : round_tasks_[r];
+      Step& step = *steps_[static_cast<std::size_t>(unit.step)];
+      for (std::uint32_t t = 0; t < end - unit.first; ++t) step.run(frame_, unit.pass, t, scratch_);
+    }
+  }
+}
+
+void CpuExecutable::run_task(int thread, int round, std::uint32_t task) {
+  const Unit* begin = units_.data() + round_units_[static_cast<std::size_t>(round)];
+  const Unit* end = units_.data() + round_units_[static_cast<std::size_t>(round) + 1];
+  const Unit* unit = std::upper_bound(begin, end, task, [](std::uint32_t t, const Unit& u) { return t < u.first; }) - 1;
+  Step& step = *steps_[static_cast<std::size_t>(unit->step)];
+  void* scratch = scratch_ + scratch_bytes_ * static_cast<std::size_t>(thread);
+  if (!traced_) return step.run(frame_, unit->pass, task - unit->first, scratch);
+  const std::int64_t start = now();
+  step.run(frame_, unit->pass, task - unit->first, scratch);
+  times_[static_cast<std::size_t>(thread)].push_back({unit->step, thread, start, now()});
+}
+
+void CpuExecutable::collect_times(std::vector<TaskTime>& times) {
+  for (const auto& thread : times_) times.insert(times.end(), thread.begin(), thread.end());
+  times_.clear();
+}
+
+/// The first step in the plan's order that failed is the one that is told of.
+void CpuExecutable::report_failures() {
+  const char* what = nullptr;
+  const PlanStep* failed = nullptr;
+  for (int s : fallible_steps_) {
+    const char* failure = steps_[static_cast<std::size_t>(s)]->take_failure();
+    if (failure == nullptr || failed != nullptr) continue;
+    what = failure;
+    failed = &plan_->steps[static_cast<std::size_t>(s)];
+  }
+  if (failed == nullptr) return;
+  const std::string scope = failed->scope ? *failed->scope : std::string();
+  throw UserError(ErrorKind::index, (scope.empty() ? "" : scope + ": ") + failed->label + ": " + what, failed->label, scope);
+}
+
+}  // namespace metal_candle::cpu

@@ -1,0 +1,229 @@
+#include "backend/cpu/matmul_step.h"
+
+#include <algorithm>
+
+#include "backend/cpu/plain_product.h"
+#include "metal_candle/error.hpp"
+
+namespace metal_candle::cpu {
+namespace {
+
+constexpr std::int64_t kPackElements = 4096;  // smaller weights stay in cache however they lie
+
+bool is_half(DType dtype) { return dtype == DType::bf16 || dtype == DType::f16; }
+
+GemmType gemm_type(DType dtype) {
+  switch (dtype) {
+    case DType::f32: return GemmType::f32;
+    case DType::bf16: return GemmType::bf16;
+    case DType::f16: return GemmType::f16;
+    default: return GemmType::f64;
+  }
+}
+
+std::size_t round_up(std::size_t x) { return (x + 63) / 64 * 64; }
+
+/// What a tile's sink needs.
+struct TileContext {
+  const RowProgram* program;
+  const RunFrame* frame;
+  std::int64_t m, first_batch;
+  int tile;
+  void* scratch;
+};
+
+void run_epilogue(void* user, const GemmTile& t) {
+  const auto& c = *static_cast<const TileContext*>(user);
+  const std::int64_t row0 = (c.first_batch + t.batch) * c.m + t.row0;
+  c.program->run_tile(c.frame->buffers, c.frame->slots, row0, t.rows, t.col0, t.cols, c.tile,
+                      static_cast<const float*>(t.data), t.ld, c.scratch);
+}
+
+/// The program with the product read densely from memory, as `dtype`.
+KernelProgram reading_memory(KernelProgram p, int tile, std::int64_t n, DType dtype) {
+  for (KAccess& a : p.accesses) {
+    if (a.buffer != tile) continue;
+    a.dtype = dtype;
+    a.offset = 0;
+    a.col_stride = 1;
+    a.row_strides.resize(p.row_dims.size());
+    std::int64_t stride = n;
+    for (std::size_t d = p.row_dims.size(); d-- > 0; stride *= p.row_dims[d]) a.row_strides[d] = stride;
+  }
+  return p;
+}
+
+}  // namespace
+
+MatmulCallStep::MatmulCallStep(const Plan& plan, const PlanStep& step)
+    : step_(step.matmul), dtype_(step.matmul.dtype), product_dtype_(dtype_), shape_(simplify(step.matmul)) {
+  plain_ = !is_float(dtype_);
+  if (dtype_ == DType::boolean) throw InternalError("matmul of bool");
+  if (step_.epilogue) lower_epilogue(step.program);
+  if (!plain_) {
+    choose_packing(plan);
+    plan_product();
+  }
+  double work = 2.0 * static_cast<double>(shape_.batch) * static_cast<double>(shape_.m) * static_cast<double>(shape_.n);
+  work *= static_cast<double>(shape_.k[0] + shape_.k[1]);
+  nanoseconds_ = estimate(step.bytes, std::max(step.flops, work), plain_ ? 2 : dtype_ == DType::f64 ? 25 : 50);
+}
+
+bool MatmulCallStep::tile_epilogue(const KernelProgram& p) const {
+  if (plain_ || dtype_ == DType::f64 || gathers(p) || p.stages.size() != 1 || p.stages[0].cols != step_.n) return false;
+  return std::all_of(p.values.begin(), p.values.end(), [&](const KValue& v) {
+    return v.op != KOp::load || p.accesses[static_cast<std::size_t>(v.access)].buffer != step_.tile || v.full;
+  });
+}
+
+void MatmulCallStep::lower_epilogue(const KernelProgram& program) {
+  if (is_half(dtype_)) product_dtype_ = DType::f32;
+  const KernelProgram p = reading_memory(program, step_.tile, step_.n, product_dtype_);
+  if (tile_epilogue(p)) {
+    tile_program_ = RowProgram::lower(p);
+    if (tile_program_->tileable()) return;
+    tile_program_.reset();
+  }
+  second_ = std::make_unique<ProgramStep>(p, 0.0);
+}
+
+void MatmulCallStep::choose_packing(const Plan& plan) {
+  for (std::size_t i = 0; i < 2; ++i) {
+    const auto& side = shape_.sides[2 * i + 1];
+    Weight& w = weights_[i];
+    if (!side.constant || side.buffer < 0 || shape_.k[i] * shape_.n < kPackElements || shape_.empty()) continue;
+    const PlanBuffer& buffer = plan.buffers[static_cast<std::size_t>(side.buffer)];
+    if (buffer.where != PlanBuffer::Where::leaf || shape_.extents.size() > WeightView::kMaxDims) continue;
+    w.leaf = buffer.index;
+    w.view = {.n = shape_.n, .k = shape_.k[i], .row_stride = side.row_stride, .col_stride = side.col_stride,
+              .type = gemm_type(dtype_), .isa = gemm_isa_name()};
+    std::int64_t bytes = static_cast<std::int64_t>(w.view.entry_bytes());
+    w.strides.assign(shape_.extents.size(), 0);
+    for (std::size_t d = shape_.extents.size(); d-- > 0;) {
+      if (side.strides[d] == 0) continue;
+      w.strides[d] = bytes;
+      bytes *= shape_.extents[d];
+    }
+    for (std::size_t d = 0; d < shape_.extents.size(); ++d) {
+      if (side.strides[d] == 0) continue;
+      w.view.extents[w.view.dims] = shape_.extents[d];
+      w.view.strides[w.view.dims++] = side.strides[d];
+    }
+  }
+}
+
+void MatmulCallStep::plan_product() {
+  const bool batched = !shape_.extents.empty();
+  args_ = {};
+  args_.m = shape_.m;
+  args_.n = shape_.n;
+  args_.type = gemm_type(dtype_);
+  args_.batch = batched ? shape_.extents.back() : 1;
+  outer_ = shape_.empty() ? 0 : shape_.batch / args_.batch;
+  for (std::size_t i = 0; i < 2; ++i) {
+    GemmSegment& g = args_.segments[i];
+    const auto &a = shape_.sides[2 * i], &b = shape_.sides[2 * i + 1];
+    g.k = shape_.k[i];
+    g.a = {nullptr, a.row_stride, a.col_stride};
+    g.b = {nullptr, b.row_stride, b.col_stride};
+    g.b_packed = weights_[i].leaf >= 0;
+    if (!batched) continue;
+    g.a_batch = a.strides.back();
+    g.b_batch = g.b_packed ? weights_[i].strides.back() : b.strides.back();
+  }
+  args_.c_type = gemm_type(product_dtype_);
+  args_.c_row_stride = shape_.n;
+  args_.c_batch = shape_.m * shape_.n;
+  if (tile_program_) args_.sink = run_epilogue;
+  tiling_ = shape_.empty() ? GemmTiling{} : plan_gemm(args_);
+  gemm_scratch_ = round_up(tiling_.scratch_bytes);
+}
+
+std::int64_t MatmulCallStep::tasks(int round) const {
+  if (round == 1) return second_->tasks(0);
+  if (shape_.empty()) return 0;
+  if (!plain_) return outer_ * tiling_.jobs;
+  const std::int64_t rows = plain_rows(shape_);
+  return shape_.batch * ((shape_.m + rows - 1) / rows);
+}
+
+std::size_t MatmulCallStep::scratch_bytes() const {
+  const std::size_t program = tile_program_ ? tile_program_->scratch_bytes() : 0;
+  return std::max(gemm_scratch_ + program, second_ ? second_->scratch_bytes() : 0);
+}
+
+std::size_t MatmulCallStep::shared_bytes() const {
+  if (!second_) return 0;
+  return static_cast<std::size_t>(shape_.batch * shape_.m * shape_.n) * size_of(product_dtype_);
+}
+
+bool MatmulCallStep::bind(const RunFrame& frame) {
+  for (std::size_t i = 0; i < 4; ++i)
+    if (shape_.sides[i].buffer >= 0) bases_[i] = static_cast<const char*>(frame.buffers[shape_.sides[i].buffer]);
+  out_ = static_cast<char*>(second_ ? shared_ : step_.epilogue ? nullptr : frame.buffers[step_.out]);
+  // A tile program never reads this address, but computes others from it.
+  if (step_.tile >= 0) frame.buffers[step_.tile] = second_ ? shared_ : static_cast<void*>(this);
+  if (find_packed(frame)) return true;
+  plan_product();
+  return false;
+}
+
+/// False: a weight that was to be packed has no storage to keep the packed form, and is used as it is from now on.
+bool MatmulCallStep::find_packed(const RunFrame& frame) {
+  bool as_planned = true;
+  for (std::size_t i = 0; i < 2; ++i) {
+    Weight& w = weights_[i];
+    if (w.leaf < 0) continue;
+    Storage* storage = w.leaf < frame.leaf_count ? frame.leaves[w.leaf] : nullptr;
+    if (storage == nullptr || storage->data == nullptr) {
+      w.leaf = -1;
+      as_planned = false;
+      continue;
+    }
+    const char* first = bases_[2 * i + 1] + shape_.sides[2 * i + 1].offset * element();
+    w.view.offset = first - static_cast<const char*>(storage->data);
+    packed_[i] = packed_weight(*storage, w.view, frame.threads);
+  }
+  return as_planned;
+}
+
+void MatmulCallStep::run(const RunFrame& frame, int round, std::int64_t task, void* scratch) {
+  if (round == 1) second_->run(frame, 0, task, scratch);
+  else if (plain_) run_plain(task);
+  else run_gemm(frame, task, static_cast<char*>(scratch));
+}
+
+void MatmulCallStep::run_gemm(const RunFrame& frame, std::int64_t task, char* scratch) {
+  const std::int64_t first = task / tiling_.jobs * args_.batch;
+  GemmArgs args = args_;
+  for (std::size_t i = 0; i < 2; ++i) {
+    GemmSegment& g = args.segments[i];
+    if (g.k == 0) continue;
+    g.a.data = bases_[2 * i] + shape_.offset(shape_.sides[2 * i], first) * element();
+    if (!g.b_packed) {
+      g.b.data = bases_[2 * i + 1] + shape_.offset(shape_.sides[2 * i + 1], first) * element();
+      continue;
+    }
+    const char* at = packed_[i];
+    std::int64_t index = first;
+    for (std::size_t d = shape_.extents.size(); d-- > 0; index /= shape_.extents[d])
+      at += index % shape_.extents[d] * weights_[i].strides[d];
+    g.b.data = at;
+  }
+  TileContext context{tile_program_.get(), &frame, shape_.m, first, step_.tile, scratch + gemm_scratch_};
+  args.user = &context;
+  if (!tile_program_) args.c = out_ + first * shape_.m * shape_.n * static_cast<std::int64_t>(size_of(product_dtype_));
+  run_gemm_job(args, tiling_, task % tiling_.jobs, scratch);
+}
+
+void MatmulCallStep::run_plain(std::int64_t task) {
+  const std::int64_t rows = plain_rows(shape_), blocks = (shape_.m + rows - 1) / rows;
+  const std::int64_t row = task % blocks * rows;
+  plain_product(dtype_, shape_, bases_, task / blocks, row, std::min(shape_.m, row + rows), out_);
+}
+
+std::unique_ptr<Step> lower_matmul(const Plan& plan, const PlanStep& step) {
+  return std::make_unique<MatmulCallStep>(plan, step);
+}
+
+}  // namespace metal_candle::cpu

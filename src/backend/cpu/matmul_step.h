@@ -1,0 +1,68 @@
+// A matmul step: the product's jobs, and its epilogue on each finished tile.
+//
+// Where an epilogue cannot run on tiles (it reduces, gathers, or is not in f32) the product goes to memory of its own
+// first, and the epilogue is a second round.
+#pragma once
+
+#include <vector>
+
+#include "backend/cpu/gemm/gemm.h"
+#include "backend/cpu/matmul_shape.h"
+#include "backend/cpu/packed_weight.h"
+#include "backend/cpu/program_step.h"
+
+namespace metal_candle::cpu {
+
+class MatmulCallStep final : public Step {
+ public:
+  MatmulCallStep(const Plan& plan, const PlanStep& step);
+
+  int rounds() const override { return second_ ? 2 : 1; }
+  std::int64_t tasks(int round) const override;
+  std::size_t scratch_bytes() const override;
+  std::size_t shared_bytes() const override;
+  double nanoseconds() const override { return nanoseconds_; }
+  bool fallible() const override { return second_ && second_->fallible(); }
+  bool binds() const override { return true; }
+  bool bind(const RunFrame& frame) override;
+  void run(const RunFrame& frame, int round, std::int64_t task, void* scratch) override;
+  const char* take_failure() override { return second_ ? second_->take_failure() : nullptr; }
+
+ private:
+  void lower_epilogue(const KernelProgram& program);
+  bool tile_epilogue(const KernelProgram& program) const;
+  void choose_packing(const Plan& plan);
+  void plan_product();
+  bool find_packed(const RunFrame& frame);
+  void run_gemm(const RunFrame& frame, std::int64_t task, char* scratch);
+  void run_plain(std::int64_t task);
+  std::int64_t element() const { return static_cast<std::int64_t>(size_of(dtype_)); }
+
+  const MatmulStep& step_;
+  const DType dtype_;
+  DType product_dtype_;  // what is written: the dtype, or f32 for an epilogue's own round
+  MatmulShape shape_;
+  bool plain_ = false;
+  double nanoseconds_ = 0;
+
+  std::unique_ptr<RowProgram> tile_program_;
+  std::unique_ptr<ProgramStep> second_;
+  std::size_t gemm_scratch_ = 0;
+
+  // The product: the innermost batch extent is the GEMM's, the others are walked by tasks.
+  GemmArgs args_;
+  GemmTiling tiling_;
+  std::int64_t outer_ = 1;
+  struct Weight {
+    int leaf = -1;      // packed if there is one
+    WeightView view;
+    std::vector<std::int64_t> strides;  // per extent, in bytes of the packed form
+  } weights_[2];
+
+  // Per run.
+  const char* bases_[4] = {};    // of a, b, a2, b2
+  const char* packed_[2] = {};
+  char* out_ = nullptr;
+};
+
+}  // namespace metal_candle::cpu

@@ -1,0 +1,28 @@
+// Constant right sides of products, packed once and kept beside the buffer that they are a copy of.
+#pragma once
+
+#include "backend/cpu/gemm/gemm.h"
+#include "graph/node.h"
+
+namespace metal_candle::cpu {
+
+/// The matrices to be packed: n × k from `data` on, and for a batch one more per index of the extents (innermost last).
+struct WeightView {
+  static constexpr int kMaxDims = 8;
+  std::int64_t n = 0, k = 0, row_stride = 0, col_stride = 0;
+  std::int64_t offset = 0;  // bytes from the buffer's start
+  std::int64_t extents[kMaxDims] = {}, strides[kMaxDims] = {};
+  int dims = 0;
+  GemmType type = GemmType::f32;
+  const char* isa = nullptr;
+
+  std::int64_t count() const;
+  std::size_t entry_bytes() const { return packed_b_bytes({0, n, k, type}); }
+  friend bool operator==(const WeightView&, const WeightView&) = default;
+};
+
+/// The packed form of this view of the buffer: found, or made with up to `threads` threads. Lives as long as the buffer.
+/// Throws OutOfMemory.
+const char* packed_weight(Storage& storage, const WeightView& view, int threads);
+
+}  // namespace metal_candle::cpu

@@ -1,0 +1,66 @@
+// A plan's step, lowered: a few rounds of tasks over bound buffers.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "backend/backend.h"
+
+namespace metal_candle::cpu {
+
+/// What steps see of the run they are in.
+struct RunFrame {
+  void** buffers = nullptr;  // by plan buffer
+  const std::uint64_t* slots = nullptr;
+  Storage* const* leaves = nullptr;
+  int leaf_count = 0;
+  int threads = 1;  // that may be used before the first round
+};
+
+class Step {
+ public:
+  virtual ~Step() = default;
+
+  // From shapes only.
+  virtual int rounds() const { return 1; }
+  virtual std::int64_t tasks(int round) const = 0;
+  virtual std::size_t scratch_bytes() const = 0;             // for each thread
+  virtual std::size_t shared_bytes() const { return 0; }     // one block for the step, in its phase
+  virtual double nanoseconds() const = 0;                    // on one thread, roughly
+
+  /// Whether bind does anything.
+  virtual bool binds() const { return false; }
+  /// Before a run's first round, on the caller's thread. False: tasks and scratch have changed for good; read again.
+  virtual bool bind(const RunFrame&) { return true; }
+  virtual void run(const RunFrame& frame, int round, std::int64_t task, void* scratch) = 0;
+
+  /// What only the data showed, or null; forgets it.
+  virtual const char* take_failure() { return failure_.load(std::memory_order_relaxed) ? failure_.exchange(nullptr) : nullptr; }
+  virtual bool fallible() const { return false; }
+  void set_shared(void* shared) { shared_ = shared; }
+
+ protected:
+  void fail(const char* what) {
+    const char* none = nullptr;
+    failure_.compare_exchange_strong(none, what, std::memory_order_relaxed);
+  }
+  void* shared_ = nullptr;
+
+ private:
+  std::atomic<const char*> failure_{nullptr};
+};
+
+/// The plan outlives the step; buffers are the plan's.
+std::unique_ptr<Step> lower_fused(const PlanStep& step);
+std::unique_ptr<Step> lower_matmul(const Plan& plan, const PlanStep& step);
+std::unique_ptr<Step> lower_kernel(const PlanStep& step);
+
+/// One thread's time for moving and computing this much outside of the caches.
+inline double estimate(double bytes, double flops, double flops_a_nanosecond) {
+  return 50 + bytes / 12 + flops / flops_a_nanosecond;
+}
+
+}  // namespace metal_candle::cpu
