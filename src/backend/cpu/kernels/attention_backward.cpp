@@ -29,37 +29,44 @@ struct Shared {
   }
 };
 
+/// Blocks of keys that a tile of queries meets before the next one is loaded.
+constexpr std::int64_t kMostKeyBlocks = 4;
+std::int64_t blocks_at_once(const Problem& p) {
+  return std::clamp<std::int64_t>(256 / std::max<std::int64_t>(1, p.d), 1, kMostKeyBlocks);
+}
+
 struct Scratch {
-  std::int64_t width, value_width;
+  std::int64_t width, value_width, key_blocks;
   float *queries, *douts, *dq;               // [rows][width]
-  float *keys, *keys_t, *values_t, *values;  // [kKeyBlock][width], [width][kKeyBlock]
-  float *dk, *dv;                            // [kKeyBlock][width]
+  float *keys, *keys_t, *values_t;           // [block][kKeyBlock][width], [block][width][kKeyBlock]
+  float *dk, *dv, *values;                   // [block][kKeyBlock][width]; V by rows on its way to values_t
   float *p, *ds;                             // [rows][kKeyBlock]
   float *bias, *raw, *lse, *delta;
-  std::int32_t *positions, *seen_begin, *seen_end;  // [kKeyBlock]; columns that a block of rows sees
+  std::int32_t* positions;
+  RowBlocks::Block* blocks;
   std::size_t bytes;
 
   Scratch(const Problem& problem, void* base) : width(round_up(problem.d, kSums)), value_width(round_up(problem.dv, kSums)) {
-    const std::int64_t rows = problem.tile_queries() * problem.group;
+    key_blocks = blocks_at_once(problem);
+    const std::int64_t rows = problem.tile_queries() * problem.group, keys_there = key_blocks * kKeyBlock;
     Carve c(base);
     queries = c.take<float>(rows * width);
     douts = c.take<float>(rows * value_width);
     dq = c.take<float>(rows * width);
-    keys = c.take<float>(kKeyBlock * width);
-    keys_t = c.take<float>(kKeyBlock * width);
+    keys = c.take<float>(keys_there * width);
+    keys_t = c.take<float>(keys_there * width);
     values = c.take<float>(kKeyBlock * value_width);
-    values_t = c.take<float>(kKeyBlock * value_width);
-    dk = c.take<float>(kKeyBlock * width);
-    dv = c.take<float>(kKeyBlock * value_width);
+    values_t = c.take<float>(keys_there * value_width);
+    dk = c.take<float>(keys_there * width);
+    dv = c.take<float>(keys_there * value_width);
     p = c.take<float>(rows * kKeyBlock);
     ds = c.take<float>(rows * kKeyBlock);
     bias = c.take<float>(kRowBlock * kKeyBlock);
     raw = c.take<float>(kRowBlock * kKeyBlock);
     lse = c.take<float>(rows);
     delta = c.take<float>(rows);
-    positions = c.take<std::int32_t>(kKeyBlock);
-    seen_begin = c.take<std::int32_t>(rows / kRowBlock + 1);
-    seen_end = c.take<std::int32_t>(rows / kRowBlock + 1);
+    positions = c.take<std::int32_t>(keys_there);
+    blocks = c.take<RowBlocks::Block>(RowBlocks::most(problem));
     bytes = c.used();
   }
 };
@@ -68,41 +75,38 @@ struct Scratch {
 class Backward {
  public:
   Backward(const KernelCall& call, const Problem& p, const Shared& shared, std::int64_t key_head)
-      : call_(call), p_(p), shared_(shared), key_head_(key_head), s_(p, call.scratch) {
-    keys_.positions = s_.positions;
-  }
+      : call_(call), p_(p), shared_(shared), key_head_(key_head), s_(p, call.scratch), blocks_(s_.blocks) {}
 
-  /// dk and dv of a block of keys; dq as well, if it is gathered in shared memory.
-  void key_block(const Sequence& s, std::int64_t first_key) {
-    std::fill(s_.dk, s_.dk + kKeyBlock * s_.width, 0.0f);
-    std::fill(s_.dv, s_.dv + kKeyBlock * s_.value_width, 0.0f);
-    if (first_key < s.keys) {
-      keys_.set(p_, s, first_key);
-      load_keys(s);
-      for (std::int64_t q = 0; q < s.queries; q += p_.tile_queries()) {
-        tile_ = {s, q, std::min(s.queries, q + p_.tile_queries())};
-        dq_ = shared_.dq && call_.outputs[kDq].data ? shared_.dq + (key_head_ * p_.queries + s.query_row + q) * p_.group * s_.width : nullptr;
-        loaded_ = false;
-        pair(true);
+  /// dk and dv of a few blocks of keys; dq as well, if it is gathered in shared memory.
+  void key_blocks(const Sequence& s, std::int64_t first_key) {
+    const std::int64_t keys = s_.key_blocks * kKeyBlock;
+    std::fill(s_.dk, s_.dk + keys * s_.width, 0.0f);
+    std::fill(s_.dv, s_.dv + keys * s_.value_width, 0.0f);
+    const std::int64_t end = std::min(first_key + keys, s.keys);
+    for (std::int64_t k = first_key; k < end; k += kKeyBlock) load_keys(s, k, slot(first_key, k));
+    for (std::int64_t q = 0; q < s.queries && first_key < end; q += p_.tile_queries()) {
+      set_tile({s, q, std::min(s.queries, q + p_.tile_queries())});
+      dq_ = shared_.dq && call_.outputs[kDq].data
+                ? shared_.dq + (key_head_ * p_.queries + s.query_row + q) * p_.group * s_.width : nullptr;
+      for (std::int64_t k = first_key; k < end; k += kKeyBlock) {
+        choose(slot(first_key, k));
+        if (blocks_.look(p_, keys_[slot_])) pair(true);
       }
     }
-    const std::int64_t n = std::min(kKeyBlock, s.key_slots - first_key), row = s.key_row + first_key;
+    const std::int64_t n = std::min(keys, s.key_slots - first_key), row = s.key_row + first_key;
     write(kDk, s_.dk, s_.width, n, row, p_.key_heads, key_head_, p_.d, p_.rule.scale);
     write(kDv, s_.dv, s_.value_width, n, row, p_.key_heads, key_head_, p_.dv, 1);
   }
 
   void query_tile(const Tile& tile) {
-    tile_ = tile;
-    loaded_ = false;
+    set_tile(tile);
     dq_ = s_.dq;
     std::fill(dq_, dq_ + rows() * s_.width, 0.0f);
+    choose(0);
     for (std::int64_t k = 0; k < tile.sequence.keys; k += kKeyBlock) {
-      keys_.set(p_, tile.sequence, k);
-      bool any = false;
-      for (std::int64_t row = 0; row < rows() && !any; row += kRowBlock)
-        any = !Seen(p_, keys_, RowSpan(p_, tile_, row, rows())).empty();
-      if (!any) continue;
-      load_keys(tile.sequence);
+      set_keys(tile.sequence, k, 0);
+      if (!blocks_.look(p_, keys_[0])) continue;
+      load_keys(tile.sequence, k, 0);
       pair(false);
     }
     write_queries(tile, s_.dq);
@@ -115,12 +119,30 @@ class Backward {
 
  private:
   std::int64_t rows() const { return (tile_.end - tile_.begin) * p_.group; }
+  static int slot(std::int64_t first_key, std::int64_t key) { return static_cast<int>((key - first_key) / kKeyBlock); }
 
-  void load_keys(const Sequence& s) {
-    const Rows k = key_rows(p_.k, s, keys_, key_head_, p_.d);
-    load(k, s_.keys, s_.width);
-    row_kernels().transpose(s_.keys, s_.width, keys_.n, s_.width, s_.keys_t, kKeyBlock, kKeyBlock);
-    load_transposed(key_rows(p_.v, s, keys_, key_head_, p_.dv), s_.value_width, s_.values, s_.values_t);
+  void set_tile(const Tile& t) {
+    tile_ = t;
+    loaded_ = false;
+    blocks_.set(p_, t);
+  }
+
+  void set_keys(const Sequence& s, std::int64_t first_key, int slot) {
+    keys_[slot].positions = s_.positions + slot * kKeyBlock;
+    keys_[slot].set(p_, s, first_key);
+  }
+  void load_keys(const Sequence& s, std::int64_t first_key, int slot) {
+    set_keys(s, first_key, slot);
+    choose(slot);
+    load(key_rows(p_.k, s, keys_[slot], key_head_, p_.d), at_.keys, s_.width);
+    row_kernels().transpose(at_.keys, s_.width, keys_[slot].n, s_.width, at_.keys_t, kKeyBlock, kKeyBlock);
+    load_transposed(key_rows(p_.v, s, keys_[slot], key_head_, p_.dv), s_.value_width, s_.values, at_.values_t);
+  }
+  /// Works with the block of keys in `slot` from now on.
+  void choose(int slot) {
+    slot_ = slot;
+    const std::int64_t k = slot * kKeyBlock * s_.width, v = slot * kKeyBlock * s_.value_width;
+    at_ = {s_.keys + k, s_.keys_t + k, s_.values_t + v, s_.dk + k, s_.dv + v};
   }
 
   void load_tile() {
@@ -136,32 +158,43 @@ class Backward {
     }
   }
 
-  /// The tile against the block of keys.
+  /// The tile against the block of keys. One product after the other over all rows: its other side stays in L1.
   void pair(bool to_keys) {
-    const std::int64_t n = rows();
-    std::int64_t begin = n, end = 0;  // rows that see anything
-    for (std::int64_t row = 0; row < n; row += kRowBlock) {
-      const RowSpan span(p_, tile_, row, n);
-      const Seen seen(p_, keys_, span);
-      s_.seen_begin[row / kRowBlock] = seen.begin;
-      s_.seen_end[row / kRowBlock] = seen.end;
-      float *p = s_.p + row * kKeyBlock, *ds = s_.ds + row * kKeyBlock;
-      if (to_keys) clear(p, ds, span.rows, seen);
-      if (seen.empty()) continue;
-      if (!loaded_) load_tile();
-      begin = std::min(begin, row);
-      end = row + span.rows;
-      score_rows(row, span, seen, p, ds, to_keys);
-      if (dq_)
-        multiply({.a = ds + seen.begin, .a_row = kKeyBlock, .a_step = 1, .b = s_.keys + seen.begin * s_.width,
-                  .b_step = s_.width, .c = dq_ + row * s_.width, .c_row = s_.width, .m = span.rows, .n = s_.width,
-                  .k = seen.end - seen.begin, .accumulate = true});
-    }
-    if (to_keys && begin < end) add_to_keys(begin, end);
+    if (!loaded_) load_tile();
+    const auto against_keys = [&](const float* a, std::int64_t width, const float* b, float* c) {
+      blocks_.runs(vector_columns, [&](std::int64_t row, std::int64_t n, const Seen& seen) {
+        multiply({.a = a + row * width, .a_row = width, .a_step = 1, .b = b + seen.vector_begin, .b_step = kKeyBlock,
+                  .c = c + row * kKeyBlock + seen.vector_begin, .c_row = kKeyBlock, .m = n,
+                  .n = seen.vector_end - seen.vector_begin, .k = width});
+      });
+    };
+    against_keys(s_.queries, s_.width, at_.keys_t, s_.p);
+    against_keys(s_.douts, s_.value_width, at_.values_t, s_.ds);
+    for (const auto& b : blocks_) softmax_grad(b, to_keys);
+    if (dq_)
+      blocks_.runs(columns, [&](std::int64_t row, std::int64_t n, const Seen& seen) {
+        multiply({.a = s_.ds + row * kKeyBlock + seen.begin, .a_row = kKeyBlock, .a_step = 1,
+                  .b = at_.keys + seen.begin * s_.width, .b_step = s_.width, .c = dq_ + row * s_.width,
+                  .c_row = s_.width, .m = n, .n = s_.width, .k = seen.end - seen.begin, .accumulate = true});
+      });
+    if (!to_keys) return;
+    if (call_.outputs[kDv].data) add_to_keys(s_.p, s_.douts, at_.dv, s_.value_width);
+    if (call_.outputs[kDk].data) add_to_keys(s_.ds, s_.queries, at_.dk, s_.width);
   }
 
-  /// Columns that score_rows will not write count as zero for the keys.
+  void softmax_grad(const RowBlocks::Block& b, bool to_keys) {
+    float *p = s_.p + b.span.row * kKeyBlock, *ds = s_.ds + b.span.row * kKeyBlock;
+    if (to_keys) clear(p, ds, b.span.rows, b.seen);
+    if (b.seen.empty()) return;
+    const auto block = score_block(p_, tile_, key_head_, keys_[slot_], b, p, s_.bias);
+    float* raw = p_.bias && to_keys && call_.outputs[kDbias].data ? s_.raw : nullptr;
+    row_kernels().softmax_grad(block, ds, s_.lse + b.span.row, s_.delta + b.span.row, raw);
+    if (raw) write_bias_grad(b.span.row, b.span.rows, b.seen);
+  }
+
+  /// Columns that nobody wrote count as zero for the keys.
   void clear(float* p, float* ds, int n, const Seen& seen) {
+    if (seen.vector_begin == 0 && seen.vector_end == kKeyBlock) return;
     for (int r = 0; r < n; ++r)
       for (float* row : {p + r * kKeyBlock, ds + r * kKeyBlock}) {
         std::fill(row, row + seen.vector_begin, 0.0f);
@@ -169,50 +202,28 @@ class Backward {
       }
   }
 
-  void score_rows(std::int64_t row, const RowSpan& span, const Seen& seen, float* p, float* ds, bool to_keys) {
-    const std::int64_t n = seen.vector_end - seen.vector_begin;
-    multiply({.a = s_.queries + row * s_.width, .a_row = s_.width, .a_step = 1, .b = s_.keys_t + seen.vector_begin,
-              .b_step = kKeyBlock, .c = p + seen.vector_begin, .c_row = kKeyBlock, .m = span.rows, .n = n, .k = s_.width});
-    multiply({.a = s_.douts + row * s_.value_width, .a_row = s_.value_width, .a_step = 1,
-              .b = s_.values_t + seen.vector_begin, .b_step = kKeyBlock, .c = ds + seen.vector_begin, .c_row = kKeyBlock,
-              .m = span.rows, .n = n, .k = s_.value_width});
-    ScoreBlock block{.scores = p, .rows = span.rows, .begin = seen.vector_begin, .end = seen.vector_end,
-                     .masked = seen.masked, .key_positions = keys_.positions, .sight = {}};
-    std::copy(span.sight, span.sight + span.rows, block.sight);
-    set_scale(p_, block);
-    if (p_.bias) load_bias(p_, tile_, key_head_, row, keys_, block, s_.bias);
-    float* raw = p_.bias && to_keys && call_.outputs[kDbias].data ? s_.raw : nullptr;
-    row_kernels().softmax_grad(block, ds, s_.lse + row, s_.delta + row, raw);
-    if (raw) write_bias_grad(row, span.rows, seen);
-  }
-
   void write_bias_grad(std::int64_t row, int n, const Seen& seen) {
     for (int r = 0; r < n; ++r) {
       const std::int64_t head = key_head_ * p_.group + (row + r) % p_.group, query = tile_.begin + (row + r) / p_.group;
-      float* to = call_.outputs[kDbias].as<float>() + p_.bias_grad_at(tile_.sequence, head, query) + keys_.first;
+      float* to = call_.outputs[kDbias].as<float>() + p_.bias_grad_at(tile_.sequence, head, query) + keys_[slot_].first;
       std::copy(s_.raw + r * kKeyBlock + seen.begin, s_.raw + r * kKeyBlock + seen.end, to + seen.begin);
     }
   }
 
-  /// dv += pᵀ·dout and dk += dsᵀ·q over rows [begin, end) of the tile.
-  void add_to_keys(std::int64_t begin, std::int64_t end) {
-    for (std::int64_t key = 0; key < keys_.n; key += kRowBlock) {
-      const std::int64_t m = std::min<std::int64_t>(kRowBlock, keys_.n - key);
-      std::int64_t from = begin;
-      while (from < end && !reaches(from / kRowBlock, key, m)) from += kRowBlock;  // a causal mask: last keys, first rows
-      if (from >= end) continue;
-      const auto add = [&](const float* weights, const float* rows, float* sums, std::int64_t width) {
-        multiply({.a = weights + from * kKeyBlock + key, .a_row = 1, .a_step = kKeyBlock, .b = rows + from * width,
-                  .b_step = width, .c = sums + key * width, .c_row = width, .m = m, .n = width, .k = end - from,
-                  .accumulate = true});
-      };
-      if (call_.outputs[kDv].data) add(s_.p, s_.douts, s_.dv, s_.value_width);
-      if (call_.outputs[kDk].data) add(s_.ds, s_.queries, s_.dk, s_.width);
+  /// sums [key][width] += weightsᵀ·rows.
+  void add_to_keys(const float* weights, const float* rows, float* sums, std::int64_t width) {
+    for (std::int64_t key = 0; key < keys_[slot_].n; key += kRowBlock) {
+      const std::int64_t m = std::min<std::int64_t>(kRowBlock, keys_[slot_].n - key);
+      const RowBlocks::Block *first = blocks_.begin(), *last = blocks_.end();
+      const auto sees = [&](const RowBlocks::Block& b) { return b.seen.begin < key + m && b.seen.end > key; };
+      while (first != last && !sees(*first)) ++first;  // a causal mask: the first rows do not see the last keys
+      while (first != last && !sees(last[-1])) --last;
+      if (first == last) continue;
+      const std::int64_t from = first->span.row, to = last[-1].span.row + last[-1].span.rows;
+      multiply({.a = weights + from * kKeyBlock + key, .a_row = 1, .a_step = kKeyBlock, .b = rows + from * width,
+                .b_step = width, .c = sums + key * width, .c_row = width, .m = m, .n = width, .k = to - from,
+                .accumulate = true});
     }
-  }
-
-  bool reaches(std::int64_t block, std::int64_t key, std::int64_t n) const {
-    return s_.seen_begin[block] < key + n && s_.seen_end[block] > key;
   }
 
   /// n rows times `scale` to heads `head`.. of token `row` (or, not `heads_in_row`, to one head of n tokens).
@@ -233,7 +244,12 @@ class Backward {
   const Shared& shared_;
   std::int64_t key_head_;
   Scratch s_;
-  KeyBlock keys_;
+  RowBlocks blocks_;
+  KeyBlock keys_[kMostKeyBlocks];
+  int slot_ = 0;
+  struct {
+    float *keys, *keys_t, *values_t, *dk, *dv;
+  } at_ = {};  // of the chosen block of keys
   Tile tile_;
   float* dq_ = nullptr;
   bool loaded_ = false;
@@ -257,7 +273,7 @@ std::int64_t tasks(const KernelCall& call, int pass) {
   const bool whole = whole_sequences(p);
   switch (pass) {
     case kPrepare: return blocks;
-    case kKeys: return (whole ? p.parts() : p.tiles(p.keys, p.batch_keys, kKeyBlock)) * p.key_heads;
+    case kKeys: return (whole ? p.parts() : p.tiles(p.keys, p.batch_keys, blocks_at_once(p) * kKeyBlock)) * p.key_heads;
     default: break;
   }
   if (p.q.dtype == DType::f64) return 0;
@@ -307,7 +323,7 @@ void whole_sequence(const KernelCall& call, const Problem& p, const Shared& shar
   float* dq = shared.dq + (key_head * p.queries + s.query_row) * row;
   std::fill(dq, dq + s.queries * row, 0.0f);
   Backward backward(call, p, shared, key_head);
-  for (std::int64_t k = 0; k < s.key_slots; k += kKeyBlock) backward.key_block(s, k);
+  for (std::int64_t k = 0; k < s.key_slots; k += blocks_at_once(p) * kKeyBlock) backward.key_blocks(s, k);
 }
 
 void run(const KernelCall& call, int pass, std::int64_t task) {
@@ -317,11 +333,11 @@ void run(const KernelCall& call, int pass, std::int64_t task) {
   if (pass == kPrepare) return prepare(call, p, shared, task);
   const std::int64_t key_head = task % p.key_heads;
   if (pass == kKeys && whole) return whole_sequence(call, p, shared, task / p.key_heads, key_head);
-  const Tile tile = pass == kKeys ? key_tile(p, task / p.key_heads) : query_tile(p, task / p.key_heads);
+  const Tile tile = pass == kKeys ? key_tile(p, task / p.key_heads, blocks_at_once(p) * kKeyBlock) : query_tile(p, task / p.key_heads);
   if (tile.begin == tile.end) return;
   Backward backward(call, p, shared, key_head);
   if (pass == kKeys) {
-    backward.key_block(tile.sequence, tile.begin);
+    backward.key_blocks(tile.sequence, tile.begin);
   } else if (call.outputs[kDq].data) {
     if (!whole) backward.query_tile(tile);
     else backward.write_queries(

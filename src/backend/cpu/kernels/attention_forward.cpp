@@ -15,6 +15,7 @@ struct Scratch {
   float *scores, *bias;      // [kRowBlock][kKeyBlock]
   float *maximum, *sums;     // [rows], [rows][kSums]
   std::int32_t* positions;
+  RowBlocks::Block* blocks;
   std::int64_t width, value_width;
   std::size_t bytes;
 
@@ -30,6 +31,7 @@ struct Scratch {
     maximum = c.take<float>(rows);
     sums = c.take<float>(rows * kSums);
     positions = c.take<std::int32_t>(kKeyBlock);
+    blocks = c.take<RowBlocks::Block>(RowBlocks::most(p));
     bytes = c.used();
   }
 };
@@ -38,7 +40,8 @@ struct Scratch {
 class Forward {
  public:
   Forward(const KernelCall& call, const Problem& p, const Tile& tile, std::int64_t key_head)
-      : p_(p), tile_(tile), key_head_(key_head), rows_((tile.end - tile.begin) * p.group), s_(p, call.scratch) {
+      : p_(p), tile_(tile), key_head_(key_head), rows_((tile.end - tile.begin) * p.group), s_(p, call.scratch),
+        blocks_(s_.blocks) {
     keys_.positions = s_.positions;
   }
 
@@ -48,14 +51,14 @@ class Forward {
     std::fill(s_.out, s_.out + rows_ * s_.value_width, 0.0f);
     std::fill(s_.maximum, s_.maximum + rows_, -std::numeric_limits<float>::infinity());
     std::fill(s_.sums, s_.sums + rows_ * kSums, 0.0f);
+    blocks_.set(p_, tile_);
     std::int64_t begin = 0, end = s.keys;
     if (p_.in_order()) {
       begin = s.keys;
       end = 0;
-      for (std::int64_t i = tile_.begin; i < tile_.end; ++i) {
-        const Sight seen = p_.sight(s, i);
-        begin = std::min<std::int64_t>(begin, std::max(seen.low, 0));
-        end = std::max(end, std::min(s.keys, seen.high + std::int64_t{1}));
+      for (const auto& b : blocks_) {
+        begin = std::min<std::int64_t>(begin, std::max(b.span.least_low, 0));
+        end = std::max(end, std::min(s.keys, b.span.most_high + std::int64_t{1}));
       }
     }
     for (std::int64_t k = begin / kKeyBlock * kKeyBlock; k < end; k += kKeyBlock) visit(k);
@@ -65,15 +68,27 @@ class Forward {
  private:
   void visit(std::int64_t first_key) {
     keys_.set(p_, tile_.sequence, first_key);
-    bool loaded = false;
-    for (std::int64_t row = 0; row < rows_; row += kRowBlock) {
-      const RowSpan span(p_, tile_, row, rows_);
-      const Seen seen(p_, keys_, span);
-      if (seen.empty()) continue;
-      if (!loaded) load_keys();
-      loaded = true;
-      visit_rows(row, span, seen);
-    }
+    if (!blocks_.look(p_, keys_)) return;
+    load_keys();
+    for (const auto& b : blocks_)
+      if (!b.seen.empty()) visit_rows(b);
+  }
+
+  void visit_rows(const RowBlocks::Block& b) {
+    const Seen& seen = b.seen;
+    multiply({.a = s_.queries + b.span.row * s_.width, .a_row = s_.width, .a_step = 1,
+              .b = s_.keys + seen.vector_begin, .b_step = kKeyBlock,
+              .c = s_.scores + seen.vector_begin, .c_row = kKeyBlock,
+              .m = b.span.rows, .n = seen.vector_end - seen.vector_begin, .k = s_.width});
+    float factor[kRowBlock];
+    float* out = s_.out + b.span.row * s_.value_width;
+    const auto block = score_block(p_, tile_, key_head_, keys_, b, s_.scores, s_.bias);
+    if (row_kernels().softmax(block, s_.maximum + b.span.row, s_.sums + b.span.row * kSums, factor))
+      row_kernels().scale_rows(out, s_.value_width, block.rows, factor);
+    multiply({.a = s_.scores + seen.begin, .a_row = kKeyBlock, .a_step = 1,
+              .b = values_ + seen.begin * value_step_, .b_step = value_step_,
+              .c = out, .c_row = s_.value_width,
+              .m = b.span.rows, .n = s_.value_width, .k = seen.end - seen.begin, .accumulate = true});
   }
 
   void load_keys() {
@@ -83,26 +98,6 @@ class Forward {
     values_ = in_place_ ? reinterpret_cast<const float*>(v.data) : s_.values;
     value_step_ = in_place_ ? v.stride : s_.value_width;
     if (!in_place_) load(v, s_.values, s_.value_width);
-  }
-
-  void visit_rows(std::int64_t row, const RowSpan& span, const Seen& seen) {
-    multiply({.a = s_.queries + row * s_.width, .a_row = s_.width, .a_step = 1,
-              .b = s_.keys + seen.vector_begin, .b_step = kKeyBlock,
-              .c = s_.scores + seen.vector_begin, .c_row = kKeyBlock,
-              .m = span.rows, .n = seen.vector_end - seen.vector_begin, .k = s_.width});
-    ScoreBlock block{.scores = s_.scores, .rows = span.rows, .begin = seen.vector_begin, .end = seen.vector_end,
-                     .masked = seen.masked, .key_positions = keys_.positions, .sight = {}};
-    std::copy(span.sight, span.sight + span.rows, block.sight);
-    set_scale(p_, block);
-    if (p_.bias) load_bias(p_, tile_, key_head_, row, keys_, block, s_.bias);
-    float factor[kRowBlock];
-    float* out = s_.out + row * s_.value_width;
-    if (row_kernels().softmax(block, s_.maximum + row, s_.sums + row * kSums, factor))
-      row_kernels().scale_rows(out, s_.value_width, span.rows, factor);
-    multiply({.a = s_.scores + seen.begin, .a_row = kKeyBlock, .a_step = 1,
-              .b = values_ + seen.begin * value_step_, .b_step = value_step_,
-              .c = out, .c_row = s_.value_width,
-              .m = span.rows, .n = s_.value_width, .k = seen.end - seen.begin, .accumulate = true});
   }
 
   void write(const KernelCall& call) {
@@ -130,6 +125,7 @@ class Forward {
   const Tile& tile_;
   std::int64_t key_head_, rows_;
   Scratch s_;
+  RowBlocks blocks_;
   KeyBlock keys_;
   bool in_place_ = false;
   const float* values_ = nullptr;

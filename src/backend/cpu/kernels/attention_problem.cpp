@@ -108,6 +108,13 @@ std::int64_t Problem::bias_grad_at(const Sequence& s, std::int64_t head, std::in
   return ((s.index * heads + head) * batch_queries + s.first_query + query) * batch_keys + s.first_key;
 }
 
+std::int64_t Problem::tile_queries() const {
+  constexpr std::int64_t kTileElements = 96 * 128, kTasks = 24;  // two such tiles lie beside the keys in a core's cache
+  std::int64_t size = std::max<std::int64_t>(1, std::min<std::int64_t>(192, kTileElements / std::max(d, std::int64_t{1})) / group);
+  while (size > 1 && size * group > 48 && tiles(queries, batch_queries, size) * key_heads < kTasks) size /= 2;
+  return size;
+}
+
 std::int64_t Problem::tiles(std::int64_t all, std::int64_t in_entry, std::int64_t size) const {
   if (!query_offsets) return batch * ((in_entry + size - 1) / size);
   return all / size + parts();
@@ -136,8 +143,8 @@ Tile query_tile(const Problem& p, std::int64_t index) {
   return find_tile(p, index, p.tile_queries(), [](const Sequence& s) { return s.queries; });
 }
 
-Tile key_tile(const Problem& p, std::int64_t index) {
-  return find_tile(p, index, kKeyBlock, [](const Sequence& s) { return s.key_slots; });
+Tile key_tile(const Problem& p, std::int64_t index, std::int64_t size) {
+  return find_tile(p, index, size, [](const Sequence& s) { return s.key_slots; });
 }
 
 }  // namespace metal_candle::cpu::attention

@@ -11,7 +11,6 @@
 namespace metal_candle::cpu::attention {
 
 inline constexpr std::int64_t kKeyBlock = 64;   // keys whose scores exist at a time; part of a result's bits
-inline constexpr std::int64_t kTileRows = 96;   // rows (query × head of a group) of a tile, about
 inline constexpr std::int64_t kRowBlock = 6;    // rows of one micro kernel call
 inline constexpr std::int64_t kNever = std::numeric_limits<std::int32_t>::max();  // position of what is not there
 
@@ -71,7 +70,8 @@ struct Problem {
   /// The same for the bias's gradient, which is dense [.., h, tq, tk].
   std::int64_t bias_grad_at(const Sequence& s, std::int64_t head, std::int64_t query) const;
 
-  std::int64_t tile_queries() const { return std::max<std::int64_t>(1, kTileRows / group); }
+  /// Queries of a tile. It decides how often keys are read and how many tasks there are, not what comes out.
+  std::int64_t tile_queries() const;
   /// Tiles of `size` tokens that all parts together can have at most.
   std::int64_t tiles(std::int64_t all, std::int64_t in_entry, std::int64_t size) const;
 };
@@ -82,6 +82,6 @@ struct Tile {
 };
 /// Tile number `index` of queries (or of key slots), last tiles of a sequence first; empty when there are not so many.
 Tile query_tile(const Problem& p, std::int64_t index);
-Tile key_tile(const Problem& p, std::int64_t index);
+Tile key_tile(const Problem& p, std::int64_t index, std::int64_t size);
 
 }  // namespace metal_candle::cpu::attention

@@ -1,6 +1,8 @@
 // What forward and backward share: which keys a block of rows sees, and tiles of keys and queries in f32.
 #pragma once
 
+#include <utility>
+
 #include "backend/cpu/kernels/attention_problem.h"
 #include "backend/cpu/kernels/attention_product.h"
 #include "backend/cpu/kernels/attention_rows.h"
@@ -47,11 +49,13 @@ struct KeyBlock {
 
 /// Rows [row, row + rows) of a tile of queries: row r is query r / group, head r % group of the group.
 struct RowSpan {
-  int rows = 0;
+  std::int64_t row;
+  int rows;
   Sight sight[kRowBlock];
   std::int32_t least_low, most_low, least_high, most_high;
 
-  RowSpan(const Problem& p, const Tile& t, std::int64_t row, std::int64_t tile_rows) {
+  void set(const Problem& p, const Tile& t, std::int64_t first, std::int64_t tile_rows) {
+    row = first;
     rows = static_cast<int>(std::min(kRowBlock, tile_rows - row));
     for (int r = 0; r < rows; ++r) {
       const Sight s = sight[r] = p.sight(t.sequence, t.begin + (row + r) / p.group);
@@ -69,6 +73,7 @@ struct Seen {
   int vector_begin = 0, vector_end = 0;
   bool masked = false;
 
+  Seen() = default;
   Seen(const Problem& p, const KeyBlock& k, const RowSpan& r) {
     if (k.n == 0 || k.least > r.most_high || k.most < r.least_low) return;
     end = k.n;
@@ -84,6 +89,49 @@ struct Seen {
   }
   bool empty() const { return begin >= end; }
 };
+
+/// The rows of a tile in blocks, and what each sees of the current keys.
+class RowBlocks {
+ public:
+  struct Block {
+    RowSpan span;
+    Seen seen;
+  };
+  static std::int64_t most(const Problem& p) { return p.tile_queries() * p.group / kRowBlock + 1; }
+  explicit RowBlocks(Block* blocks) : blocks_(blocks) {}
+
+  void set(const Problem& p, const Tile& t) {
+    count_ = 0;
+    const std::int64_t rows = (t.end - t.begin) * p.group;
+    for (std::int64_t row = 0; row < rows; row += kRowBlock) blocks_[count_++].span.set(p, t, row, rows);
+  }
+  /// False if nobody sees any of the keys.
+  bool look(const Problem& p, const KeyBlock& k) {
+    bool any = false;
+    for (Block& b : *this) any |= !(b.seen = Seen(p, k, b.span)).empty();
+    return any;
+  }
+  /// Calls f(first row, number of rows, seen) for runs of blocks that see something and of which `of` is equal.
+  template <class Of, class F>
+  void runs(Of of, F f) const {
+    for (int i = 0; i < count_;) {
+      const Block& b = blocks_[i];
+      std::int64_t rows = b.span.rows;
+      int next = i + 1;
+      for (; next < count_ && of(blocks_[next].seen) == of(b.seen); ++next) rows += blocks_[next].span.rows;
+      if (!b.seen.empty()) f(b.span.row, rows, b.seen);
+      i = next;
+    }
+  }
+  Block* begin() const { return blocks_; }
+  Block* end() const { return blocks_ + count_; }
+
+ private:
+  Block* blocks_;
+  int count_ = 0;
+};
+inline auto vector_columns(const Seen& s) { return std::pair(s.vector_begin, s.vector_end); }
+inline auto columns(const Seen& s) { return std::pair(s.begin, s.end); }
 
 /// Bias rows of a block in f32, columns outside of it zero.
 inline void load_bias(const Problem& p, const Tile& t, std::int64_t key_head, std::int64_t row, const KeyBlock& k,
@@ -119,9 +167,16 @@ inline void load_transposed(const Rows& k, std::int64_t width, float* rows, floa
 
 inline constexpr double kLog2e = 1.4426950408889634, kLn2 = 0.6931471805599453;
 
-inline void set_scale(const Problem& p, ScoreBlock& b) {
-  b.cap = static_cast<float>(p.rule.softcap * kLog2e);
-  b.scale = static_cast<float>(p.rule.softcap > 0 ? p.rule.scale / p.rule.softcap : p.rule.scale * kLog2e);
+/// A block of rows at `scores`, its bias (if there is one) loaded to `bias`.
+inline ScoreBlock score_block(const Problem& p, const Tile& t, std::int64_t key_head, const KeyBlock& k,
+                              const RowBlocks::Block& b, float* scores, float* bias) {
+  ScoreBlock s{.scores = scores, .rows = b.span.rows, .begin = b.seen.vector_begin, .end = b.seen.vector_end,
+               .masked = b.seen.masked, .key_positions = k.positions, .sight = {}};
+  std::copy(b.span.sight, b.span.sight + s.rows, s.sight);
+  s.cap = static_cast<float>(p.rule.softcap * kLog2e);
+  s.scale = static_cast<float>(p.rule.softcap > 0 ? p.rule.scale / p.rule.softcap : p.rule.scale * kLog2e);
+  if (p.bias) load_bias(p, t, key_head, b.span.row, k, s, bias);
+  return s;
 }
 
 }  // namespace metal_candle::cpu::attention
