@@ -2,7 +2,6 @@
 
 option(METAL_CANDLE_WERROR "Warnings are errors" OFF)
 option(METAL_CANDLE_VERIFY "Check the graph after every compiler pass" OFF)
-option(METAL_CANDLE_PCH "Precompile the headers that the tests share" ON)
 set(METAL_CANDLE_SANITIZE "" CACHE STRING "Sanitizers to build with: address,undefined or thread")
 
 if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
