@@ -1,10 +1,11 @@
 // Row programs beside the best non-temporal copy of the same machine: bytes a second of compulsory traffic, on two
-// threads, measured interleaved with the copy. Small programs on one thread, in microseconds a run.
+// threads (or one: vm_rows 1), measured interleaved with the copy. Small programs on one thread, in microseconds a run.
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <ctime>
 #include <cstdio>
 #include <cstring>
 #include <string>
@@ -24,15 +25,24 @@ namespace {
 using namespace metal_candle;
 using enum Elementwise;
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+/// On one thread the time that thread was running, so that a busy machine does not show.
+bool cpu_time = false;
+double now() {
+  if (!cpu_time) return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
 
 /// One helper thread beside the caller, spinning for work.
 class Pair {
  public:
-  Pair() : helper_([this] { loop(); }) {}
+  explicit Pair(bool both) {
+    if (both) helper_ = std::thread([this] { loop(); });
+  }
   ~Pair() {
     stop_ = true;
-    helper_.join();
+    if (helper_.joinable()) helper_.join();
   }
   template <class Fn>
   void run(std::int64_t tasks, Fn fn) {
@@ -40,7 +50,7 @@ class Pair {
     tasks_ = tasks;
     job_ = [](void* f, std::int64_t t, int thread) { (*static_cast<Fn*>(f))(t, thread); };
     fn_ = &fn;
-    done_ = false;
+    done_ = !helper_.joinable();
     generation_.fetch_add(1, std::memory_order_release);
     work(0);
     while (!done_.load(std::memory_order_acquire)) {}
@@ -176,7 +186,7 @@ struct Bench {
 const Bench kBenches[] = {{"softmax", softmax, 2}, {"rms_norm*w", rms_norm, 2}, {"silu(x)*z", silu_mul, 3},
                           {"gelu_tanh(x*w+w)", gelu_affine, 2}, {"softmax backward", softmax_backward, 3}, {"cross entropy grad", cross_entropy, 2}};
 
-void large(Pair& pool, Shape s, int repeats) {
+void large(Pair& pool, Shape s, int repeats, const std::string& only) {
   const std::size_t n = static_cast<std::size_t>(s.rows) * s.cols, bytes = n * 4;
   char* buffers[] = {pages(bytes), pages(bytes), pages(s.cols * 4), pages(bytes), pages(s.rows * 8)};
   fill(buffers[0], n, 4);
@@ -184,6 +194,7 @@ void large(Pair& pool, Shape s, int repeats) {
   fill(buffers[3], n, 1);
   const std::size_t piece = std::min<std::size_t>(bytes, 256 << 10);
   for (const Bench& bench : kBenches) {
+    if (std::string(bench.name).find(only) == std::string::npos) continue;
     const auto program = cpu::RowProgram::lower(bench.make(s));
     std::vector<char> scratch[2] = {std::vector<char>(program->scratch_bytes()), std::vector<char>(program->scratch_bytes())};
     std::vector<double> times, copies;
@@ -257,12 +268,15 @@ void small() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const int repeats = argc > 1 ? std::atoi(argv[1]) : 15;
-  std::printf("instruction set %s\n", cpu::set_isa_for_test(0));
+  const int threads = argc > 1 ? std::atoi(argv[1]) : 2, repeats = argc > 2 ? std::atoi(argv[2]) : 15;
+  std::printf("instruction set %s, %d threads\n", cpu::set_isa_for_test(0), threads);
+  cpu_time = threads == 1;
   small();
-  Pair pool;
-  large(pool, {128, 1024}, repeats * 50);
-  large(pool, {8192, 4096}, repeats);
-  large(pool, {512, 49152}, repeats);
-  large(pool, {128, 151936}, repeats);
+  if (repeats == 0) return 0;
+  Pair pool(threads == 2);
+  const std::string only = argc > 3 ? argv[3] : "";
+  large(pool, {128, 1024}, repeats * 50, only);
+  large(pool, {8192, 4096}, repeats, only);
+  large(pool, {512, 49152}, repeats, only);
+  large(pool, {128, 151936}, repeats, only);
 }

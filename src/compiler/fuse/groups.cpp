@@ -41,6 +41,8 @@ class Fuser {
     f_.unit_of.assign(graph.nodes.size(), -1);
     f_.role.assign(graph.nodes.size(), Role::none);
     f_.stored.assign(graph.nodes.size(), false);
+    f_.inlined.assign(graph.nodes.size(), false);
+    for (std::size_t i = 0; i < graph.nodes.size(); ++i) f_.inlined[i] = cheap(static_cast<int>(i));
   }
 
   Fusion run(bool merge) {
@@ -59,6 +61,22 @@ class Fuser {
   const View& view(int i) const { return views_[static_cast<std::size_t>(i)]; }
   Unit& unit(int u) { return f_.units[static_cast<std::size_t>(u)]; }
   Role role(int i) const { return f_.role[static_cast<std::size_t>(i)]; }
+  bool inlined(int i) const { return f_.inlined[static_cast<std::size_t>(i)]; }
+
+  /// Indices, constants, and arithmetic on nothing but numbers: one value a kernel, cheaper made than loaded.
+  bool cheap(int i) const {
+    const GraphNode& n = node(i);
+    if (n.op->kind != OpKind::elementwise) return false;
+    if (n.op->code == ops::kFull || n.op->code == ops::kIota) return true;
+    if (n.op->code == ops::kRandomUniform || n.op->code == ops::kRandomNormal || n.inputs.empty()) return false;
+    for (const int in : n.inputs) {
+      const int base = view(in).base;
+      const bool number = node(base).op->kind == OpKind::scalar;
+      const bool uniform = inlined(base) && !elementwise_code(node(base), ops::kIota);
+      if (!number && !uniform) return false;
+    }
+    return true;
+  }
   int unit_of(int i) const { return f_.unit_of[static_cast<std::size_t>(i)]; }
 
   // A unit of its own for each node that computes; then it joins those it reads from.
@@ -76,7 +94,7 @@ class Fuser {
     for (const int in : n.inputs) {
       const int base = view(in).base;
       const int p = unit_of(base);
-      if (p < 0 || (fusable(n) && is_inline(node(base)))) continue;
+      if (p < 0 || (fusable(n) && inlined(base))) continue;
       if (std::find(me.needs.begin(), me.needs.end(), p) == me.needs.end()) me.needs.push_back(p);
       reach_.set(u, p);
       reach_.add(u, p);
@@ -92,10 +110,10 @@ class Fuser {
     f_.role[static_cast<std::size_t>(i)] = n.op->kind != OpKind::reduce ? Role::full
                                            : is_column_reduction(g_, n) ? Role::column
                                                                         : Role::row;
-    if (!merge || is_inline(n)) return;
+    if (!merge || inlined(i)) return;
     for (const int in : n.inputs) {
       const int p = unit_of(view(in).base);
-      if (p >= 0 && p != unit_of(i) && unit(p).single < 0 && !is_inline(node(view(in).base))) try_merge(p, unit_of(i));
+      if (p >= 0 && p != unit_of(i) && unit(p).single < 0 && !inlined(view(in).base)) try_merge(p, unit_of(i));
     }
   }
 
@@ -125,7 +143,7 @@ class Fuser {
     for (const int m : from.members)
       for (std::size_t k = 0; k < node(m).inputs.size(); ++k) {
         const int base = view(node(m).inputs[k]).base;
-        if (unit_of(base) == other && !is_inline(node(base)) && !edge_ok(m, static_cast<int>(k), rows)) return false;
+        if (unit_of(base) == other && !inlined(base) && !edge_ok(m, static_cast<int>(k), rows)) return false;
       }
     return true;
   }
@@ -237,7 +255,7 @@ class Fuser {
       if (u < 0 || unit(u).single >= 0) continue;
       for (const int in : node(static_cast<int>(i)).inputs) {
         const int base = view(in).base;
-        if (unit_of(base) == u || is_inline(node(base)) || node(base).op->kind == OpKind::scalar) continue;
+        if (unit_of(base) == u || inlined(base) || node(base).op->kind == OpKind::scalar) continue;
         if (node(base).shape.numel() * 4 < unit(u).numel) continue;  // only what is worth sharing
         readers[static_cast<std::size_t>(base)].push_back(static_cast<int>(i));
       }
@@ -313,13 +331,13 @@ class Fuser {
       if (u < 0 || n.op->kind == OpKind::output) continue;
       for (std::size_t k = 0; k < n.inputs.size(); ++k) {
         const int base = view(n.inputs[k]).base;
-        if (fusable(n) && is_inline(node(base))) continue;
+        if (fusable(n) && inlined(base)) continue;
         if (unit_of(base) != u || (n.op->kind == OpKind::gather && k == 0)) mark(base);
       }
     }
     // Constants and indices that every reader makes for itself need no kernel.
     for (Unit& u : f_.units)
-      if (u.alive && u.single < 0 && u.members.size() == 1 && is_inline(node(u.members[0])) && !f_.stored[static_cast<std::size_t>(u.members[0])])
+      if (u.alive && u.single < 0 && u.members.size() == 1 && inlined(u.members[0]) && !f_.stored[static_cast<std::size_t>(u.members[0])])
         u.alive = false;
   }
   void mark(int base) { f_.stored[static_cast<std::size_t>(base)] = true; }
@@ -333,8 +351,6 @@ class Fuser {
 };
 
 }  // namespace
-
-bool is_inline(const GraphNode& n) { return elementwise_code(n, ops::kFull) || elementwise_code(n, ops::kIota); }
 
 bool is_column_reduction(const ComputationGraph& g, const GraphNode& n) {
   if (n.op->kind != OpKind::reduce || n.attrs.size() == 0) return false;

@@ -31,10 +31,9 @@ struct Fusion {
   std::vector<int> unit_of;      // per node, -1: leaves, numbers, views
   std::vector<Role> role;        // per node, in its unit's space
   std::vector<bool> stored;      // per node: needed outside its unit
+  std::vector<bool> inlined;     // per node: readers make it for themselves (indices, and what is the same everywhere)
 };
 
-/// Values that are cheaper to make again than to load: constants and indices.
-bool is_inline(const GraphNode& node);
 /// Rows and columns of a node that fixes them: reductions, gathers of rows. False for those that fit any split.
 bool fixed_space(const ComputationGraph& graph, const GraphNode& node, std::int64_t& rows, std::int64_t& cols);
 bool is_column_reduction(const ComputationGraph& graph, const GraphNode& node);

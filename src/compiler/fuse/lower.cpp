@@ -46,6 +46,7 @@ class UnitLowering {
  private:
   const GraphNode& node(int i) const { return c_.graph.nodes[static_cast<std::size_t>(i)]; }
   const View& view(int i) const { return c_.views[static_cast<std::size_t>(i)]; }
+  bool inlined(int i) const { return c_.fusion.inlined[static_cast<std::size_t>(i)]; }
   Role role(int i) const { return c_.fusion.role[static_cast<std::size_t>(i)]; }
   bool mine(int i) const { return c_.fusion.unit_of[static_cast<std::size_t>(i)] == c_.fusion.unit_of[static_cast<std::size_t>(unit_.members[0])] && i != unit_.single; }
 
@@ -98,7 +99,7 @@ class UnitLowering {
     const GraphNode& base = node(v.base);
     if (base.op->kind == OpKind::scalar) return number(base, type);
     const Shape strides = broadcast_strides(node(in).shape, v.strides, shape);
-    if (is_inline(base)) return inline_value(base, v, strides, shape, full, type);
+    if (inlined(v.base)) return inline_value(base, v, strides, shape, full, type);
     if (mine(v.base)) return value_of(v.base);
     return load(in, strides, shape, full);
   }
@@ -108,6 +109,11 @@ class UnitLowering {
       const int id = number(node(view(base.inputs[0]).base), reg_type(base.dtype));
       const bool narrow = base.dtype == DType::bf16 || base.dtype == DType::f16 || base.dtype == DType::i8 || base.dtype == DType::u8 || base.dtype == DType::boolean;
       return narrow ? cast(id, type, base.dtype) : id;
+    }
+    if (base.op->code != ops::kIota) {  // arithmetic on numbers
+      const auto known = values_.find(v.base);
+      if (known != values_.end()) return known->second;
+      return values_[v.base] = elementwise(base, false);
     }
     // iota: the view's strides walk the base's elements; the index along its axis is (element / inner) % extent.
     const Shape dims = base.shape;
@@ -488,7 +494,7 @@ class UnitLowering {
     for (const int m : unit_.members)
       for (const int in : node(m).inputs) {
         const int base = view(in).base;
-        if (mine(base) || base == unit_.single || node(base).op->kind == OpKind::scalar || is_inline(node(base))) continue;
+        if (mine(base) || base == unit_.single || node(base).op->kind == OpKind::scalar || inlined(base)) continue;
         if (std::find(seen.begin(), seen.end(), base) != seen.end()) continue;
         seen.push_back(base);
         const bool rows_only = node(m).op->kind == OpKind::gather;

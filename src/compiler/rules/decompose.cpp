@@ -75,6 +75,12 @@ class Decomposer {
     std::vector<int> results;
   };
 
+  struct Pick {
+    int node;
+    std::int64_t output;
+    int id;
+  };
+
   bool must_decompose(const GraphNode& n) const {
     if (n.op->kind == OpKind::composite) return true;
     return n.op->kind == OpKind::kernel && !kernel_(n.op) && n.op->decompose;
@@ -83,6 +89,10 @@ class Decomposer {
   int output(Rewriter& rewriter, GraphNode n) {
     for (const Split& s : splits_)
       if (s.node == n.inputs[0]) return s.results.at(static_cast<std::size_t>(n.attrs[0]));
+    // One node an output: a kernel binds each of its outputs to one buffer.
+    for (const Pick& p : picks_)
+      if (p.node == n.inputs[0] && p.output == n.attrs[0]) return p.id;
+    picks_.push_back({n.inputs[0], n.attrs[0], static_cast<int>(rewriter.nodes().size())});
     return rewriter.add(std::move(n));
   }
 
@@ -114,6 +124,7 @@ class Decomposer {
   const CpuKernel* (*kernel_)(const OpDef*);
   Capture capture_;
   std::vector<Split> splits_;
+  std::vector<Pick> picks_;
 };
 
 }  // namespace

@@ -87,6 +87,8 @@ struct GemmTiling {
   bool swapped = false;  // computes Cᵀ = Bᵀ·Aᵀ: the vector lanes run over m. The fields below speak of Cᵀ then
   bool direct_c = false;  // kernels write C itself
   bool whole_c = false;   // C scratch holds a whole tile (more than one K block), not just one group of columns
+  bool whole_b = false;   // B is packed for the whole width of the tile at once
+  bool rows_outer = false;  // row tiles in the outer loop, panels in the inner one
   Side a_side[2] = {}, b_side[2] = {};  // one per segment; b_side is of no meaning for a packed B
   int width = 0;                        // log2 of the vectors side by side in a kernel
   std::int64_t row_tile = 0;            // rows a kernel call takes at most

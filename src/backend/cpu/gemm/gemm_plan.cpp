@@ -1,8 +1,6 @@
 // How a product is cut: which side fills the vectors, which operands are copied, the tiles of C and the blocks of K.
 // Everything here is a function of shapes, strides and the instruction set; nothing looks at threads or addresses.
 #include "backend/cpu/gemm/gemm_view.h"
-#include <cstdlib>
-static long ev(const char*n,long d){const char*e=getenv(n);return e?atol(e):d;}
 
 namespace metal_candle::cpu {
 namespace {
@@ -12,14 +10,14 @@ using Side = GemmTiling::Side;
 // K is blocked only as far as copies and L2 ask for it: a panel of B (128 bytes a step) and a row tile of A in L2 keep
 // the kernel at its peak, while taking up C again costs: with 256 steps a block the same products ran 10 % slower. A's
 // rows are read where they are, power-of-two strides included; copying them cost 3 to 10 %.
-constexpr std::int64_t kBlockSteps = 4096, kCopiedSteps = 1024;
-constexpr std::int64_t kRowTiles = 8;   // rows of a tile of C, in kernel calls
-constexpr std::int64_t kColPanels = 8;  // columns of a tile of C
-constexpr std::int64_t kThin = 32;
+constexpr std::int64_t kBlockSteps = 4096, kCopiedSteps = 1024, kThinSteps = 256;
+constexpr std::int64_t kThin = 32;       // rows or columns of a product that is bound by reading its other operand
+constexpr std::int64_t kShortChain = 12;  // steps; below it, writing C is the work
 // Rows of A a power of two apart share one set of L1 (12 ways on Zen 5): 10 rows ran twice as fast as 16.
 constexpr std::int64_t kScatteredRows = 10;
-// Below this many multiply-adds a job is not worth handing out alone; above it, 16 threads want 4 jobs each.
-constexpr std::int64_t kSmallJob = 1 << 16, kGoodJob = 1 << 21, kGoodJobs = 64;
+// Below kSmallJob multiply-adds a job is not worth handing out alone. Above kGoodJob, jobs are cut until there are
+// enough for 16 threads; copies, which every job makes for itself, ask for fewer and larger ones.
+constexpr std::int64_t kSmallJob = 1 << 16, kGoodJob = 1 << 19, kGoodJobs = 32, kGoodCopyingJobs = 16;
 
 /// A tall thin product whose A is stored transposed (x·A's gradient, xᵀ·dy) reads A by whole vectors if the lanes run
 /// over m; the price is transposing the thin C.
@@ -46,7 +44,7 @@ Side left_side(const GemmOperand& a, std::int64_t k, PackKind kind, const GemmTi
   const bool in_place_units = kind == PackKind::copy32 || kind == PackKind::copy64 ||
                               (kind == PackKind::bf16_pairs && a.k == 1 && k % 2 == 0);
   if (!in_place_units) return a.k == 1 ? Side::rows : Side::panels;
-  if (a.k == 1) return Side(ev("SIDE",0));
+  if (a.k == 1) return Side::direct;
   return v.m > 1 && t.block_cols >= 64 ? Side::panels : Side::direct;
 }
 
@@ -56,25 +54,36 @@ Side right_side(const GemmOperand& b, PackKind kind, const GemmTiling& t, const 
   return v.m <= t.row_tile || is_panel ? Side::direct : Side::panels;
 }
 
-void cut_c(GemmTiling& t, const GemmView& v, const MicroFamily& f, bool constant_right) {
+/// Tiles of C, in row tiles × panels, before they are cut further. What is copied is amortised over the other extent.
+struct Cut {
+  std::int64_t row_tiles, col_panels;
+};
+Cut first_cut(const GemmTiling& t, bool copies_left, bool copies_right) {
+  if (t.rows_outer) return {16, 64};
+  if (copies_left) return {16, copies_right ? 16 : 32};
+  return copies_right ? Cut{48, 4} : Cut{8, 8};
+}
+
+void cut_c(GemmTiling& t, const GemmView& v, const MicroFamily& f, PackKind kind) {
   const std::int64_t k = std::max<std::int64_t>(v.k[0] + v.k[1], 1);
   const std::int64_t panels = ceil_div(v.n, f.panel_cols()), tiles = ceil_div(v.m, t.row_tile);
-  const std::int64_t group = std::max<std::int64_t>(1, (std::int64_t{1} << t.width) / 2);
-  std::int64_t col_panels = group, row_tiles = tiles;
+  const bool copies_left = v.left[0].k != 1 || is_widened(kind);
+  const bool copies_right = !v.right[0].packed || is_widened(kind);
+  std::int64_t row_tiles = tiles, col_panels = std::max<std::int64_t>(1, (std::int64_t{1} << t.width) / 2);
+  if (t.whole_b) col_panels = std::max<std::int64_t>(col_panels, 4);
   if (tiles > 1) {
-    // A packed B is free to visit; one packed on the fly wants more rows for each visit.
-    const std::int64_t most = constant_right ? kRowTiles : 2 * kRowTiles;
-    row_tiles = ceil_div(tiles, ceil_div(tiles, most));
-    col_panels = kColPanels;
+    const Cut cut = first_cut(t, copies_left, copies_right);
+    row_tiles = ceil_div(tiles, ceil_div(tiles, cut.row_tiles));
+    if (!t.whole_b || t.rows_outer) col_panels = std::min(panels, cut.col_panels);
+    const std::int64_t wanted = copies_left && copies_right ? kGoodCopyingJobs : kGoodJobs;
     const auto jobs = [&] { return ceil_div(panels, col_panels) * ceil_div(tiles, row_tiles) * v.batch; };
     const auto work = [&] { return col_panels * f.panel_cols() * row_tiles * t.row_tile * k; };
-    while (jobs() < kGoodJobs && work() > kGoodJob) {
-      if (col_panels > 2 && (col_panels >= row_tiles / 2 || row_tiles <= 2)) col_panels /= 2;
-      else if (row_tiles > 2) row_tiles = ceil_div(row_tiles, 2);
-      else break;
+    while (!t.whole_b && jobs() < wanted && work() > kGoodJob && col_panels * row_tiles > 1) {
+      const bool columns = copies_right && !copies_left ? true : col_panels * 2 >= row_tiles;
+      if (col_panels > 1 && (columns || row_tiles == 1)) col_panels = ceil_div(col_panels, 2);
+      else row_tiles = ceil_div(row_tiles, 2);
     }
   }
-  if(tiles>1){col_panels=ev("CP",col_panels);row_tiles=std::min<long>(tiles,ev("RT",row_tiles));}
   t.row_blocks = ceil_div(tiles, row_tiles);
   t.block_rows = t.row_blocks > 0 ? ceil_div(v.m, t.row_blocks) : 0;
   t.block_cols = std::min(col_panels, panels) * f.panel_cols();
@@ -92,7 +101,7 @@ void lay_out_scratch(GemmTiling& t, const GemmView& v, const MicroFamily& f, boo
   for (int s = 0; s < 2; ++s) {
     if (v.k[s] == 0) continue;
     if (t.a_side[s] != Side::direct) a = t.block_rows * (t.block_steps * unit + 64);
-    if (!v.right[s].packed || widened) b = t.block_steps * group_cols * unit;
+    if (!v.right[s].packed || widened) b = t.block_steps * (t.whole_b ? std::max(t.block_cols, group_cols) : group_cols) * unit;
   }
   const std::int64_t c = t.direct_c ? 0 : t.block_rows * (t.whole_c ? t.block_cols : group_cols) * unit;
   const std::int64_t transposed = t.swapped ? t.block_rows * group_cols * unit : 0;
@@ -116,10 +125,12 @@ GemmTiling plan_gemm(const GemmArgs& args) {
   t.width = choose_width(v, f, reads_in_place(v.right[0], kind));
   t.row_tile = f.max_rows[t.width];
   if (t.width == 0 && v.left[0].k == 1) t.row_tile = std::min<std::int64_t>(t.row_tile, kScatteredRows);
-  if(t.width==1) t.row_tile=ev("TILE1",t.row_tile);
-  cut_c(t, v, f, v.right[0].packed);
-  std::int64_t blocks = 0;
   const bool streams = v.m <= t.row_tile;
+  const bool copies_right = !v.right[0].packed && !(streams && reads_in_place(v.right[0], kind));
+  const std::int64_t longest = ceil_div(std::max(v.k[0], v.k[1]), f.k_per_step);
+  t.rows_outer = !streams && longest <= kShortChain && !is_widened(kind);
+  t.whole_b = copies_right && ((t.width <= 1 && v.m <= kThin) || t.rows_outer);
+  cut_c(t, v, f, kind);
   for (int s = 0; s < 2; ++s) {
     if (v.k[s] == 0) continue;
     t.a_side[s] = left_side(v.left[s], v.k[s], kind, t, v);
@@ -128,10 +139,10 @@ GemmTiling plan_gemm(const GemmArgs& args) {
   // With one row of tiles nothing is visited twice, so only copies ask for blocks.
   const bool copies = is_widened(kind) || t.a_side[0] != Side::direct || t.a_side[1] != Side::direct ||
                       !v.right[0].packed || (v.k[1] > 0 && !v.right[1].packed);
-  const std::int64_t longest = ceil_div(std::max(v.k[0], v.k[1]), f.k_per_step);
-  const std::int64_t most = copies ? ev("KC",kCopiedSteps) >> std::max(0, t.width - 1) : streams ? longest : kBlockSteps;
+  const std::int64_t most = t.whole_b ? kThinSteps : copies ? kCopiedSteps >> std::max(0, t.width - 1) : streams ? longest : kBlockSteps;
   const std::int64_t count = std::max<std::int64_t>(1, ceil_div(longest, std::max<std::int64_t>(most, 1)));
   t.block_steps = round_up(std::max<std::int64_t>(1, ceil_div(longest, count)), 4);
+  std::int64_t blocks = 0;
   for (int s = 0; s < 2; ++s) blocks += ceil_div(ceil_div(v.k[s], f.k_per_step), t.block_steps);
 
   const GemmType sum_type = args.type == GemmType::f64 ? GemmType::f64 : GemmType::f32;

@@ -60,35 +60,43 @@ class TileRun {
 
   void run_block(int s, std::int64_t step, std::int64_t count, bool first, bool last) {
     const Left left = left_block(s, step, count);
-    for (std::int64_t col = col0_; col < col_end_;) {
-      // The widest kernel that fits the whole panels left; a partial panel goes alone.
-      const std::int64_t panels = (col_end_ - col) / f_.panel_cols();
-      int width = t_.width;
-      while (width > 1 && panels < (1 << width) / 2) --width;
-      std::int64_t cols = std::min<std::int64_t>(f_.lanes << width, col_end_ - col);
-      if (panels == 0) width = std::min(width, cols <= f_.lanes ? 0 : 1);
-      run_group(s, step, count, left, col, cols, width, !first);
-      if (last && !t_.direct_c) finish(col, cols, width);
-      col += cols;
-    }
+    if (t_.whole_b && !view_.right[s].packed && t_.b_side[s] == Side::panels) pack_right_block(s, step, count);
+    const std::int64_t tiles = ceil_div(rows_, t_.row_tile), at_once = t_.rows_outer ? 1 : tiles;
+    for (std::int64_t tile = 0; tile < tiles; tile += at_once)
+      for (std::int64_t col = col0_; col < col_end_;) {
+        // The widest kernel that fits the whole panels left; a partial panel goes alone.
+        const std::int64_t panels = (col_end_ - col) / f_.panel_cols();
+        int width = t_.width;
+        while (width > 1 && panels < (1 << width) / 2) --width;
+        const std::int64_t cols = std::min<std::int64_t>(f_.lanes << width, col_end_ - col);
+        if (panels == 0) width = std::min(width, cols <= f_.lanes ? 0 : 1);
+        const Group group{col, cols, width, tile, tile + at_once};
+        run_group(group, left, right_block(s, step, count, group), count, !first);
+        if (last && !t_.direct_c) finish(group);
+        col += cols;
+      }
   }
 
-  void run_group(int s, std::int64_t step, std::int64_t count, const Left& left, std::int64_t col, std::int64_t cols,
-                 int width, bool accumulate) {
-    const Right right = right_block(s, step, count, col, cols, width);
-    const std::int64_t unit = f_.unit_bytes, padded = f_.lanes << width;
+  /// Columns that one kernel call computes, for a range of row tiles.
+  struct Group {
+    std::int64_t col, cols;
+    int width;
+    std::int64_t tile_begin, tile_end;
+  };
+  std::int64_t tile_row(std::int64_t tile) const { return tile * rows_ / ceil_div(rows_, t_.row_tile); }
+
+  void run_group(const Group& g, const Left& left, const Right& right, std::int64_t count, bool accumulate) {
+    const std::int64_t unit = f_.unit_bytes, padded = f_.lanes << g.width;
     char* c;
     std::int64_t c_row;
     if (t_.direct_c) {
       c_row = args_.c_row_stride * unit;
-      c = static_cast<char*>(args_.c) + (batch_ * args_.c_batch + row0_ * args_.c_row_stride + col) * unit;
+      c = static_cast<char*>(args_.c) + (batch_ * args_.c_batch + row0_ * args_.c_row_stride + g.col) * unit;
     } else {
-      c = group_scratch(col, width, c_row);
+      c = group_scratch(g, c_row);
     }
-    const bool edge = t_.direct_c && cols < padded;
-    const std::int64_t tiles = ceil_div(rows_, t_.row_tile);
-    for (std::int64_t i = 0; i < tiles; ++i) {
-      const std::int64_t r0 = i * rows_ / tiles, rows = (i + 1) * rows_ / tiles - r0;
+    for (std::int64_t i = g.tile_begin; i < g.tile_end; ++i) {
+      const std::int64_t r0 = tile_row(i), rows = tile_row(i + 1) - r0;
       MicroArgs m{count, left.data + r0 * left.row, left.row, left.step, right.data, right.step, right.panel,
                   c + r0 * c_row, c_row, accumulate};
       if (left.row == 0) {
@@ -96,8 +104,8 @@ class TileRun {
         m.a_row = unit;
         m.a_step = rows * unit;
       }
-      const MicroKernel kernel = f_.by_width[width][rows - 1];
-      if (edge) run_edge(kernel, m, rows, cols * unit, padded * unit);
+      const MicroKernel kernel = f_.by_width[g.width][rows - 1];
+      if (t_.direct_c && g.cols < padded) run_edge(kernel, m, rows, g.cols * unit, padded * unit);
       else kernel(m);
     }
   }
@@ -130,7 +138,7 @@ class TileRun {
     const std::int64_t tiles = ceil_div(rows_, t_.row_tile), some = kStepsTogether * f_.k_per_step;
     for (std::int64_t done = 0; done < count * f_.k_per_step; done += some)
       for (std::int64_t i = 0; i < tiles; ++i) {
-        const std::int64_t r0 = i * rows_ / tiles, rows = (i + 1) * rows_ / tiles - r0;
+        const std::int64_t r0 = tile_row(i), rows = tile_row(i + 1) - r0;
         const std::int64_t padded = std::min(some, count * f_.k_per_step - done);
         set_.pack_panel(kind_, {source + (r0 * a.outer + done * a.k) * bytes, a.outer, a.k, rows, std::min(padded, k - done),
                                 rows, padded, scratch_ + (r0 * count + done / f_.k_per_step * rows) * unit});
@@ -138,12 +146,13 @@ class TileRun {
     return {scratch_, 0, 0};
   }
 
-  Right right_block(int s, std::int64_t step, std::int64_t count, std::int64_t col, std::int64_t cols, int width) {
+  Right right_block(int s, std::int64_t step, std::int64_t count, const Group& g) {
+    const std::int64_t col = g.col, cols = g.cols;
     const GemmOperand& b = view_.right[s];
     const std::int64_t bytes = element_bytes(args_.type), unit = f_.unit_bytes, k0 = step * f_.k_per_step;
     const std::int64_t panel_cols = f_.panel_cols();
     // All panels of a group have the same width.
-    const std::int64_t panel = std::min<std::int64_t>(panel_cols, f_.lanes << width);
+    const std::int64_t panel = std::min<std::int64_t>(panel_cols, f_.lanes << g.width);
     char* target = scratch_ + t_.b_scratch;
     if (b.packed) {
       // Width 0 may be half of a whole panel only if the plan says so, and then col steps by lanes.
@@ -157,6 +166,10 @@ class TileRun {
                    reinterpret_cast<float*>(target + i * count * stored * unit));
       return {target, stored * unit, count * stored * unit};
     }
+    if (t_.whole_b && t_.b_side[s] == Side::panels) {
+      const std::int64_t stored = panel_width(f_, view_.n, col / panel_cols), first = (col - col0_) / panel_cols;
+      return {target + (first * panel_cols * count + col % panel_cols) * unit, stored * unit, count * panel_cols * unit};
+    }
     const std::int64_t k = std::min(count * f_.k_per_step, view_.k[s] - k0);
     const char* source = b.data + (batch_ * b.batch + k0 * b.k + col * b.outer) * bytes;
     if (t_.b_side[s] == Side::direct && cols % f_.lanes == 0) return {source, b.k * bytes, panel_cols * unit};
@@ -166,18 +179,35 @@ class TileRun {
     return {target, panel * unit, count * panel * unit};
   }
 
-  char* group_scratch(std::int64_t col, int width, std::int64_t& row_bytes) const {
-    row_bytes = (t_.whole_c ? t_.block_cols : f_.lanes << width) * f_.unit_bytes;
-    return scratch_ + t_.c_scratch + (t_.whole_c ? (col - col0_) * f_.unit_bytes : 0);
+  /// A few steps at a time over all panels: rows of B are read a long stretch each.
+  void pack_right_block(int s, std::int64_t step, std::int64_t count) {
+    const GemmOperand& b = view_.right[s];
+    const std::int64_t bytes = element_bytes(args_.type), unit = f_.unit_bytes, cols = f_.panel_cols();
+    const std::int64_t all = count * f_.k_per_step, k0 = step * f_.k_per_step, k = std::min(all, view_.k[s] - k0);
+    const std::int64_t some = b.outer == 1 ? kStepsTogether * f_.k_per_step : all;
+    const char* source = b.data + (batch_ * b.batch + k0 * b.k) * bytes;
+    for (std::int64_t done = 0; done < all; done += some)
+      for (std::int64_t col = col0_; col < col_end_; col += cols) {
+        const std::int64_t width = panel_width(f_, view_.n, col / cols), padded = std::min(some, all - done);
+        set_.pack_panel(kind_, {source + (done * b.k + col * b.outer) * bytes, b.outer, b.k, std::min(width, view_.n - col),
+                                std::min(padded, k - done), width, padded,
+                                scratch_ + t_.b_scratch + ((col - col0_) * count + done / f_.k_per_step * width) * unit});
+      }
   }
 
-  void finish(std::int64_t col, std::int64_t cols, int width) {
+  char* group_scratch(const Group& g, std::int64_t& row_bytes) const {
+    row_bytes = (t_.whole_c ? t_.block_cols : f_.lanes << g.width) * f_.unit_bytes;
+    return scratch_ + t_.c_scratch + (t_.whole_c ? (g.col - col0_) * f_.unit_bytes : 0);
+  }
+
+  void finish(const Group& g) {
     std::int64_t row_bytes;
-    const char* data = group_scratch(col, width, row_bytes);
-    GemmTile tile{batch_, row0_, rows_, col, cols, data, row_bytes / f_.unit_bytes};
+    const char* data = group_scratch(g, row_bytes);
+    const std::int64_t r0 = tile_row(g.tile_begin), rows = tile_row(g.tile_end) - r0;
+    GemmTile tile{batch_, row0_ + r0, rows, g.col, g.cols, data + r0 * row_bytes, row_bytes / f_.unit_bytes};
     if (t_.swapped) tile = transposed(tile);
     if (args_.sink != nullptr) return args_.sink(args_.user, tile);
-    for (std::int64_t r = 0; r < tile.rows; ++r) store_row(tile, r);
+    store(tile);
   }
 
   GemmTile transposed(const GemmTile& tile) {
@@ -188,17 +218,19 @@ class TileRun {
     return {tile.batch, tile.col0, tile.cols, tile.row0, tile.rows, target, tile.rows};
   }
 
-  void store_row(const GemmTile& tile, std::int64_t r) const {
-    const std::int64_t first = tile.batch * args_.c_batch + (tile.row0 + r) * args_.c_row_stride + tile.col0;
-    char* target = static_cast<char*>(args_.c) + first * element_bytes(args_.c_type);
-    const char* source = static_cast<const char*>(tile.data) + r * tile.ld * f_.unit_bytes;
-    const bool is_double = args_.type == GemmType::f64;
-    if ((args_.c_type == GemmType::f64) == is_double && element_bytes(args_.c_type) >= 4) {
-      std::memcpy(target, source, static_cast<std::size_t>(tile.cols * f_.unit_bytes));
-    } else if (!is_double && args_.c_type != GemmType::f64) {
-      set_.narrow(args_.c_type, reinterpret_cast<const float*>(source), tile.cols, target);
-    } else {
-      store_converted(source, tile.cols, target);
+  void store(const GemmTile& tile) const {
+    const std::int64_t first = tile.batch * args_.c_batch + tile.row0 * args_.c_row_stride + tile.col0;
+    const std::int64_t bytes = element_bytes(args_.c_type);
+    char* target = static_cast<char*>(args_.c) + first * bytes;
+    const char* source = static_cast<const char*>(tile.data);
+    if (args_.type != GemmType::f64 && bytes == 2)
+      return set_.narrow(args_.c_type, reinterpret_cast<const float*>(source), tile.ld, tile.rows, tile.cols, target, args_.c_row_stride);
+    const bool same = (args_.c_type == GemmType::f64) == (args_.type == GemmType::f64) && bytes >= 4;
+    for (std::int64_t r = 0; r < tile.rows; ++r) {
+      if (same) std::memcpy(target, source, static_cast<std::size_t>(tile.cols * bytes));
+      else store_converted(source, tile.cols, target);
+      target += args_.c_row_stride * bytes;
+      source += tile.ld * f_.unit_bytes;
     }
   }
 
@@ -212,7 +244,7 @@ class TileRun {
       }
       const float value = static_cast<float>(reinterpret_cast<const double*>(source)[i]);
       if (args_.c_type == GemmType::f32) std::memcpy(target + i * 4, &value, 4);
-      else set_.narrow(args_.c_type, &value, 1, target + i * 2);
+      else set_.narrow(args_.c_type, &value, 1, 1, 1, target + i * 2, 1);
     }
   }
 

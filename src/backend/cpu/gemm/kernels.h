@@ -52,7 +52,8 @@ struct KernelSet {
   void (*pack_panel)(PackKind, const PackArgs&);                              // target[step][lane]
   void (*pack_rows)(PackKind, const PackArgs&, std::int64_t target_stride);   // target[lane][step]; k_stride is 1
   void (*widen)(PackKind, const char* source, std::int64_t count, float* target);
-  void (*narrow)(GemmType, const float* source, std::int64_t count, void* target);
+  void (*narrow)(GemmType, const float* source, std::int64_t source_row, std::int64_t rows, std::int64_t cols, void* target,
+                 std::int64_t target_row);  // rows in elements
 };
 
 const KernelSet& current_kernels();

@@ -53,22 +53,59 @@ inline std::uint16_t narrow_f16(float f) {
   return static_cast<std::uint16_t>(sign | (u < 0x47800000u && h > 0x7c00u ? 0x7c00u : h));
 }
 
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_NEON
+#define GEMM_HAS_F16 1  // conversions in hardware; Highway's emulation elsewhere rounds differently
+#else
+#define GEMM_HAS_F16 0
+#endif
+
 void widen(PackKind kind, const char* source, std::int64_t count, float* target) {
   const auto* s = reinterpret_cast<const std::uint16_t*>(source);
   if (kind == PackKind::bf16_widen) {
     for (std::int64_t i = 0; i < count; ++i) target[i] = widen_bf16(s[i]);
-  } else {
-    for (std::int64_t i = 0; i < count; ++i) target[i] = widen_f16(s[i]);
+    return;
   }
+  std::int64_t i = 0;
+#if GEMM_HAS_F16
+  const hn::ScalableTag<float> d;
+  const hn::Rebind<hwy::float16_t, decltype(d)> d16;
+  constexpr std::int64_t kStep = HWY_MAX_BYTES / 4;
+  for (; i + kStep <= count; i += kStep)
+    hn::StoreU(hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(s + i))), d, target + i);
+#endif
+  for (; i < count; ++i) target[i] = widen_f16(s[i]);
 }
 
-void narrow(GemmType type, const float* source, std::int64_t count, void* target) {
-  auto* t = static_cast<std::uint16_t*>(target);
-  if (type == GemmType::bf16) {
-    for (std::int64_t i = 0; i < count; ++i) t[i] = narrow_bf16(source[i]);
-  } else {
-    for (std::int64_t i = 0; i < count; ++i) t[i] = narrow_f16(source[i]);
+void narrow_row(GemmType type, const float* source, std::int64_t count, std::uint16_t* target) {
+  std::int64_t i = 0;
+#if HWY_TARGET != HWY_SCALAR
+  constexpr std::int64_t kStep = HWY_MAX_BYTES / 4;
+  const hn::ScalableTag<std::uint32_t> d;
+  const hn::RebindToSigned<decltype(d)> di;
+  const hn::Rebind<std::uint16_t, decltype(d)> d16;
+  for (; type == GemmType::bf16 && i + kStep <= count; i += kStep) {
+    const auto u = hn::LoadU(d, reinterpret_cast<const std::uint32_t*>(source + i));
+    const auto odd = hn::And(hn::ShiftRight<16>(u), hn::Set(d, 1));
+    const auto rounded = hn::ShiftRight<16>(hn::Add(u, hn::Add(odd, hn::Set(d, 0x7fff))));
+    const auto nan = hn::Or(hn::ShiftRight<16>(u), hn::Set(d, 0x40));
+    const auto size = hn::BitCast(di, hn::And(u, hn::Set(d, 0x7fffffff)));
+    const auto is_nan = hn::MaskFromVec(hn::BitCast(d, hn::VecFromMask(di, hn::Gt(size, hn::Set(di, 0x7f800000)))));
+    hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di, hn::IfThenElse(is_nan, nan, rounded))), d16, target + i);
   }
+#endif
+#if GEMM_HAS_F16
+  const hn::ScalableTag<float> df;
+  const hn::Rebind<hwy::float16_t, decltype(df)> dh;
+  for (; type == GemmType::f16 && i + kStep <= count; i += kStep)
+    hn::StoreU(hn::DemoteTo(dh, hn::LoadU(df, source + i)), dh, reinterpret_cast<hwy::float16_t*>(target + i));
+#endif
+  for (; i < count; ++i) target[i] = type == GemmType::bf16 ? narrow_bf16(source[i]) : narrow_f16(source[i]);
+}
+
+void narrow(GemmType type, const float* source, std::int64_t source_row, std::int64_t rows, std::int64_t cols, void* target,
+            std::int64_t target_row) {
+  for (std::int64_t r = 0; r < rows; ++r)
+    narrow_row(type, source + r * source_row, cols, static_cast<std::uint16_t*>(target) + r * target_row);
 }
 
 template <class T>
@@ -124,12 +161,54 @@ inline void transpose4(const char* source, std::int64_t lane_bytes, char* target
 }
 #endif
 
+#if HWY_TARGET == HWY_AVX3
+/// 16 lanes × 4 steps: four of the above side by side, one in each 128-bit block.
+inline void transpose16(const char* source, std::int64_t lane_bytes, char* target, std::int64_t target_step) {
+  const hn::ScalableTag<std::uint32_t> d;
+  const hn::ScalableTag<std::uint64_t> d64;
+  const auto rows = [&](int i) {
+    const auto at = [&](int lane) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + lane * lane_bytes)); };
+    __m512i v = _mm512_castsi128_si512(at(i));
+    v = _mm512_inserti32x4(v, at(4 + i), 1);
+    v = _mm512_inserti32x4(v, at(8 + i), 2);
+    return hn::Vec<decltype(d)>{_mm512_inserti32x4(v, at(12 + i), 3)};
+  };
+  const auto r0 = rows(0), r1 = rows(1), r2 = rows(2), r3 = rows(3);
+  const auto a = hn::BitCast(d64, hn::InterleaveLower(d, r0, r1)), b = hn::BitCast(d64, hn::InterleaveLower(d, r2, r3));
+  const auto e = hn::BitCast(d64, hn::InterleaveUpper(d, r0, r1)), f = hn::BitCast(d64, hn::InterleaveUpper(d, r2, r3));
+  const auto put = [&](auto v, int i) { hn::StoreU(v, d64, reinterpret_cast<std::uint64_t*>(target + i * target_step)); };
+  put(hn::InterleaveLower(d64, a, b), 0);
+  put(hn::InterleaveUpper(d64, a, b), 1);
+  put(hn::InterleaveLower(d64, e, f), 2);
+  put(hn::InterleaveUpper(d64, e, f), 3);
+}
+#endif
+
 template <class T>
 void pack_scalar(const char* source, std::int64_t lane_bytes, std::int64_t step_bytes, std::int64_t lane0,
                  std::int64_t lane1, std::int64_t step0, std::int64_t step1, std::int64_t width, char* target) {
   for (std::int64_t s = step0; s < step1; ++s)
     for (std::int64_t l = lane0; l < lane1; ++l)
       std::memcpy(target + (s * width + l) * static_cast<std::int64_t>(sizeof(T)), source + l * lane_bytes + s * step_bytes, sizeof(T));
+}
+
+#if HWY_TARGET == HWY_AVX3
+constexpr std::int64_t kLanesApart = 16;
+#else
+constexpr std::int64_t kLanesApart = 8;
+#endif
+
+inline void transpose_lines(const char* source, std::int64_t lane_bytes, std::int64_t lane0, std::int64_t lane1,
+                            std::int64_t step0, std::int64_t step1, std::int64_t width, char* target) {
+  std::int64_t l = lane0;
+#if HWY_TARGET == HWY_AVX3
+  for (; l + 16 <= lane1; l += 16)
+    for (std::int64_t s = step0; s < step1; s += 4)
+      transpose16(source + l * lane_bytes + s * 4, lane_bytes, target + (s * width + l) * 4, width * 4);
+#endif
+  for (; l < lane1; l += 4)
+    for (std::int64_t s = step0; s < step1; s += 4)
+      transpose4(source + l * lane_bytes + s * 4, lane_bytes, target + (s * width + l) * 4, width * 4);
 }
 
 template <class T>
@@ -143,12 +222,11 @@ void pack_units(const char* source, std::int64_t lane_bytes, std::int64_t step_b
     }
   } else if (kUnit == 4 && step_bytes == kUnit) {
     const std::int64_t lanes4 = lanes & ~std::int64_t{3}, steps4 = steps & ~std::int64_t{3};
-    // Eight lanes at a time, a line of each: more lanes a power of two apart would push each other out of L1.
-    for (std::int64_t l0 = 0; l0 < lanes4; l0 += 8)
+    // A line of each lane at a time; but many lanes a power of two apart would push each other out of L1.
+    const std::int64_t together = lane_bytes % 1024 == 0 && steps > 16 ? kLanesApart : std::max<std::int64_t>(lanes4, 1);
+    for (std::int64_t l0 = 0; l0 < lanes4; l0 += together)
       for (std::int64_t s0 = 0; s0 < steps4; s0 += 16)
-        for (std::int64_t l = l0; l < std::min(l0 + 8, lanes4); l += 4)
-          for (std::int64_t s = s0; s < std::min(s0 + 16, steps4); s += 4)
-            transpose4(source + l * lane_bytes + s * kUnit, lane_bytes, target + (s * width + l) * kUnit, width * kUnit);
+        transpose_lines(source, lane_bytes, l0, std::min(l0 + together, lanes4), s0, std::min(s0 + 16, steps4), width, target);
     pack_scalar<T>(source, lane_bytes, step_bytes, 0, lanes, steps4, steps, width, target);
     pack_scalar<T>(source, lane_bytes, step_bytes, lanes4, lanes, 0, steps4, width, target);
   } else {

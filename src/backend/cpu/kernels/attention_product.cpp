@@ -64,7 +64,7 @@ void load(const Rows& rows, float* target, std::int64_t width) {
 
 void store(const float* source, std::int64_t n, DType dtype, void* target) {
   if (dtype == DType::f32) std::memcpy(target, source, static_cast<std::size_t>(n) * 4);
-  else current_kernels().narrow(dtype == DType::bf16 ? GemmType::bf16 : GemmType::f16, source, n, target);
+  else current_kernels().narrow(dtype == DType::bf16 ? GemmType::bf16 : GemmType::f16, source, n, 1, n, target, n);
 }
 
 }  // namespace metal_candle::cpu::attention

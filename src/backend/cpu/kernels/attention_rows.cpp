@@ -27,6 +27,11 @@ HWY_INLINE V k(float x) { return hn::Set(d, x); }
 
 /// 2^x for x <= 0 or little above, to an ulp. 2^0 is exactly 1; below 2^-126 (and at -inf) it is 0; NaN stays.
 HWY_INLINE V exp2(V x) {
+#if HWY_TARGET == HWY_SCALAR
+  x = hn::IfThenElse(hn::Lt(x, k(-127.0f)), k(-127.0f), x);
+#else
+  x = hn::Max(k(-127.0f), x);  // in this order x86 keeps a NaN
+#endif
   const V shift = k(12582912.0f);  // 1.5·2^23: adding it leaves the nearest integer in the low bits
   const V t = hn::Add(x, shift);
   const V f = hn::Sub(x, hn::Sub(t, shift));
@@ -36,8 +41,8 @@ HWY_INLINE V exp2(V x) {
   p = hn::MulAdd(p, f, k(0.24022648f));
   p = hn::MulAdd(p, f, k(0.69314718f));
   p = hn::MulAdd(p, f, k(1.0f));
-  const auto power = hn::Add(hn::ShiftLeft<23>(hn::BitCast(di, t)), hn::Set(di, 127 << 23));
-  return hn::IfThenZeroElse(hn::Lt(x, k(-126.0f)), hn::Mul(p, hn::BitCast(d, power)));
+  // The exponent's bits; for -127 they are those of zero.
+  return hn::Mul(p, hn::BitCast(d, hn::Add(hn::ShiftLeft<23>(hn::BitCast(di, t)), hn::Set(di, 127 << 23))));
 }
 
 HWY_INLINE V tanh(V x) {
@@ -89,12 +94,14 @@ bool softmax(const ScoreBlock& b, float* maximum, float* sums, float* factor) {
     factor[r] = ratio[r];
     rescale |= ratio[r] != 1;
     const V m = k(after[r]), f = k(ratio[r]);
-    for (int c = 0; c < kSums; c += kLanes) hn::StoreU(hn::Mul(hn::LoadU(d, sum + c), f), d, sum + c);
-    for (int c = b.begin; c < b.end; c += kLanes) {
-      const V p = exp2(hn::Sub(hn::LoadU(d, s + c), m));
-      hn::StoreU(p, d, s + c);
-      float* at = sum + c % kSums;
-      hn::StoreU(hn::Add(hn::LoadU(d, at), p), d, at);
+    for (int part = 0; part < kSums; part += kLanes) {
+      V total = hn::Mul(hn::LoadU(d, sum + part), f);
+      for (int c = b.begin + part; c < b.end; c += kSums) {
+        const V p = exp2(hn::Sub(hn::LoadU(d, s + c), m));
+        hn::StoreU(p, d, s + c);
+        total = hn::Add(total, p);
+      }
+      hn::StoreU(total, d, sum + part);
     }
   }
   return rescale;

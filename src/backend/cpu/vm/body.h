@@ -57,6 +57,9 @@ struct Body {
   int dims = 0;
   std::int64_t extents[kMaxDims];
   bool streams = false;
+  // Arrays worth fetching ahead, of the first stage: the next rows while the last stage runs, or the next columns.
+  std::vector<int> ahead;
+  enum Ahead : std::uint8_t { kColumns, kRows } ahead_of = kColumns;
 
   // Tasks: (batch × chunks of its rows, or ranges of task_rows) × ranges of task_cols.
   std::int64_t batch = 1, chunks = 1;

@@ -45,6 +45,7 @@ class Lowering {
       }
     });
     for (int stage = 0; stage < static_cast<int>(p_.stages.size()); ++stage) emit_stage(stage);
+    if (!tile_) find_ahead();
     b_.scratch = top_ + 256;
     return register_bytes_ <= kRegisterBytes;
   }
@@ -125,15 +126,17 @@ class Lowering {
 
   std::uint16_t add_moving(Moving m) {
     b_.moving.push_back(m);
+    read_.push_back(0);
     if (b_.moving.size() > 65000) throw InternalError("kernel program: too many operands");
     return static_cast<std::uint16_t>(b_.moving.size());
   }
-  Operand memory_operand(int access) {
+  Operand memory_operand(int access, bool read = true) {
     auto [it, fresh] = stage_memory_.try_emplace(access);
     if (fresh) {
       const Access& a = lasting_access(access);
       it->second.base = add_moving({&a, 0, 0, a.col_stride * a.size});
     }
+    if (read) read_[it->second.base - 1] = 1;
     return it->second;
   }
   Operand keep_operand(int v) {
@@ -208,6 +211,21 @@ class Lowering {
   }
   void read_row(int v, int section, std::int64_t order) {
     if (kind(v) == Kind::row) row_last_[v] = std::max(row_last_[v], section * kForever + order);
+  }
+
+  /// What the first stage reads from memory, row after row. With several stages the next row is fetched while the last
+  /// stage writes, if a row of all of them stays in the nearer caches.
+  void find_ahead() {
+    std::int64_t row_bytes = 0;
+    const Range range = b_.stages.front().moving;
+    for (int i = range.begin; i < range.end; ++i) {
+      const Moving& m = b_.moving[i];
+      if (!m.access || m.access->col_stride != 1 || !read_[i]) continue;
+      if (m.access->dims > 0 && m.access->strides[m.access->dims - 1] == 0) continue;
+      b_.ahead.push_back(i);
+      row_bytes += b_.stages.front().cols * m.step;
+    }
+    b_.ahead_of = b_.stages.size() > 1 && row_bytes <= (96 << 10) ? Body::kRows : Body::kColumns;
   }
 
   // --- uniform and row values ---
@@ -385,7 +403,7 @@ class Lowering {
     if (kept_[v] && value(v).stage == stage) {
       out.operand = keep_operand(v);
     } else if (direct_store_ >= 0 && i + 1 == static_cast<int>(items_.size())) {
-      out.operand = memory_operand(value(direct_store_).access);
+      out.operand = memory_operand(value(direct_store_).access, false);
     } else {
       out.slot = take_register(value(v).type);
       out.operand = register_operand(out.slot);
@@ -433,7 +451,7 @@ class Lowering {
       b_.streams |= to.stream;
     }
     if (in.fn) {
-      in.out = memory_operand(value(v).access);
+      in.out = memory_operand(value(v).access, false);
     } else {
       in.fn = any_store(type, to.dtype, false);
       add_access(in, v, Context::full);
@@ -603,7 +621,7 @@ class Lowering {
   std::vector<int> free_[2], free_rows_;
   std::vector<std::int64_t> row_slots_, row_last_, keep_at_;
   std::vector<Location> rows_, full_;  // where each value is: rows_ for uniform and row values
-  std::vector<char> kept_, post_;
+  std::vector<char> kept_, post_, read_;  // read_: by operand that moves
   std::vector<std::vector<char>> needs_;
 
   // the stage at hand

@@ -50,6 +50,7 @@ class Runner {
   void rows(std::int64_t begin, std::int64_t end, std::int64_t c0, std::int64_t c1) {
     for (std::int64_t r = begin; r < end;) {
       const std::int64_t n = std::min({static_cast<std::int64_t>(b_.block_rows), end - r, b_.inner - r % b_.inner});
+      ahead_rows_ = std::min({n, end - r - n, b_.inner - r % b_.inner - n});
       block(r, static_cast<int>(n), c0, c1);
       r += n;
     }
@@ -101,11 +102,33 @@ class Runner {
           f_.col0 = c;
           f_.cols = static_cast<int>(std::min<std::int64_t>(b_.block_cols, end - c));
           for (int i = stage.moving.begin; i < stage.moving.end; ++i) bases_[1 + i].ptr = origins_[i] + c * b_.moving[i].step;
+          if (!b_.ahead.empty()) fetch_ahead(stage, n, c, end);
           execute(stage.loop);
           c += b_.block_cols;
         } while (c < end);
       }
       if (c0 == 0) execute_rows(stage.post, n);
+    }
+  }
+
+  /// Asks for what the block after this one reads, so that memory works while this one computes.
+  HWY_INLINE void fetch_ahead(const StageCode& stage, int n, std::int64_t c, std::int64_t end) {
+    const bool first = &stage == &b_.stages.front(), last = &stage == &b_.stages.back();
+    const bool columns = b_.ahead_of == Body::kColumns;
+    if (columns && first && c + b_.block_cols < end) {
+      fetch(0, n, c + b_.block_cols, std::min<std::int64_t>(b_.block_cols, end - c - b_.block_cols));
+    } else if (last && ahead_rows_ > 0) {
+      fetch(n, static_cast<int>(ahead_rows_), columns ? 0 : c, f_.cols);
+    }
+  }
+  // Inline: g++ 12 takes a function that only prefetches for one without effect, and drops its calls.
+  HWY_INLINE void fetch(int skip, int n, std::int64_t c, std::int64_t cols) {
+    for (int i : b_.ahead) {
+      const std::int64_t stride = bases_[1 + i].stride, bytes = cols * b_.moving[i].step;
+      const char* p = origins_[i] + c * b_.moving[i].step + skip * stride;
+      for (int r = 0; r < n; ++r, p += stride) {
+        for (std::int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(p + at, 0, 3);
+      }
     }
   }
 
@@ -163,6 +186,7 @@ class Runner {
   Base* bases_;
   char** origins_;
   Frame f_{};
+  std::int64_t ahead_rows_ = 0;  // rows of the block after this one
 };
 
 }  // namespace

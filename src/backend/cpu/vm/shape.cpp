@@ -163,25 +163,27 @@ void choose_block(const KernelProgram& p, const ProgramShape& s, int elements, b
 
 namespace {
 
-double value_cost(const KValue& v) {  // nanoseconds an element, roughly
-  const bool wide = v.type == RegType::f64;
+/// Nanoseconds an element on a fast core, roughly.
+double value_cost(const KValue& v) {
+  const bool single = v.type == RegType::f32, wide = v.type == RegType::f64;
   switch (v.op) {
-    case KOp::load: case KOp::store: return 0.3;
+    case KOp::load: case KOp::store: return 0.08;
     case KOp::map: {
       const auto op = static_cast<Elementwise>(v.code);
       const bool heavy = op >= Elementwise::exp && op <= Elementwise::gelu_tanh_grad;
-      return heavy ? (wide ? 12 : 0.6) : (wide ? 0.4 : 0.1);
+      if (op == Elementwise::pow) return wide ? 30 : 3;
+      return heavy ? (wide ? 12 : 0.12) : (single ? 0.02 : 0.15);
     }
-    case KOp::random_uniform: case KOp::random_normal: return 3;
+    case KOp::random_uniform: case KOp::random_normal: return 1.5;
     case KOp::literal: case KOp::slot: return 0;
-    default: return 0.2;
+    default: return single ? 0.03 : 0.2;
   }
 }
 
 }  // namespace
 
 void choose_tasks(const KernelProgram& p, const ProgramShape& s, Body& body) {
-  constexpr double kTask = 20000;  // nanoseconds
+  constexpr double kTask = 15000;  // nanoseconds
   constexpr std::int64_t kMost = 4096;
   double work = 0;
   bool row_store = false;
