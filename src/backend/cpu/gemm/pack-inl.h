@@ -53,6 +53,7 @@ inline std::uint16_t narrow_f16(float f) {
   return static_cast<std::uint16_t>(sign | (u < 0x47800000u && h > 0x7c00u ? 0x7c00u : h));
 }
 
+#undef GEMM_HAS_F16
 #if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_NEON
 #define GEMM_HAS_F16 1  // conversions in hardware; Highway's emulation elsewhere rounds differently
 #else
