@@ -193,7 +193,7 @@ LazyTensor second_gelu(const LazyTensor& x) {
 
 // gelu_tanh = x·s with s = sigmoid(u), u = a·x + b·x³:  gelu_tanh'' = s·(1-s)·(2u' + x·(u'' + (1-2s)·u'²))
 LazyTensor second_gelu_tanh(const LazyTensor& x) {
-  constexpr double a = 1.5957691216057308, b = 0.07135481627159471;
+  constexpr double a = 1.5957691216057308, b = 0.07135481627260025;
   const LazyTensor xx = square(x);
   const LazyTensor s = sigmoid(x * (xx * b + a)), du = xx * (3 * b) + a;
   return s * (1 - s) * (du * 2 + x * (x * (6 * b) + (1 - s * 2) * square(du)));

@@ -25,11 +25,17 @@ bool same_ops(const Capture& capture) {
   return true;
 }
 
+/// The part of the words that describes nodes; the roots come after it.
+std::span<const std::uint64_t> node_words(const Capture& capture) {
+  return std::span(capture.words).first(capture.words.size() - capture.roots.size() - 1);
+}
+
 void remember(const Capture& capture) {
   last.nodes = capture.nodes.size();
   last.ops.clear();
   for (const Node* n : capture.nodes) last.ops.push_back(n->op);
-  last.words = capture.words;
+  const auto words = node_words(capture);
+  last.words.assign(words.begin(), words.end());
 }
 
 }  // namespace
@@ -50,7 +56,7 @@ void note_miss(const Capture& capture) {
     runtime().say(fmt::format(
         "warning: the same {} operations were compiled three times in a row, as their structure differs each time. {}. "
         "Values that change belong into slots (plain C++ numbers) or tensors, lengths into few sizes.",
-        last.nodes, first_difference(last.words, capture.words)));
+        last.nodes, first_difference(last.words, node_words(capture))));
   }
   remember(capture);
 }

@@ -202,6 +202,7 @@ class Fuser {
       Unit& loose = a.rows == 0 ? a : b;
       if (rows < kFewRows && loose.numel / rows >= kLongColumns) return false;  // would leave most threads without work
       bool ok = false;
+      if (!columns_uniform(loose, a.rows == 0 ? q : p, rows)) return false;
       if (loose.numel == rows) {
         set_roles(loose, Role::row);
         ok = fits();
@@ -210,6 +211,22 @@ class Fuser {
       if (!ok && (loose.numel % rows != 0 || !fits())) return false;
     }
     join(p, q, rows);
+    return true;
+  }
+
+  /// Whether what these elementwise members read from elsewhere lies at one stride along the columns they would get.
+  /// Where it does not it would have to be copied first, so they stay by themselves.
+  bool columns_uniform(const Unit& loose, int other, std::int64_t rows) const {
+    for (const int m : loose.members) {
+      const GraphNode& n = node(m);
+      const std::int64_t total = n.shape.numel();
+      if (total <= rows || total % rows != 0) continue;
+      for (std::size_t k = n.op->kind == OpKind::gather ? 1 : 0; k < n.inputs.size(); ++k) {
+        const View& v = view(n.inputs[k]);
+        if (unit_of(v.base) >= 0 && !inlined(v.base) && (unit_of(v.base) == unit_of(m) || unit_of(v.base) == other)) continue;
+        if (!uniform_columns(n.shape, broadcast_strides(node(n.inputs[k]).shape, v.strides, n.shape), total / rows)) return false;
+      }
+    }
     return true;
   }
 

@@ -133,6 +133,7 @@ class UnitLowering {
       else plain = false;
     }
     if (!plain) throw InternalError("iota behind a view that is not understood");
+    if (full && !one_stride(shape, along, cols_now_)) return written_index(base, shape, along);
     const int id = builder_.index(shape, along, full, full ? cols_now_ : 1);
     return reg_type(base.dtype) == RegType::i64 ? id : cast(id, reg_type(base.dtype));
   }
@@ -200,10 +201,6 @@ class UnitLowering {
 
   /// Columns must lie at one stride: where they do not, a copy of the operand does.
   ProgramBuilder::Access copied(ProgramBuilder::Access a, int in, const Shape& shape, const Shape& strides) {
-    const int buffer = c_.new_buffer(bytes_of(shape, node(in).dtype));
-    PlanStep step;
-    step.label = "copy";
-    step.scope = node(in).scope;
     ProgramBuilder b(0, 0);
     ProgramBuilder::Access from = a;
     from.shape = shape;
@@ -213,24 +210,50 @@ class UnitLowering {
     l.type = reg_type(node(in).dtype);
     l.full = true;
     l.access = b.add_access(from);
-    KValue s = l;
-    s.op = KOp::store;
-    s.a = b.add(l);
-    ProgramBuilder::Access to = from;
-    to.access = KAccess{};
-    to.access.buffer = buffer;
-    to.access.dtype = node(in).dtype;
+    const int value = b.add(l);
+    return written_first(b, value, node(in), shape, {a.access.buffer});
+  }
+  int written_index(const GraphNode& base, const Shape& shape, const Shape& along) {
+    ProgramBuilder b(0, 0);
+    KValue c;
+    c.op = KOp::cast;
+    c.type = reg_type(base.dtype);
+    c.to = base.dtype;
+    c.full = true;
+    c.a = b.index(shape, along, true, 1);
+    const int value = b.add(c);
+    KValue l;
+    l.op = KOp::load;
+    l.type = c.type;
+    l.full = true;
+    l.access = builder_.add_access(written_first(b, value, base, shape, {}));
+    return builder_.add(l, cols_now_);
+  }
+  /// A step before this one that stores `value` densely; returns the access that reads it here.
+  ProgramBuilder::Access written_first(ProgramBuilder& b, int value, const GraphNode& like, const Shape& shape, std::vector<int> reads) {
+    ProgramBuilder::Access to;
+    to.access.buffer = c_.new_buffer(bytes_of(shape, like.dtype));
+    to.access.dtype = like.dtype;
+    to.shape = shape;
     to.strides = contiguous_strides(shape);
+    to.full = true;
+    KValue s;
+    s.op = KOp::store;
+    s.type = reg_type(like.dtype);
+    s.full = true;
+    s.a = value;
     s.access = b.add_access(to);
     b.add(s);
+    PlanStep step;
+    step.label = "copy";
+    step.scope = like.scope;
     step.program = b.finish(1, 1);
-    step.reads = {a.access.buffer};
-    step.writes = {buffer};
-    step.bytes = 2.0 * static_cast<double>(bytes_of(shape, node(in).dtype));
+    step.reads = std::move(reads);
+    step.writes = {to.access.buffer};
+    step.bytes = 2.0 * static_cast<double>(bytes_of(shape, like.dtype));
     steps_.push_back(std::move(step));
-    a.access = to.access;
-    a.strides = to.strides;
-    return a;
+    to.cols = cols_now_;
+    return to;
   }
 
   // ---- values ------------------------------------------------------------------------------------------------------------

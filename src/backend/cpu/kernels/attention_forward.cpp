@@ -36,6 +36,8 @@ struct Scratch {
   }
 };
 
+constexpr std::int64_t kFewRows = 16;
+
 /// A tile of queries of one key head.
 class Forward {
  public:
@@ -61,7 +63,10 @@ class Forward {
         end = std::max(end, std::min(s.keys, b.span.most_high + std::int64_t{1}));
       }
     }
-    for (std::int64_t k = begin / kKeyBlock * kKeyBlock; k < end; k += kKeyBlock) visit(k);
+    for (std::int64_t k = begin / kKeyBlock * kKeyBlock; k < end; k += kKeyBlock) {
+      if (rows_ <= kFewRows && k + kKeyBlock < end) prefetch_keys(k + kKeyBlock);
+      visit(k);
+    }
     write(call);
   }
 
@@ -89,6 +94,15 @@ class Forward {
               .b = values_ + seen.begin * value_step_, .b_step = value_step_,
               .c = out, .c_row = s_.value_width,
               .m = b.span.rows, .n = s_.value_width, .k = seen.end - seen.begin, .accumulate = true});
+  }
+
+  /// A head's keys lie apart, often a page each: no hardware foresees them, and a few rows are no work to hide them.
+  void prefetch_keys(std::int64_t first_key) {
+    KeyBlock next;
+    next.first = first_key;
+    next.n = static_cast<int>(std::min(kKeyBlock, tile_.sequence.keys - first_key));
+    prefetch(key_rows(p_.k, tile_.sequence, next, key_head_, p_.d));
+    prefetch(key_rows(p_.v, tile_.sequence, next, key_head_, p_.dv));
   }
 
   void load_keys() {

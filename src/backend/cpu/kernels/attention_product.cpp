@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "backend/cpu/gemm/kernels.h"
+#include "backend/cpu/kernels/attention_rows.h"
 #include "backend/cpu/kernels/types.h"
 
 namespace metal_candle::cpu::attention {
@@ -44,22 +45,23 @@ void multiply(const Product& p) {
 }
 
 void load(const Rows& rows, float* target, std::int64_t width) {
-  const auto size = static_cast<std::int64_t>(size_of(rows.dtype));
-  const KernelSet& set = current_kernels();
+  if (rows.component == 1 || rows.d <= 1)
+    return row_kernels().load(rows.data, rows.dtype, rows.stride, rows.n, rows.d, target, width);
   for (std::int64_t i = 0; i < rows.n; ++i, target += width) {
-    const char* source = rows.data + i * rows.stride * size;
-    if (rows.component != 1 && rows.d > 1) {
-      visit(rows.dtype, [&]<class T>() {
-        for (std::int64_t j = 0; j < rows.d; ++j)
-          target[j] = static_cast<float>(reinterpret_cast<const T*>(source)[j * rows.component]);
-      });
-    } else if (rows.dtype == DType::f32) {
-      std::memcpy(target, source, static_cast<std::size_t>(rows.d) * 4);
-    } else {
-      set.widen(rows.dtype == DType::bf16 ? PackKind::bf16_widen : PackKind::f16_widen, source, rows.d, target);
-    }
+    visit(rows.dtype, [&]<class T>() {
+      const T* source = reinterpret_cast<const T*>(rows.data) + i * rows.stride;
+      for (std::int64_t j = 0; j < rows.d; ++j) target[j] = static_cast<float>(source[j * rows.component]);
+    });
     std::fill(target + rows.d, target + width, 0.0f);
   }
+}
+
+void prefetch(const Rows& rows) {
+  const auto size = static_cast<std::int64_t>(size_of(rows.dtype));
+  if (rows.component != 1) return;
+  for (std::int64_t i = 0; i < rows.n; ++i)
+    for (std::int64_t byte = 0; byte < rows.d * size; byte += 64)
+      __builtin_prefetch(rows.data + i * rows.stride * size + byte, 0, 2);
 }
 
 void store(const float* source, std::int64_t n, DType dtype, void* target) {

@@ -29,6 +29,8 @@ struct Rows {
   std::int64_t n, d;
 };
 void load(const Rows& rows, float* target, std::int64_t width);
+/// Asks for rows that will be loaded soon.
+void prefetch(const Rows& rows);
 /// n values rounded to `dtype`.
 void store(const float* source, std::int64_t n, DType dtype, void* target);
 

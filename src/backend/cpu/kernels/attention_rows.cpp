@@ -185,6 +185,35 @@ void transpose(const float* source, std::int64_t stride, std::int64_t n, std::in
   }
 }
 
+template <class T, class Read>
+void load_as(const T* source, std::int64_t stride, std::int64_t n, std::int64_t d_, float* target, std::int64_t width,
+             Read read) {
+  const std::int64_t whole = d_ / kLanes * kLanes;
+  for (std::int64_t i = 0; i < n; ++i, source += stride, target += width) {
+    for (std::int64_t c = 0; c < whole; c += kLanes) hn::StoreU(read(source + c), d, target + c);
+    if (whole == width) continue;
+    T last[kLanes] = {};
+    for (std::int64_t c = whole; c < d_; ++c) last[c - whole] = source[c];
+    std::fill(target + whole, target + width, 0.0f);
+    if (whole < d_) hn::StoreU(read(last), d, target + whole);
+  }
+}
+
+void load(const void* source, DType dtype, std::int64_t stride, std::int64_t n, std::int64_t d_, float* target,
+          std::int64_t width) {
+  if (dtype == DType::f32) {
+    load_as(static_cast<const float*>(source), stride, n, d_, target, width, [](const float* p) HWY_ATTR { return hn::LoadU(d, p); });
+  } else if (dtype == DType::bf16) {
+    const hn::Rebind<hwy::bfloat16_t, D> narrow;
+    load_as(static_cast<const hwy::bfloat16_t*>(source), stride, n, d_, target, width,
+            [narrow](const hwy::bfloat16_t* p) HWY_ATTR { return hn::PromoteTo(d, hn::LoadU(narrow, p)); });
+  } else {
+    const hn::Rebind<hwy::float16_t, D> narrow;
+    load_as(static_cast<const hwy::float16_t*>(source), stride, n, d_, target, width,
+            [narrow](const hwy::float16_t* p) HWY_ATTR { return hn::PromoteTo(d, hn::LoadU(narrow, p)); });
+  }
+}
+
 float dot(const float* a, const float* b, std::int64_t n) {
   alignas(64) float sums[kSums];
   for (int c = 0; c < kSums; c += kLanes) {
@@ -200,7 +229,7 @@ float dot(const float* a, const float* b, std::int64_t n) {
 }  // namespace
 
 const RowKernels* table() {
-  static constexpr RowKernels kernels{softmax_any, softmax_grad_any, scale_rows, transpose, dot};
+  static constexpr RowKernels kernels{softmax_any, softmax_grad_any, scale_rows, transpose, load, dot};
   return &kernels;
 }
 

@@ -36,6 +36,9 @@ struct RowKernels {
   /// n .. padded - 1 become zero.
   void (*transpose)(const float* source, std::int64_t stride, std::int64_t n, std::int64_t width, float* target,
                     std::int64_t target_stride, std::int64_t padded);
+  /// n rows of d elements (f32, bf16 or f16), `stride` elements apart, widened to [n][width] with zeros behind d.
+  void (*load)(const void* source, DType dtype, std::int64_t stride, std::int64_t n, std::int64_t d, float* target,
+               std::int64_t width);
   /// Σ a·b over n elements, a multiple of kSums.
   float (*dot)(const float* a, const float* b, std::int64_t n);
 };

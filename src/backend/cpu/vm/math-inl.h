@@ -313,7 +313,7 @@ MC_INLINE F silu_grad(F x) {
 }
 /// d/dx of x·σ(u), u = x·(c1·x² + c0). x² is bounded where σ is 0 or 1, so that nothing overflows.
 MC_INLINE F gelu_tanh_grad(F x) {
-  const F c0 = k(1.5957691216057308f), c1 = k(0.07135481627159471f);
+  const F c0 = k(1.5957691216057308f), c1 = k(0.07135481627260025f);
   const F xx = clamp_high(x * x, k(400));
   const F s = sigmoid(x * fma(xx, c1, c0));
   const F slope = fma(xx, k(3) * c1, c0);

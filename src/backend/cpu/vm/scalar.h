@@ -73,7 +73,7 @@ template <class E> Lane<E> silu_grad(Lane<E> x) {
   return Lane<E>(s * (1 + x.v * (1 - s)));
 }
 template <class E> Lane<E> gelu_tanh_grad(Lane<E> x) {
-  const E c0 = E(1.5957691216057308), c1 = E(0.07135481627159471);
+  const E c0 = E(1.5957691216057308), c1 = E(0.07135481627260025);
   const E xx = x.v * x.v > 400 ? E(400) : x.v * x.v;
   const E s = sigmoid(Lane<E>(x.v * (xx * c1 + c0))).v;
   return Lane<E>(s + x.v * s * (1 - s) * (c0 + 3 * c1 * xx));
