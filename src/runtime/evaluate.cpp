@@ -80,29 +80,34 @@ void hold_results(Scratch& s, const Submission& submission) {
     Storage* storage = from[static_cast<std::size_t>(buffer.index)];
     storage->retain();
     s.results.push_back(storage);
+    // A view of a leaf starts where the leaf starts.
+    const bool leaf = buffer.where == PlanBuffer::Where::leaf;
+    const std::int64_t bytes = leaf ? submission.leaf_offsets[static_cast<std::size_t>(buffer.index)] : 0;
+    s.bases.push_back(bytes / static_cast<std::int64_t>(size_of(out.dtype)));
   }
 }
 
 /// Makes `node` a leaf over `storage` (takes the reference), unless another evaluation got there first.
-void publish(Node* node, Storage* storage, const PlanOutput& out, std::vector<Node*>* gone) {
-  std::unique_ptr<Layout> layout;
-  if (!out.dense || out.offset != 0) layout = std::make_unique<Layout>(Layout{out.strides, out.offset});
+/// `base` is where the buffer that `out` looks at begins in its storage, in elements.
+void publish(Node* node, Storage* storage, const PlanOutput& out, std::int64_t base, std::vector<Node*>* gone) {
   if (node->evaluated() || node->claimed.exchange(true, std::memory_order_acq_rel)) {
     storage->release();
     // The other one is between two lines of this function; its result is the node's.
     while (!node->evaluated()) std::this_thread::yield();
     return;
   }
-  node->layout = layout.release();
+  const std::int64_t offset = base + out.offset;
+  if (!out.dense || offset != 0) node->layout = Layout::make(out.strides, offset);
   node->storage.store(storage, std::memory_order_seq_cst);
   if (gone) take_inputs(node, *gone);
 }
 
 void publish_all(Scratch& s, std::span<const LazyTensor> roots, const Plan& plan, Mode mode) {
   for (std::size_t i = 0; i < roots.size(); ++i)
-    publish(roots[i].node(), std::exchange(s.results[i], nullptr), plan.outputs[i],
+    publish(roots[i].node(), std::exchange(s.results[i], nullptr), plan.outputs[i], s.bases[i],
             mode == Mode::eager ? nullptr : &s.gone);
   s.results.clear();
+  s.bases.clear();
   retire_all(s.gone);
 }
 

@@ -13,6 +13,7 @@ struct Scratch {
   Submission submission;           // of evaluations that wait
   std::vector<LazyTensor> wanted;  // the roots to compute, where not all are
   std::vector<Storage*> results;   // per root; a reference each, until published
+  std::vector<std::int64_t> bases;  // per root: where its buffer begins in that storage, in elements
   std::vector<Node*> gone;         // inputs that nodes have let go
 };
 
