@@ -102,7 +102,7 @@ class Runner {
           f_.col0 = c;
           f_.cols = static_cast<int>(std::min<std::int64_t>(b_.block_cols, end - c));
           for (int i = stage.moving.begin; i < stage.moving.end; ++i) bases_[1 + i].ptr = origins_[i] + c * b_.moving[i].step;
-          if (!b_.ahead.empty()) fetch_ahead(stage, n, c, end);
+          if (b_.ahead_of == Body::kRows) fetch_ahead(stage, n, c, end);
           execute(stage.loop);
           c += b_.block_cols;
         } while (c < end);
