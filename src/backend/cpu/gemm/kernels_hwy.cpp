@@ -19,11 +19,15 @@ namespace HWY_NAMESPACE {
 namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 
+// Not HWY_MAX_BYTES, which is 16 on the scalar target.
+template <class T>
+constexpr std::int64_t kLanes = static_cast<std::int64_t>(hn::MaxLanes(hn::ScalableTag<T>()));
+
 template <class T>
 struct Ops {
   using D = hn::ScalableTag<T>;
   using V = hn::Vec<D>;
-  static constexpr std::int64_t kBytes = HWY_MAX_BYTES;
+  static constexpr std::int64_t kBytes = kLanes<T> * static_cast<std::int64_t>(sizeof(T));
   static V zero() { return hn::Zero(D()); }
   static V load(const char* p) { return hn::LoadU(D(), reinterpret_cast<const T*>(p)); }
   static V broadcast(const char* p) {
@@ -42,7 +46,7 @@ constexpr bool kManyRegisters = HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_NEON
 
 template <class T>
 MicroFamily family() {
-  constexpr int lanes = HWY_MAX_BYTES / sizeof(T);
+  constexpr int lanes = static_cast<int>(kLanes<T>);
   if constexpr (kManyRegisters) {
     return make_family<Ops<T>, 24, 14, 6, 2>(lanes, sizeof(T), 1);
   } else {

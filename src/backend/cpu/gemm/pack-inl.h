@@ -70,7 +70,7 @@ void widen(PackKind kind, const char* source, std::int64_t count, float* target)
 #if GEMM_HAS_F16
   const hn::ScalableTag<float> d;
   const hn::Rebind<hwy::float16_t, decltype(d)> d16;
-  constexpr std::int64_t kStep = HWY_MAX_BYTES / 4;
+  constexpr std::int64_t kStep = kLanes<std::uint32_t>;
   for (; i + kStep <= count; i += kStep)
     hn::StoreU(hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(s + i))), d, target + i);
 #endif
@@ -80,7 +80,7 @@ void widen(PackKind kind, const char* source, std::int64_t count, float* target)
 void narrow_row(GemmType type, const float* source, std::int64_t count, std::uint16_t* target) {
   std::int64_t i = 0;
 #if HWY_TARGET != HWY_SCALAR
-  constexpr std::int64_t kStep = HWY_MAX_BYTES / 4;
+  constexpr std::int64_t kStep = kLanes<std::uint32_t>;
   const hn::ScalableTag<std::uint32_t> d;
   const hn::RebindToSigned<decltype(d)> di;
   const hn::Rebind<std::uint16_t, decltype(d)> d16;
@@ -120,7 +120,7 @@ inline T load_unit(const char* p) {
 template <class T>
 inline void copy_units(const char* source, std::int64_t lanes, char* target) {
   const hn::ScalableTag<T> d;
-  constexpr std::int64_t kStep = HWY_MAX_BYTES / sizeof(T);
+  constexpr std::int64_t kStep = kLanes<T>;
   const T* s = reinterpret_cast<const T*>(source);
   T* t = reinterpret_cast<T*>(target);
   std::int64_t i = 0;
@@ -250,7 +250,7 @@ void pack_pairs(const PackArgs& p) {
       if (p.lane_stride == 1) {
         prefetch_lanes(low + kPackAhead * k_bytes, p.lanes * 2);
         prefetch_lanes(high + kPackAhead * k_bytes, p.lanes * 2);
-        constexpr std::int64_t kStep = HWY_MAX_BYTES / 4;
+        constexpr std::int64_t kStep = kLanes<std::uint32_t>;
         const hn::ScalableTag<std::uint32_t> d;
         const hn::Rebind<std::uint16_t, decltype(d)> d16;
         const auto pairs_at = [&](auto load) {
