@@ -56,7 +56,7 @@ void Node::destroy(Node* first) noexcept {
     }
     todo = next;
     if (storage) storage->release();
-    delete n->layout;
+    Layout::destroy(n->layout);
     if (n->attrs) {
       n->attrs->~Attrs();
       base::FreeList<Attrs>::put(n->attrs);
@@ -64,6 +64,13 @@ void Node::destroy(Node* first) noexcept {
     delete[] n->more;
     base::FreeList<Node>::put(n);
   }
+}
+
+Layout* Layout::make(const Shape& strides, std::int64_t offset) {
+  return new (base::FreeList<Layout>::get()) Layout{strides, offset};
+}
+void Layout::destroy(Layout* layout) noexcept {
+  if (layout) base::FreeList<Layout>::put(layout);
 }
 
 void LazyTensor::destroy(Node* node) noexcept { Node::destroy(node); }

@@ -48,6 +48,8 @@ struct Storage {
 struct Layout {
   Shape strides;
   std::int64_t offset = 0;
+  static Layout* make(const Shape& strides, std::int64_t offset);  // recycled memory
+  static void destroy(Layout* layout) noexcept;
 };
 
 class Node {

@@ -72,7 +72,7 @@ Tensor make_leaf(Storage* storage, DType dtype, const Shape& shape, const Layout
   Node* n = Node::make(&leaf_def, dtype, 0);
   n->shape = shape;
   n->device = storage->device;
-  if (layout) n->layout = new Layout(*layout);
+  if (layout) n->layout = Layout::make(layout->strides, layout->offset);
   n->storage.store(storage, std::memory_order_release);
   return Tensor(LazyTensor::adopt(n));
 }

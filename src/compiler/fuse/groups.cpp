@@ -1,6 +1,7 @@
 #include "compiler/fuse/groups.h"
 
 #include <algorithm>
+#include <map>
 
 #include "ops/table.h"
 
@@ -13,15 +14,31 @@ bool fusable(const GraphNode& n) {
   return n.op->kind == OpKind::elementwise || n.op->kind == OpKind::reduce || n.op->kind == OpKind::gather;
 }
 
+constexpr std::size_t kWindow = 4096;
 constexpr std::int64_t kFewRows = 8, kLongColumns = 1 << 15;
 
 /// Rows of bits: who reaches whom.
 class Reach {
  public:
   explicit Reach(std::size_t n) : words_((n + 63) / 64), bits_(n * words_, 0) {}
-  bool get(int from, int to) const { return (row(from)[to / 64] >> (to % 64) & 1) != 0; }
-  void set(int from, int to) { row(from)[to / 64] |= std::uint64_t{1} << (to % 64); }
+  /// Forgets everything; unit numbers count from `first` on.
+  void reset(int first) {
+    first_ = first;
+    std::fill(bits_.begin(), bits_.end(), 0);
+  }
+  bool get(int from, int to) const {
+    if (from < first_ || to < first_) return false;
+    from -= first_, to -= first_;
+    return (row(from)[to / 64] >> (to % 64) & 1) != 0;
+  }
+  void set(int from, int to) {
+    if (from < first_ || to < first_) return;
+    from -= first_, to -= first_;
+    row(from)[to / 64] |= std::uint64_t{1} << (to % 64);
+  }
   void add(int from, int other) {
+    if (from < first_ || other < first_) return;
+    from -= first_, other -= first_;
     std::uint64_t* a = row(from);
     const std::uint64_t* b = row(other);
     for (std::size_t i = 0; i < words_; ++i) a[i] |= b[i];
@@ -30,6 +47,7 @@ class Reach {
  private:
   std::uint64_t* row(int i) { return bits_.data() + static_cast<std::size_t>(i) * words_; }
   const std::uint64_t* row(int i) const { return bits_.data() + static_cast<std::size_t>(i) * words_; }
+  int first_ = 0;
   std::size_t words_;
   std::vector<std::uint64_t> bits_;
 };
@@ -37,7 +55,7 @@ class Reach {
 class Fuser {
  public:
   Fuser(const ComputationGraph& graph, const std::vector<View>& views, const Caps& caps)
-      : g_(graph), views_(views), caps_(caps), reach_(graph.nodes.size()) {
+      : g_(graph), views_(views), caps_(caps), reach_(std::min(graph.nodes.size(), kWindow)) {
     f_.unit_of.assign(graph.nodes.size(), -1);
     f_.role.assign(graph.nodes.size(), Role::none);
     f_.stored.assign(graph.nodes.size(), false);
@@ -47,8 +65,14 @@ class Fuser {
 
   Fusion run(bool merge) {
     for (const int r : g_.roots) root_.push_back(r);
-    for (std::size_t i = 0; i < g_.nodes.size(); ++i) start(static_cast<int>(i), merge);
-    if (merge) {
+    // Nodes are fused a window at a time, so that the work stays linear in very large graphs. A path between two nodes
+    // of a window runs through nodes of that window only, because nodes are numbered in topological order.
+    for (begin_ = 0; begin_ < g_.nodes.size(); begin_ = end_) {
+      end_ = std::min(begin_ + kWindow, g_.nodes.size());
+      first_unit_ = static_cast<int>(f_.units.size());
+      reach_.reset(first_unit_);
+      for (std::size_t i = begin_; i < end_; ++i) start(static_cast<int>(i), merge);
+      if (!merge) continue;
       siblings();
       if (caps_.epilogues) epilogues();
     }
@@ -113,7 +137,7 @@ class Fuser {
     if (!merge || inlined(i)) return;
     for (const int in : n.inputs) {
       const int p = unit_of(view(in).base);
-      if (p >= 0 && p != unit_of(i) && unit(p).single < 0 && !inlined(view(in).base)) try_merge(p, unit_of(i));
+      if (p >= first_unit_ && p != unit_of(i) && unit(p).single < 0 && !inlined(view(in).base)) try_merge(p, unit_of(i));
     }
   }
 
@@ -250,7 +274,7 @@ class Fuser {
     b.alive = false;
     b.members.clear();
     b.needs.clear();
-    for (std::size_t x = 0; x < f_.units.size(); ++x) {
+    for (auto x = static_cast<std::size_t>(first_unit_); x < f_.units.size(); ++x) {
       Unit& other = f_.units[x];
       if (!other.alive || static_cast<int>(x) == p) continue;
       const bool reads = reach_.get(static_cast<int>(x), p) || reach_.get(static_cast<int>(x), q);
@@ -266,18 +290,18 @@ class Fuser {
 
   // Units over the same space that read the same value become one: it is read once.
   void siblings() {
-    std::vector<std::vector<int>> readers(g_.nodes.size());
-    for (std::size_t i = 0; i < g_.nodes.size(); ++i) {
+    std::map<int, std::vector<int>> readers;
+    for (std::size_t i = begin_; i < end_; ++i) {
       const int u = unit_of(static_cast<int>(i));
       if (u < 0 || unit(u).single >= 0) continue;
       for (const int in : node(static_cast<int>(i)).inputs) {
         const int base = view(in).base;
         if (unit_of(base) == u || inlined(base) || node(base).op->kind == OpKind::scalar) continue;
         if (node(base).shape.numel() * 4 < unit(u).numel) continue;  // only what is worth sharing
-        readers[static_cast<std::size_t>(base)].push_back(static_cast<int>(i));
+        readers[base].push_back(static_cast<int>(i));
       }
     }
-    for (const auto& list : readers)
+    for (const auto& [base, list] : readers)
       for (std::size_t k = 1; k < list.size(); ++k) {
         const int p = unit_of(list[0]), q = unit_of(list[k]);
         if (p == q || unit(p).single >= 0 || unit(q).single >= 0) continue;
@@ -289,11 +313,11 @@ class Fuser {
 
   // An elementwise unit that reads a product, place by place, runs on the product's tiles.
   void epilogues() {
-    for (std::size_t i = 0; i < g_.nodes.size(); ++i) {
+    for (std::size_t i = begin_; i < end_; ++i) {
       const GraphNode& n = node(static_cast<int>(i));
       if (n.op->kind != OpKind::matmul || !is_float(n.dtype) || n.dtype == DType::f64 || n.shape.numel() == 0) continue;
       const int p = unit_of(static_cast<int>(i));
-      for (std::size_t q = 0; q < f_.units.size(); ++q) {
+      for (auto q = static_cast<std::size_t>(first_unit_); q < f_.units.size(); ++q) {
         Unit& e = f_.units[q];
         if (!e.alive || e.single >= 0 || e.rows != 0 || e.numel != n.shape.numel()) continue;
         if (std::find(e.needs.begin(), e.needs.end(), p) == e.needs.end()) continue;
@@ -363,6 +387,8 @@ class Fuser {
   const std::vector<View>& views_;
   const Caps& caps_;
   Reach reach_;
+  std::size_t begin_ = 0, end_ = 0;  // the window's nodes
+  int first_unit_ = 0;               // and its first unit
   std::vector<int> root_;
   Fusion f_;
 };

@@ -33,18 +33,14 @@ class MemoryPlanner {
   PlanBuffer& buffer(int b) { return plan_.buffers[static_cast<std::size_t>(b)]; }
 
   void lifetimes() {
-    readers_.assign(plan_.buffers.size(), 0);
+    phase_begin_.assign(static_cast<std::size_t>(plan_.phases) + 1, plan_.steps.size());
+    for (std::size_t i = plan_.steps.size(); i-- > 0;) phase_begin_[static_cast<std::size_t>(plan_.steps[i].phase)] = i;
     for (const PlanStep& s : plan_.steps) {
       for (const int b : s.writes) note(b, s.phase);
       for (const int b : s.reads) note(b, s.phase);
     }
     for (const PlanOutput& o : plan_.outputs)
       if (buffer(o.buffer).where == PlanBuffer::Where::leaf) buffer(o.buffer).last = plan_.phases;
-    // Leaves that share memory live as long as the longest of them.
-    for (std::size_t i = 0; i < plan_.buffers.size(); ++i) {
-      const PlanBuffer& b = plan_.buffers[i];
-      if (b.where == PlanBuffer::Where::leaf) leaf_buffer_[b.index] = static_cast<int>(i);
-    }
   }
 
   void note(int b, int phase) {
@@ -59,8 +55,9 @@ class MemoryPlanner {
 
   bool alone(const PlanStep& s, int b) const {
     // Nobody else of this phase reads or writes it.
-    for (const PlanStep& other : plan_.steps) {
-      if (&other == &s || other.phase != s.phase) continue;
+    for (std::size_t i = phase_begin_[static_cast<std::size_t>(s.phase)]; i < plan_.steps.size() && plan_.steps[i].phase == s.phase; ++i) {
+      const PlanStep& other = plan_.steps[i];
+      if (&other == &s) continue;
       for (const auto* list : {&other.reads, &other.writes})
         if (std::find(list->begin(), list->end(), b) != list->end()) return false;
     }
@@ -76,10 +73,9 @@ class MemoryPlanner {
     if (o.where == PlanBuffer::Where::arena) return a.where == PlanBuffer::Where::arena && alone(s, in);
     if (o.where != PlanBuffer::Where::output || a.where != PlanBuffer::Where::leaf) return false;
     const GraphLeaf& leaf = graph_.leaves[static_cast<std::size_t>(a.index)];
-    if (!leaf.donated || leaf.alias != first_with(leaf)) return false;
+    if (!leaf.donated) return false;
     return only_alias(a.index) && alone(s, in);
   }
-  int first_with(const GraphLeaf& leaf) const { return leaf.alias; }
   bool only_alias(int index) const {
     int n = 0;
     for (const GraphLeaf& l : graph_.leaves) n += l.alias == graph_.leaves[static_cast<std::size_t>(index)].alias;
@@ -202,8 +198,7 @@ class MemoryPlanner {
 
   Plan& plan_;
   const ComputationGraph& graph_;
-  std::vector<int> readers_;
-  std::map<int, int> leaf_buffer_;
+  std::vector<std::size_t> phase_begin_;  // each phase's first step
   std::map<int, bool> taken_;
 };
 
