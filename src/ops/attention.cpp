@@ -40,7 +40,8 @@ void check_operands(const OpCall& c) {
   for (const LazyTensor* t : {&q, &k, &v}) {
     if (!is_float(t->dtype())) fail_dtype(c, "q, k and v must be of float types");
     if ((t->dtype() == DType::f64) != (q.dtype() == DType::f64)) fail_dtype(c, "f64 does not mix with other types");
-    if (t->rank() != q.rank() || (t->rank() != 3 && t->rank() != 4)) fail_shape(c, "q, k and v must be [t, h, d] or [b, t, h, d]");
+    if (t->rank() != q.rank() || (t->rank() != 3 && t->rank() != 4))
+      fail_shape(c, "q, k and v must be [t, h, d] or [b, t, h, d]");
   }
   if (q.dim(-1) != k.dim(-1)) fail_shape(c, "queries and keys differ in width");
   if (k.dim(-3) != v.dim(-3) || k.dim(-2) != v.dim(-2)) fail_shape(c, "keys and values differ in number or heads");
@@ -54,14 +55,17 @@ void check_optional(const OpCall& c, const AttentionRule& rule, int fixed) {
   const Extents e(c.inputs);
   const auto input = [&](AttentionInput which) { return c.inputs[static_cast<std::size_t>(rule.place(which, fixed))]; };
   std::int64_t sequences = e.b;
-  if (rule.has(kQueryOffsets) != rule.has(kKeyOffsets)) fail_argument(c, "offsets are given for both queries and keys, or for neither");
+  if (rule.has(kQueryOffsets) != rule.has(kKeyOffsets))
+    fail_argument(c, "offsets are given for both queries and keys, or for neither");
   if (rule.has(kQueryOffsets)) {
     if (e.batched) fail_shape(c, "offsets are for packed sequences, [t, h, d]");
-    if (input(kQueryOffsets).rank() != 1 || input(kQueryOffsets).dim(0) < 1 || input(kQueryOffsets).shape() != input(kKeyOffsets).shape())
+    if (input(kQueryOffsets).rank() != 1 || input(kQueryOffsets).dim(0) < 1 ||
+        input(kQueryOffsets).shape() != input(kKeyOffsets).shape())
       fail_shape(c, "offsets must be [s + 1] for both queries and keys");
     sequences = input(kQueryOffsets).dim(0) - 1;
   }
-  if (rule.has(kKeyLengths) && input(kKeyLengths).shape() != Shape{sequences}) fail_shape(c, "key_lengths must be one per sequence");
+  if (rule.has(kKeyLengths) && input(kKeyLengths).shape() != Shape{sequences})
+    fail_shape(c, "key_lengths must be one per sequence");
   const auto check_positions = [&](AttentionInput which, std::int64_t t, const char* what) {
     if (rule.has(which) && input(which).shape() != (e.batched ? Shape{e.b, t} : Shape{t}))
       fail_shape(c, std::string(what) + " must be [t], or [b, t] for [b, t, h, d]");
@@ -129,10 +133,12 @@ class Places {
     }
     LazyTensor seen = less(key_index, used);
     if (sequence_ok) seen = logical_and(seen, sequence_ok);
-    const LazyTensor qp = rule_.has(kQueryPositions) ? reshape(get(kQueryPositions), {e_.b, e_.tq, 1}) : used - queries + query_index;
+    const LazyTensor qp =
+        rule_.has(kQueryPositions) ? reshape(get(kQueryPositions), {e_.b, e_.tq, 1}) : used - queries + query_index;
     const LazyTensor kp = rule_.has(kKeyPositions) ? reshape(get(kKeyPositions), {e_.b, 1, e_.tk}) : key_index;
     if (rule_.causal) seen = logical_and(seen, less_equal(kp, qp));
-    if (rule_.window > 0) seen = logical_and(seen, logical_and(less(qp - kp, rule_.window), less(kp - qp, rule_.window)));
+    if (rule_.window > 0)
+      seen = logical_and(seen, logical_and(less(qp - kp, rule_.window), less(kp - qp, rule_.window)));
     return expand(seen, {rule_.has(kKeyLengths) || e_.batched ? e_.b : 1, e_.tq, e_.tk});
   }
 
@@ -175,7 +181,8 @@ struct Dense {
     if (rule.has(kBias)) {
       const LazyTensor& bias = inputs[static_cast<std::size_t>(rule.place(kBias, fixed))];
       const std::int64_t bb = e.batched ? bias.dim(0) : 1, bh = bias.dim(-3);
-      scores = scores + (bh == 1 ? reshape(bias, {bb, 1, 1, e.tq, e.tk}) : reshape(bias, {bb, e.hk, e.group(), e.tq, e.tk}));
+      scores =
+          scores + (bh == 1 ? reshape(bias, {bb, 1, 1, e.tq, e.tk}) : reshape(bias, {bb, e.hk, e.group(), e.tq, e.tk}));
     }
     const LazyTensor seen = Places(inputs, rule, fixed).seen();
     scores = where(reshape(seen, {seen.dim(0), 1, 1, e.tq, e.tk}), scores, Scalar(kMinusInf));
@@ -221,9 +228,11 @@ Tensors decompose_attention_grad(const OpCall& c) {
   const AttentionRule rule(c.attrs);
   const Extents e(in);
   if (nothing_to_do(in)) {
-    Tensors none = {zeros(in[0].shape(), in[0].dtype()), zeros(in[1].shape(), in[1].dtype()), zeros(in[2].shape(), in[2].dtype())};
+    Tensors none = {zeros(in[0].shape(), in[0].dtype()), zeros(in[1].shape(), in[1].dtype()),
+                    zeros(in[2].shape(), in[2].dtype())};
     if (rule.has(kBias))
-      none.push_back(zeros(e.batched ? Shape{e.b, e.h, e.tq, e.tk} : Shape{e.h, e.tq, e.tk}, compute_type(in[0].dtype())));
+      none.push_back(
+          zeros(e.batched ? Shape{e.b, e.h, e.tq, e.tk} : Shape{e.h, e.tq, e.tk}, compute_type(in[0].dtype())));
     return none;
   }
   const Dense x(in, c.attrs, kAttentionGradInputs);
@@ -233,7 +242,9 @@ Tensors decompose_attention_grad(const OpCall& c) {
   if (rule.has(kLseGrad)) delta = delta - x.by_row(in.back());
   const LazyTensor ds = p * (matmul(dout, transpose(x.v)) - delta);
   const LazyTensor weights = (x.slope ? ds * x.slope : ds) * rule.scale;
-  const auto per_key = [&](const LazyTensor& w, const LazyTensor& rows) { return sum(matmul(transpose(w), rows), {2}, true); };
+  const auto per_key = [&](const LazyTensor& w, const LazyTensor& rows) {
+    return sum(matmul(transpose(w), rows), {2}, true);
+  };
   Tensors grads = {x.from_head(matmul(weights, x.k), in[0]), x.from_head(per_key(weights, x.q), in[1]),
                    x.from_head(per_key(p, dout), in[2])};
   if (rule.has(kBias))
@@ -248,7 +259,8 @@ Tensors attention_vjp(const VjpCall& c) {
   Tensors in(c.inputs.begin(), c.inputs.begin() + kAttentionInputs);
   in.push_back(c.outputs[0]);
   in.push_back(c.outputs[1]);
-  in.push_back(c.grads[0] ? to_type(c.grads[0], c.outputs[0].dtype()) : zeros(c.outputs[0].shape(), c.outputs[0].dtype()));
+  in.push_back(c.grads[0] ? to_type(c.grads[0], c.outputs[0].dtype())
+                          : zeros(c.outputs[0].shape(), c.outputs[0].dtype()));
   in.insert(in.end(), c.inputs.begin() + kAttentionInputs, c.inputs.end());
   if (c.grads[1]) {
     rule.inputs |= kLseGrad;
@@ -281,11 +293,14 @@ AttentionRule sample_rule(std::int64_t inputs, bool causal = true, std::int64_t 
 }
 
 LazyTensor integers(std::initializer_list<std::int32_t> values) {
-  return LazyTensor::from_slice<std::int32_t>(std::span(values.begin(), values.size()), {static_cast<std::int64_t>(values.size())});
+  return LazyTensor::from_slice<std::int32_t>(std::span(values.begin(), values.size()),
+                                              {static_cast<std::int64_t>(values.size())});
 }
 
 void sample_attention(SampleSink& s) {
-  const auto qkv = [&](std::int64_t tq, std::int64_t tk) -> Tensors { return {s.normal({tq, 4, 8}), s.normal({tk, 2, 8}), s.normal({tk, 2, 6})}; };
+  const auto qkv = [&](std::int64_t tq, std::int64_t tk) -> Tensors {
+    return {s.normal({tq, 4, 8}), s.normal({tk, 2, 8}), s.normal({tk, 2, 6})};
+  };
   const auto with = [](Tensors t, std::initializer_list<LazyTensor> more) {
     t.insert(t.end(), more);
     return t;

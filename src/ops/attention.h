@@ -5,8 +5,8 @@
 //
 // q [tq, h, d], k [tk, hk, d], v [tk, hk, dv]: one sequence, or several packed ones cut by offsets; or q [b, tq, h, d]
 // and so on: b equally long sequences, never with offsets. out is [.., tq, h, dv] like q, lse is [h, all queries] f32
-// (f64 for f64): the log of the sum of exponentials, -inf where nothing is seen. The optional inputs follow in the order
-// of their bits.
+// (f64 for f64): the log of the sum of exponentials, -inf where nothing is seen. The optional inputs follow in the
+// order of their bits.
 #pragma once
 
 #include <bit>

@@ -1,8 +1,8 @@
 // linear_cross_entropy: cross_entropy(x·w, targets) whose logits exist a block at a time. With p = softmax(x·w), l the
 // label smoothing and t the target, a row has
 //   loss = lse - (1 - l)·logit[t] - l/v·Σ logits        u = d loss/d x = p·wᵀ - (1 - l)·w[:, t] - l/v·Σ_j w[:, j]
-// The forward pass makes u on its way, if anybody will read it; the gradient of x is then a row scaled. That of w, where
-// wanted, computes the logits once more.
+// The forward pass makes u on its way, if anybody will read it; the gradient of x is then a row scaled. That of w,
+// where wanted, computes the logits once more.
 #include "ops/linear_cross_entropy.h"
 
 #include <limits>
@@ -22,7 +22,8 @@ void check(const OpCall& c) {
   if (targets.dtype() != DType::i32 && targets.dtype() != DType::i64) fail_dtype(c, "targets must be i32 or i64");
   if (x.rank() != 2 || w.rank() != 2 || x.dim(1) != w.dim(0)) fail_shape(c, "x must be [n, d] and w [d, v]");
   if (targets.rank() != 1 || targets.dim(0) != x.dim(0)) fail_shape(c, "targets must be one per row");
-  if (w.dim(1) == 0 || w.dim(1) > INT32_MAX) fail_shape(c, "there must be a class, and indices of classes must fit 31 bits");
+  if (w.dim(1) == 0 || w.dim(1) > INT32_MAX)
+    fail_shape(c, "there must be a class, and indices of classes must fit 31 bits");
 }
 
 void infer_forward(const OpCall& c, InferResult& r) {
@@ -46,7 +47,11 @@ struct Dense {
   double floor;                // probability that smoothing gives every class
 
   Dense(std::span<const LazyTensor> in, const Attrs& attrs)
-      : rule(attrs), x(widened(in[0])), w(widened(in[1])), logits(matmul(x, w)), floor(rule.smoothing / static_cast<double>(w.dim(1))) {
+      : rule(attrs),
+        x(widened(in[0])),
+        w(widened(in[1])),
+        logits(matmul(x, w)),
+        floor(rule.smoothing / static_cast<double>(w.dim(1))) {
     const LazyTensor t = unsqueeze(to_type(in[2], DType::i64), -1);
     counts = not_equal(t, rule.ignore_index);
     // A target that is neither ignored nor a class must become an index error, also where it is negative.
@@ -67,7 +72,8 @@ Tensors decompose_forward(const OpCall& c) {
   if (m.rule.smoothing != 0) loss = loss - sum(m.logits, {1}, true) * m.floor;
   const LazyTensor u = matmul(m.error(exp(m.logits - lse)), transpose(m.w));
   return {squeeze(where(m.counts, loss, Scalar(0.0)), 1),
-          squeeze(where(m.counts, lse, Scalar(std::numeric_limits<double>::infinity())), 1), to_type(u, c.inputs[0].dtype())};
+          squeeze(where(m.counts, lse, Scalar(std::numeric_limits<double>::infinity())), 1),
+          to_type(u, c.inputs[0].dtype())};
 }
 
 Tensors decompose_grad(const OpCall& c) {
@@ -83,7 +89,8 @@ Tensors forward_vjp(const VjpCall& c) {
   const LazyTensor& g = c.grads[0];
   if (c.needs[0]) out[0] = to_type(unsqueeze(g, 1) * widened(c.outputs[2]), c.inputs[0].dtype());
   if (c.needs[1])
-    out[1] = transpose(record(linear_cross_entropy_grad_def, {c.inputs[0], c.inputs[1], c.inputs[2], c.outputs[1], g}, c.attrs));
+    out[1] = transpose(
+        record(linear_cross_entropy_grad_def, {c.inputs[0], c.inputs[1], c.inputs[2], c.outputs[1], g}, c.attrs));
   return out;
 }
 
@@ -96,7 +103,8 @@ Attrs make_attrs(std::int64_t ignore_index, double smoothing) {
 void sample_forward(SampleSink& s) {
   for (const double smoothing : {0.0, 0.1}) {
     s.add({s.normal({6, 8}), s.normal({8, 11}), s.integers({6}, 0, 11)}, make_attrs(3, smoothing));
-    s.add({s.normal({9, 5}), transpose(s.normal({70, 5})), s.integers({9}, 0, 70, DType::i64)}, make_attrs(-100, smoothing));
+    s.add({s.normal({9, 5}), transpose(s.normal({70, 5})), s.integers({9}, 0, 70, DType::i64)},
+          make_attrs(-100, smoothing));
   }
 }
 
@@ -130,7 +138,8 @@ LazyTensor linear_cross_entropy(const LazyTensor& x, const LazyTensor& w, const 
   const LazyTensor given[] = {x, w, targets};
   ops::require_defined(ops::linear_cross_entropy_def, given);
   const OpCall call{ops::linear_cross_entropy_def, given, {}};
-  if (!(options.label_smoothing >= 0 && options.label_smoothing <= 1)) fail_argument(call, "label smoothing must lie in 0..1");
+  if (!(options.label_smoothing >= 0 && options.label_smoothing <= 1))
+    fail_argument(call, "label smoothing must lie in 0..1");
   if (!is_integer(targets.dtype())) fail_dtype(call, "targets must be integers");
   if (x.rank() < 1 || targets.rank() != x.rank() - 1) fail_shape(call, "x must be [.., d] and targets [..]");
   const LazyTensor t = targets.dtype() == DType::i64 ? targets : ops::to_type(targets, DType::i32);

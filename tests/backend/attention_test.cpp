@@ -1,6 +1,6 @@
 // Attention kernels, called directly. The oracle is a direct transcription of the definition, written here; gradients
-// are checked in f64 against finite differences of that, and the f32 and 16-bit kernels against the f64 one. Memory that
-// a kernel gets starts as NaN, tasks run in several orders, and results must be the same bytes.
+// are checked in f64 against finite differences of that, and the f32 and 16-bit kernels against the f64 one. Memory
+// that a kernel gets starts as NaN, tasks run in several orders, and results must be the same bytes.
 #include "backend/cpu/kernels/attention.h"
 
 #include <gtest/gtest.h>
@@ -48,7 +48,8 @@ struct Array {
     });
   }
   KernelTensor view() {
-    return {reinterpret_cast<char*>(memory.data()) + offset * static_cast<std::int64_t>(size_of(dtype)), dtype, shape, strides};
+    return {reinterpret_cast<char*>(memory.data()) + offset * static_cast<std::int64_t>(size_of(dtype)), dtype, shape,
+            strides};
   }
   Values values() const {
     Values v(static_cast<std::size_t>(shape.numel()));
@@ -180,9 +181,11 @@ struct Problem {
     for (std::size_t i = 0; i < c.parts.size(); ++i) {
       const Part& p = c.parts[i];
       for (std::int64_t j = 0; j < p.slots; ++j)  // written round and round: the newest are in the middle
-        k[static_cast<std::size_t>(k0[i] + j)] = static_cast<double>(100 + (j + p.slots / 3) % std::max<std::int64_t>(1, p.slots));
+        k[static_cast<std::size_t>(k0[i] + j)] =
+            static_cast<double>(100 + (j + p.slots / 3) % std::max<std::int64_t>(1, p.slots));
       for (std::int64_t j = 0; j < p.queries; ++j)
-        q[static_cast<std::size_t>(q0[i] + j)] = static_cast<double>(c.key_positions ? 100 + p.slots - p.queries + j : 3 * j);
+        q[static_cast<std::size_t>(q0[i] + j)] =
+            static_cast<double>(c.key_positions ? 100 + p.slots - p.queries + j : 3 * j);
     }
     if (c.query_positions) add(ops::kQueryPositions, q);
     if (c.key_positions) add(ops::kKeyPositions, k);
@@ -195,8 +198,10 @@ struct Problem {
     if (j >= used) return -kInf;
     const auto b = static_cast<std::int64_t>(c.parts.size());
     std::int64_t qp = used - p.queries + i, kp = j;
-    if (c.query_positions) qp = static_cast<std::int64_t>(inputs[static_cast<std::size_t>(rule.place(ops::kQueryPositions, 3))].get(row));
-    if (c.key_positions) kp = static_cast<std::int64_t>(inputs[static_cast<std::size_t>(rule.place(ops::kKeyPositions, 3))].get(key));
+    if (c.query_positions)
+      qp = static_cast<std::int64_t>(inputs[static_cast<std::size_t>(rule.place(ops::kQueryPositions, 3))].get(row));
+    if (c.key_positions)
+      kp = static_cast<std::int64_t>(inputs[static_cast<std::size_t>(rule.place(ops::kKeyPositions, 3))].get(key));
     if (c.causal && kp > qp) return -kInf;
     if (c.window > 0 && (qp - kp >= c.window || kp - qp >= c.window)) return -kInf;
     double x = 0;
@@ -237,7 +242,8 @@ struct Problem {
             for (std::int64_t e = 0; e < c.dv; ++e)
               out[static_cast<std::size_t>((row * c.heads + h) * c.dv + e)] +=
                   s[static_cast<std::size_t>(j)] / sum *
-                  in[2][static_cast<std::size_t>(((k0[part] + j) * c.key_heads + h / (c.heads / c.key_heads)) * c.dv + e)];
+                  in[2]
+                    [static_cast<std::size_t>(((k0[part] + j) * c.key_heads + h / (c.heads / c.key_heads)) * c.dv + e)];
         }
     return {out, lse};
   }
@@ -271,7 +277,9 @@ struct Problem {
     return out;
   }
   Array random_dout() { return {c.dtype, shape(tq, c.heads, c.dv), normal(tq * c.heads * c.dv)}; }
-  Array random_dlse() { return {c.dtype == DType::f64 ? DType::f64 : DType::f32, Shape{c.heads, tq}, normal(tq * c.heads)}; }
+  Array random_dlse() {
+    return {c.dtype == DType::f64 ? DType::f64 : DType::f32, Shape{c.heads, tq}, normal(tq * c.heads)};
+  }
 };
 
 void expect_close(const Values& got, const Values& want, double tolerance, const char* what) {
@@ -304,7 +312,11 @@ std::vector<Case> cases() {
   add({.parts = {{0, 6, 6}}});
   add({.parts = {{5, 5, 5}, {0, 3, 3}, {70, 90, 90}, {4, 0, 0}, {1, 129, 129}}, .heads = 4, .key_heads = 2});
   add({.parts = {{5, 9, 6}, {3, 70, 66}, {2, 4, 0}}, .lengths = true, .spare = 3});
-  add({.parts = {{40, 100, 77}, {40, 100, 100}, {40, 100, 10}}, .batched = true, .heads = 4, .key_heads = 2, .lengths = true});
+  add({.parts = {{40, 100, 77}, {40, 100, 100}, {40, 100, 10}},
+       .batched = true,
+       .heads = 4,
+       .key_heads = 2,
+       .lengths = true});
   add({.parts = {{150, 150, 150}}, .window = 20});
   add({.parts = {{150, 150, 150}}, .window = 70, .softcap = 2});
   add({.parts = {{90, 90, 90}}, .causal = false, .window = 9});
@@ -314,7 +326,12 @@ std::vector<Case> cases() {
   add({.parts = {{20, 30, 30}, {20, 30, 30}}, .batched = true, .bias_heads = 2});
   add({.parts = {{20, 30, 30}, {7, 9, 9}}, .bias_heads = 1});
   add({.parts = {{3, 150, 150}, {2, 10, 10}}, .query_positions = true, .key_positions = true});
-  add({.parts = {{60, 150, 140}, {60, 150, 90}}, .batched = true, .window = 25, .lengths = true, .query_positions = true, .key_positions = true});
+  add({.parts = {{60, 150, 140}, {60, 150, 90}},
+       .batched = true,
+       .window = 25,
+       .lengths = true,
+       .query_positions = true,
+       .key_positions = true});
   add({.parts = {{60, 150, 150}}, .query_positions = true});
   add({.parts = {{1, 300, 300}, {1, 65, 65}, {1, 64, 64}}, .heads = 8, .key_heads = 1, .d = 64, .dv = 64});
   add({.parts = {{5, 20, 20}}, .heads = 130, .key_heads = 1});
@@ -356,7 +373,8 @@ TEST(Attention, ChunksGiveTheSameBits) {
           Problem part(piece);
           const auto copy = [&](int which, std::int64_t from, std::int64_t to, std::int64_t rows, std::int64_t width) {
             for (std::int64_t i = 0; i < rows * width; ++i)
-              part.inputs[static_cast<std::size_t>(which)].set(to * width + i, p.inputs[static_cast<std::size_t>(which)].get(from * width + i));
+              part.inputs[static_cast<std::size_t>(which)].set(
+                  to * width + i, p.inputs[static_cast<std::size_t>(which)].get(from * width + i));
           };
           copy(0, begin, 3, n, 6 * 32);
           copy(1, 0, 5, t, 2 * 32);
@@ -391,7 +409,8 @@ TEST(Attention, StridedInputsAndUnreadOutputs) {
       for (std::int64_t t = 0; t < s[1]; ++t)
         for (std::int64_t h = 0; h < s[2]; ++h)
           for (std::int64_t e = 0; e < s[3]; ++e, ++at)
-            a.set(1 + b * a.strides[0] + t * a.strides[1] + h * a.strides[2] + e * step, v[static_cast<std::size_t>(at)]);
+            a.set(1 + b * a.strides[0] + t * a.strides[1] + h * a.strides[2] + e * step,
+                  v[static_cast<std::size_t>(at)]);
   }
   const auto got = p.forward();
   EXPECT_TRUE(got[0].same_bits(want[0]) && got[1].same_bits(want[1]));
@@ -435,7 +454,8 @@ TEST(Attention, GradientsMatchFiniteDifferences) {
         in[which][i] = x - h;
         const double down = loss();
         in[which][i] = x;
-        ASSERT_NEAR(grads[which].get(static_cast<std::int64_t>(i)), (up - down) / (2 * h), 2e-8) << which << " at " << i;
+        ASSERT_NEAR(grads[which].get(static_cast<std::int64_t>(i)), (up - down) / (2 * h), 2e-8)
+            << which << " at " << i;
       }
     if (!c.bias_heads) continue;
     Values summed(in.back().size(), 0.0);  // over the heads and the batch that share a bias
@@ -472,7 +492,10 @@ TEST(Attention, GradientsMatchThoseInF64) {
       const auto want = exact.backward({DType::f64, dout.shape, dout.values()}, &dlse64);
       for (std::size_t i = 0; i < got.size(); ++i)
         expect_close(got[i].values(), want[i].values(), 4 * tolerance(dtype),
-                     i == 0 ? "dq" : i == 1 ? "dk" : i == 2 ? "dv" : "dbias");
+                     i == 0   ? "dq"
+                     : i == 1 ? "dk"
+                     : i == 2 ? "dv"
+                              : "dbias");
       const auto again = p.backward(dout, &dlse, true);
       for (std::size_t i = 0; i < got.size(); ++i) EXPECT_TRUE(got[i].same_bits(again[i]));
       if (::testing::Test::HasFailure()) return;
@@ -482,7 +505,8 @@ TEST(Attention, GradientsMatchThoseInF64) {
 /// Neither do gradients depend on the other sequences, although their number decides how the work is cut.
 TEST(Attention, GradientsDoNotDependOnNeighbours) {
   Problem alone({.parts = {{130, 190, 190}}, .heads = 3, .d = 16, .dv = 16, .window = 150});
-  Problem many({.parts = {{130, 190, 190}, {3, 3, 3}, {40, 40, 40}, {1, 1, 1}}, .heads = 3, .d = 16, .dv = 16, .window = 150});
+  Problem many(
+      {.parts = {{130, 190, 190}, {3, 3, 3}, {40, 40, 40}, {1, 1, 1}}, .heads = 3, .d = 16, .dv = 16, .window = 150});
   for (std::size_t i = 0; i < 3; ++i)
     for (std::int64_t j = 0; j < alone.inputs[i].shape.numel(); ++j) many.inputs[i].set(j, alone.inputs[i].get(j));
   const Array dout = many.random_dout();
@@ -490,7 +514,9 @@ TEST(Attention, GradientsDoNotDependOnNeighbours) {
   for (std::int64_t j = 0; j < first.shape.numel(); ++j) first.set(j, dout.get(j));
   const auto want = alone.backward(first, nullptr), got = many.backward(dout, nullptr);
   for (std::size_t i = 0; i < 3; ++i)
-    ASSERT_EQ(0, std::memcmp(got[i].memory.data(), want[i].memory.data(), static_cast<std::size_t>(want[i].shape.numel()) * 4)) << i;
+    ASSERT_EQ(0, std::memcmp(got[i].memory.data(), want[i].memory.data(),
+                             static_cast<std::size_t>(want[i].shape.numel()) * 4))
+        << i;
 }
 
 TEST(Attention, ReportsBadOffsets) {

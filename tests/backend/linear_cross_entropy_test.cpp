@@ -129,7 +129,8 @@ struct Problem {
     Values l(static_cast<std::size_t>(c.v), 0.0);
     for (std::int64_t e = 0; e < c.d; ++e)
       for (std::int64_t j = 0; j < c.v; ++j)
-        l[static_cast<std::size_t>(j)] += x[static_cast<std::size_t>(row * c.d + e)] * w[static_cast<std::size_t>(e * c.v + j)];
+        l[static_cast<std::size_t>(j)] +=
+            x[static_cast<std::size_t>(row * c.d + e)] * w[static_cast<std::size_t>(e * c.v + j)];
     return l;
   }
   static double lse(const Values& l) {
@@ -176,12 +177,15 @@ std::vector<Case> cases() {
 }
 
 TEST(LinearCrossEntropy, MatchesTheDefinition) {
-  for (const auto& [x_type, w_type, tolerance] :
-       {std::tuple{DType::f64, DType::f64, 1e-11}, {DType::f32, DType::f32, 4e-6}, {DType::bf16, DType::bf16, 1e-2},
-        {DType::f16, DType::f16, 2e-3}, {DType::f32, DType::bf16, 4e-6}}) {
+  for (const auto& [x_type, w_type, tolerance] : {std::tuple{DType::f64, DType::f64, 1e-11},
+                                                  {DType::f32, DType::f32, 4e-6},
+                                                  {DType::bf16, DType::bf16, 1e-2},
+                                                  {DType::f16, DType::f16, 2e-3},
+                                                  {DType::f32, DType::bf16, 4e-6}}) {
     int number = 0;
     for (Case c : cases()) {
-      SCOPED_TRACE("case " + std::to_string(number++) + " " + std::string(name(x_type)) + " " + std::string(name(w_type)));
+      SCOPED_TRACE("case " + std::to_string(number++) + " " + std::string(name(x_type)) + " " +
+                   std::string(name(w_type)));
       c.dtype = x_type;
       c.w_dtype = w_type;
       Problem p(c);
@@ -204,8 +208,10 @@ TEST(LinearCrossEntropy, MatchesTheDefinition) {
                                           c.smoothing / static_cast<double>(c.v) - (j == t ? 1 - c.smoothing : 0));
         for (std::int64_t e = 0; e < c.d; ++e) {
           double u = 0;
-          for (std::int64_t j = 0; j < c.v; ++j) u += error[static_cast<std::size_t>(j)] * p.w[static_cast<std::size_t>(e * c.v + j)];
-          ASSERT_NEAR(got[2].get(row * c.d + e), u, tolerance * std::max(1.0, std::abs(u)) * c.scale * std::sqrt(largest));
+          for (std::int64_t j = 0; j < c.v; ++j)
+            u += error[static_cast<std::size_t>(j)] * p.w[static_cast<std::size_t>(e * c.v + j)];
+          ASSERT_NEAR(got[2].get(row * c.d + e), u,
+                      tolerance * std::max(1.0, std::abs(u)) * c.scale * std::sqrt(largest));
         }
       }
     }

@@ -1,6 +1,6 @@
 // Two ways to cut the same sums. With enough (sequence, key head) pairs for the machine a task takes one of them whole:
-// five products a block, dq gathered in shared memory. Otherwise dk and dv go by key blocks and dq by query tiles, which
-// computes the scores twice but makes many tasks. The blocks and their order are the same, so are the bits.
+// five products a block, dq gathered in shared memory. Otherwise dk and dv go by key blocks and dq by query tiles,
+// which computes the scores twice but makes many tasks. The blocks and their order are the same, so are the bits.
 #include <cmath>
 #include <cstring>
 #include <thread>
@@ -37,16 +37,17 @@ std::int64_t blocks_at_once(const Problem& p) {
 
 struct Scratch {
   std::int64_t width, value_width, key_blocks;
-  float *queries, *douts, *dq;               // [rows][width]
-  float *keys, *keys_t, *values_t;           // [block][kKeyBlock][width], [block][width][kKeyBlock]
-  float *dk, *dv, *values;                   // [block][kKeyBlock][width]; V by rows on its way to values_t
-  float *p, *ds;                             // [rows][kKeyBlock]
+  float *queries, *douts, *dq;      // [rows][width]
+  float *keys, *keys_t, *values_t;  // [block][kKeyBlock][width], [block][width][kKeyBlock]
+  float *dk, *dv, *values;          // [block][kKeyBlock][width]; V by rows on its way to values_t
+  float *p, *ds;                    // [rows][kKeyBlock]
   float *bias, *raw, *lse, *delta;
   std::int32_t* positions;
   RowBlocks::Block* blocks;
   std::size_t bytes;
 
-  Scratch(const Problem& problem, void* base) : width(round_up(problem.d, kSums)), value_width(round_up(problem.dv, kSums)) {
+  Scratch(const Problem& problem, void* base)
+      : width(round_up(problem.d, kSums)), value_width(round_up(problem.dv, kSums)) {
     key_blocks = blocks_at_once(problem);
     const std::int64_t rows = problem.tile_queries() * problem.group, keys_there = key_blocks * kKeyBlock;
     Carve c(base);
@@ -87,7 +88,8 @@ class Backward {
     for (std::int64_t q = 0; q < s.queries && first_key < end; q += p_.tile_queries()) {
       set_tile({s, q, std::min(s.queries, q + p_.tile_queries())});
       dq_ = shared_.dq && call_.outputs[kDq].data
-                ? shared_.dq + (key_head_ * p_.queries + s.query_row + q) * p_.group * s_.width : nullptr;
+                ? shared_.dq + (key_head_ * p_.queries + s.query_row + q) * p_.group * s_.width
+                : nullptr;
       for (std::int64_t k = first_key; k < end; k += kKeyBlock) {
         choose(slot(first_key, k));
         if (blocks_.look(p_, keys_[slot_])) pair(true);
@@ -114,7 +116,8 @@ class Backward {
 
   void write_queries(const Tile& t, float* dq) {
     for (std::int64_t i = t.begin; i < t.end; ++i, dq += p_.group * s_.width)
-      write(kDq, dq, s_.width, p_.group, t.sequence.query_row + i, p_.heads, key_head_ * p_.group, p_.d, p_.rule.scale, true);
+      write(kDq, dq, s_.width, p_.group, t.sequence.query_row + i, p_.heads, key_head_ * p_.group, p_.d, p_.rule.scale,
+            true);
   }
 
  private:
@@ -163,9 +166,16 @@ class Backward {
     if (!loaded_) load_tile();
     const auto against_keys = [&](const float* a, std::int64_t width, const float* b, float* c) {
       blocks_.runs(vector_columns, [&](std::int64_t row, std::int64_t n, const Seen& seen) {
-        multiply({.a = a + row * width, .a_row = width, .a_step = 1, .b = b + seen.vector_begin, .b_step = kKeyBlock,
-                  .c = c + row * kKeyBlock + seen.vector_begin, .c_row = kKeyBlock, .m = n,
-                  .n = seen.vector_end - seen.vector_begin, .k = width});
+        multiply({.a = a + row * width,
+                  .a_row = width,
+                  .a_step = 1,
+                  .b = b + seen.vector_begin,
+                  .b_step = kKeyBlock,
+                  .c = c + row * kKeyBlock + seen.vector_begin,
+                  .c_row = kKeyBlock,
+                  .m = n,
+                  .n = seen.vector_end - seen.vector_begin,
+                  .k = width});
       });
     };
     against_keys(s_.queries, s_.width, at_.keys_t, s_.p);
@@ -173,9 +183,17 @@ class Backward {
     for (const auto& b : blocks_) softmax_grad(b, to_keys);
     if (dq_)
       blocks_.runs(columns, [&](std::int64_t row, std::int64_t n, const Seen& seen) {
-        multiply({.a = s_.ds + row * kKeyBlock + seen.begin, .a_row = kKeyBlock, .a_step = 1,
-                  .b = at_.keys + seen.begin * s_.width, .b_step = s_.width, .c = dq_ + row * s_.width,
-                  .c_row = s_.width, .m = n, .n = s_.width, .k = seen.end - seen.begin, .accumulate = true});
+        multiply({.a = s_.ds + row * kKeyBlock + seen.begin,
+                  .a_row = kKeyBlock,
+                  .a_step = 1,
+                  .b = at_.keys + seen.begin * s_.width,
+                  .b_step = s_.width,
+                  .c = dq_ + row * s_.width,
+                  .c_row = s_.width,
+                  .m = n,
+                  .n = s_.width,
+                  .k = seen.end - seen.begin,
+                  .accumulate = true});
       });
     if (!to_keys) return;
     if (call_.outputs[kDv].data) add_to_keys(s_.p, s_.douts, at_.dv, s_.value_width);
@@ -220,8 +238,16 @@ class Backward {
       while (first != last && !sees(last[-1])) --last;
       if (first == last) continue;
       const std::int64_t from = first->span.row, to = last[-1].span.row + last[-1].span.rows;
-      multiply({.a = weights + from * kKeyBlock + key, .a_row = 1, .a_step = kKeyBlock, .b = rows + from * width,
-                .b_step = width, .c = sums + key * width, .c_row = width, .m = m, .n = width, .k = to - from,
+      multiply({.a = weights + from * kKeyBlock + key,
+                .a_row = 1,
+                .a_step = kKeyBlock,
+                .b = rows + from * width,
+                .b_step = width,
+                .c = sums + key * width,
+                .c_row = width,
+                .m = m,
+                .n = width,
+                .k = to - from,
                 .accumulate = true});
     }
   }
@@ -296,7 +322,9 @@ void clear_bias_grad(const KernelCall& call, const Problem& p, std::int64_t begi
   for (std::int64_t row = begin; row < end; ++row)
     for (std::int64_t h = 0; h < p.heads; ++h)
       std::memset(out.as<char>() + static_cast<std::size_t>((row / p.batch_queries * p.heads + h) * p.batch_queries +
-                                                             row % p.batch_queries) * size, 0, size);
+                                                            row % p.batch_queries) *
+                                       size,
+                  0, size);
 }
 
 void prepare(const KernelCall& call, const Problem& p, const Shared& shared, std::int64_t task) {
@@ -316,7 +344,8 @@ void prepare(const KernelCall& call, const Problem& p, const Shared& shared, std
     }
 }
 
-void whole_sequence(const KernelCall& call, const Problem& p, const Shared& shared, std::int64_t part, std::int64_t key_head) {
+void whole_sequence(const KernelCall& call, const Problem& p, const Shared& shared, std::int64_t part,
+                    std::int64_t key_head) {
   const Sequence s = p.part(part);
   if (p.q.dtype == DType::f64) return plain_backward(call, p, s, key_head);
   const std::int64_t row = p.group * round_up(p.d, kSums);
@@ -333,15 +362,17 @@ void run(const KernelCall& call, int pass, std::int64_t task) {
   if (pass == kPrepare) return prepare(call, p, shared, task);
   const std::int64_t key_head = task % p.key_heads;
   if (pass == kKeys && whole) return whole_sequence(call, p, shared, task / p.key_heads, key_head);
-  const Tile tile = pass == kKeys ? key_tile(p, task / p.key_heads, blocks_at_once(p) * kKeyBlock) : query_tile(p, task / p.key_heads);
+  const Tile tile = pass == kKeys ? key_tile(p, task / p.key_heads, blocks_at_once(p) * kKeyBlock)
+                                  : query_tile(p, task / p.key_heads);
   if (tile.begin == tile.end) return;
   Backward backward(call, p, shared, key_head);
   if (pass == kKeys) {
     backward.key_blocks(tile.sequence, tile.begin);
   } else if (call.outputs[kDq].data) {
     if (!whole) backward.query_tile(tile);
-    else backward.write_queries(
-        tile, shared.dq + (key_head * p.queries + tile.sequence.query_row + tile.begin) * p.group * round_up(p.d, kSums));
+    else
+      backward.write_queries(tile, shared.dq + (key_head * p.queries + tile.sequence.query_row + tile.begin) * p.group *
+                                                   round_up(p.d, kSums));
   }
 }
 

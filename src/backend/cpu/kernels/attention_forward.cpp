@@ -10,10 +10,10 @@ namespace attention {
 namespace {
 
 struct Scratch {
-  float *queries, *out;      // [rows][width of d or dv]
-  float *keys, *values;      // [width][kKeyBlock], [kKeyBlock][width]
-  float *scores, *bias;      // [kRowBlock][kKeyBlock]
-  float *maximum, *sums;     // [rows], [rows][kSums]
+  float *queries, *out;   // [rows][width of d or dv]
+  float *keys, *values;   // [width][kKeyBlock], [kKeyBlock][width]
+  float *scores, *bias;   // [kRowBlock][kKeyBlock]
+  float *maximum, *sums;  // [rows], [rows][kSums]
   std::int32_t* positions;
   RowBlocks::Block* blocks;
   std::int64_t width, value_width;
@@ -42,7 +42,11 @@ constexpr std::int64_t kFewRows = 16;
 class Forward {
  public:
   Forward(const KernelCall& call, const Problem& p, const Tile& tile, std::int64_t key_head)
-      : p_(p), tile_(tile), key_head_(key_head), rows_((tile.end - tile.begin) * p.group), s_(p, call.scratch),
+      : p_(p),
+        tile_(tile),
+        key_head_(key_head),
+        rows_((tile.end - tile.begin) * p.group),
+        s_(p, call.scratch),
         blocks_(s_.blocks) {
     keys_.positions = s_.positions;
   }
@@ -81,19 +85,32 @@ class Forward {
 
   void visit_rows(const RowBlocks::Block& b) {
     const Seen& seen = b.seen;
-    multiply({.a = s_.queries + b.span.row * s_.width, .a_row = s_.width, .a_step = 1,
-              .b = s_.keys + seen.vector_begin, .b_step = kKeyBlock,
-              .c = s_.scores + seen.vector_begin, .c_row = kKeyBlock,
-              .m = b.span.rows, .n = seen.vector_end - seen.vector_begin, .k = s_.width});
+    multiply({.a = s_.queries + b.span.row * s_.width,
+              .a_row = s_.width,
+              .a_step = 1,
+              .b = s_.keys + seen.vector_begin,
+              .b_step = kKeyBlock,
+              .c = s_.scores + seen.vector_begin,
+              .c_row = kKeyBlock,
+              .m = b.span.rows,
+              .n = seen.vector_end - seen.vector_begin,
+              .k = s_.width});
     float factor[kRowBlock];
     float* out = s_.out + b.span.row * s_.value_width;
     const auto block = score_block(p_, tile_, key_head_, keys_, b, s_.scores, s_.bias);
     if (row_kernels().softmax(block, s_.maximum + b.span.row, s_.sums + b.span.row * kSums, factor))
       row_kernels().scale_rows(out, s_.value_width, block.rows, factor);
-    multiply({.a = s_.scores + seen.begin, .a_row = kKeyBlock, .a_step = 1,
-              .b = values_ + seen.begin * value_step_, .b_step = value_step_,
-              .c = out, .c_row = s_.value_width,
-              .m = b.span.rows, .n = s_.value_width, .k = seen.end - seen.begin, .accumulate = true});
+    multiply({.a = s_.scores + seen.begin,
+              .a_row = kKeyBlock,
+              .a_step = 1,
+              .b = values_ + seen.begin * value_step_,
+              .b_step = value_step_,
+              .c = out,
+              .c_row = s_.value_width,
+              .m = b.span.rows,
+              .n = s_.value_width,
+              .k = seen.end - seen.begin,
+              .accumulate = true});
   }
 
   /// A head's keys lie apart, often a page each: no hardware foresees them, and a few rows are no work to hide them.
@@ -125,7 +142,8 @@ class Forward {
       if (lse.data)
         lse.as<float>()[head * p_.queries + query] =
             sum == 0 ? -std::numeric_limits<float>::infinity()
-                     : static_cast<float>((static_cast<double>(s_.maximum[row]) + std::log2(static_cast<double>(sum))) * kLn2);
+                     : static_cast<float>((static_cast<double>(s_.maximum[row]) + std::log2(static_cast<double>(sum))) *
+                                          kLn2);
       if (!out.data) continue;
       factor[0] = sum == 0 ? 0 : 1 / sum;
       float* values = s_.out + row * s_.value_width;

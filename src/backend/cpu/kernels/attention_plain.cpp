@@ -55,7 +55,8 @@ void plain_forward(const KernelCall& call, const Problem& p, const Tile& tile, s
       const Head h{p, s, key_head, key_head * p.group + g};
       const Sight sight = p.sight(s, i);
       const std::int64_t row = s.query_row + i;
-      double* out = call.outputs[0].as<double>() ? call.outputs[0].as<double>() + (row * p.heads + h.head) * p.dv : nullptr;
+      double* out =
+          call.outputs[0].as<double>() ? call.outputs[0].as<double>() + (row * p.heads + h.head) * p.dv : nullptr;
       double top = kMinusInf, sum = 0, slope;
       for (std::int64_t j = 0; j < s.keys; ++j) top = std::max(top, h.score(i, sight, j, &slope));
       if (out) std::fill(out, out + p.dv, 0.0);
@@ -66,7 +67,8 @@ void plain_forward(const KernelCall& call, const Problem& p, const Tile& tile, s
         for (std::int64_t c = 0; out && e > 0 && c < p.dv; ++c) out[c] += e * v[c];
       }
       for (std::int64_t c = 0; out && sum > 0 && c < p.dv; ++c) out[c] /= sum;
-      if (call.outputs[1].data) call.outputs[1].as<double>()[h.head * p.queries + row] = sum > 0 ? top + std::log(sum) : kMinusInf;
+      if (call.outputs[1].data)
+        call.outputs[1].as<double>()[h.head * p.queries + row] = sum > 0 ? top + std::log(sum) : kMinusInf;
     }
 }
 

@@ -22,7 +22,11 @@ std::int32_t clamped(std::int64_t position) {
 }  // namespace
 
 Problem::Problem(const KernelCall& call, int fixed_inputs)
-    : rule(call.attrs), q(operand(call.inputs[0])), k(operand(call.inputs[1])), v(operand(call.inputs[2])), fail(call.fail) {
+    : rule(call.attrs),
+      q(operand(call.inputs[0])),
+      k(operand(call.inputs[1])),
+      v(operand(call.inputs[2])),
+      fail(call.fail) {
   const Shape &qs = call.inputs[0].shape, &ks = call.inputs[1].shape;
   const int r = qs.rank();
   if (r == 4) batch = qs[0];
@@ -90,14 +94,16 @@ Sight Problem::sight(const Sequence& s, std::int64_t query) const {
   const std::int64_t position =
       query_positions ? read(*query_positions, s.index, s.first_query + query) : s.keys - s.queries + query;
   const std::int64_t reach = rule.window > 0 ? rule.window - 1 : kNever;
-  return {clamped(rule.window > 0 ? position - reach : -kNever),
-          clamped(rule.causal ? position : rule.window > 0 ? position + reach : kNever)};
+  return {clamped(rule.window > 0 ? position - reach : -kNever), clamped(rule.causal       ? position
+                                                                         : rule.window > 0 ? position + reach
+                                                                                           : kNever)};
 }
 
 const char* Problem::bias_row(const Sequence& s, std::int64_t head, std::int64_t query, std::int64_t* stride) const {
   const int r = bias->shape.rank();
   const auto step = [&](int axis) { return bias->shape[axis] == 1 && axis < r - 2 ? 0 : bias->strides[axis]; };
-  std::int64_t offset = head * step(r - 3) + (s.first_query + query) * bias->strides[r - 2] + s.first_key * bias->strides[r - 1];
+  std::int64_t offset =
+      head * step(r - 3) + (s.first_query + query) * bias->strides[r - 2] + s.first_key * bias->strides[r - 1];
   if (r == 4) offset += s.index * step(0);
   *stride = bias->strides[r - 1];
   return static_cast<const char*>(bias->data) + offset * static_cast<std::int64_t>(size_of(bias->dtype));
@@ -110,7 +116,8 @@ std::int64_t Problem::bias_grad_at(const Sequence& s, std::int64_t head, std::in
 
 std::int64_t Problem::tile_queries() const {
   constexpr std::int64_t kTileElements = 96 * 128, kTasks = 24;  // two such tiles lie beside the keys in a core's cache
-  std::int64_t size = std::max<std::int64_t>(1, std::min<std::int64_t>(192, kTileElements / std::max(d, std::int64_t{1})) / group);
+  std::int64_t size =
+      std::max<std::int64_t>(1, std::min<std::int64_t>(192, kTileElements / std::max(d, std::int64_t{1})) / group);
   while (size > 1 && size * group > 48 && tiles(queries, batch_queries, size) * key_heads < kTasks) size /= 2;
   return size;
 }

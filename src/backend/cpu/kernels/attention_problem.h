@@ -10,8 +10,8 @@
 
 namespace metal_candle::cpu::attention {
 
-inline constexpr std::int64_t kKeyBlock = 64;   // keys whose scores exist at a time; part of a result's bits
-inline constexpr std::int64_t kRowBlock = 6;    // rows of one micro kernel call
+inline constexpr std::int64_t kKeyBlock = 64;  // keys whose scores exist at a time; part of a result's bits
+inline constexpr std::int64_t kRowBlock = 6;   // rows of one micro kernel call
 inline constexpr std::int64_t kNever = std::numeric_limits<std::int32_t>::max();  // position of what is not there
 
 inline std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
@@ -31,7 +31,8 @@ struct Operand {
 /// The view of a tensor of rank 3 or 4.
 Operand operand(const KernelTensor& t);
 
-/// Queries and keys that belong together. A row counts through all sequences, a `first` within the operand's batch entry.
+/// Queries and keys that belong together. A row counts through all sequences, a `first` within the operand's batch
+/// entry.
 struct Sequence {
   std::int64_t index = 0;
   std::int64_t query_row = 0, first_query = 0, queries = 0;
@@ -46,18 +47,19 @@ struct Sight {
 struct Problem {
   ops::AttentionRule rule;
   Operand q, k, v;
-  std::int64_t batch = 1;               // entries of a batched call; 1 when packed
+  std::int64_t batch = 1;                  // entries of a batched call; 1 when packed
   std::int64_t batch_queries, batch_keys;  // per entry
-  std::int64_t queries, keys;           // all of them
+  std::int64_t queries, keys;              // all of them
   std::int64_t heads, key_heads, group, d, dv;
-  std::int64_t sequences;               // without the rest behind the last offset
+  std::int64_t sequences;  // without the rest behind the last offset
   const KernelTensor *query_offsets = nullptr, *key_offsets = nullptr, *key_lengths = nullptr;
   const KernelTensor *query_positions = nullptr, *key_positions = nullptr, *bias = nullptr, *lse_grad = nullptr;
   void (*fail)(const char*);
 
   Problem(const KernelCall& call, int fixed_inputs);
 
-  /// The sequences, then (for ragged calls) what lies behind the last offset: queries without keys, keys without queries.
+  /// The sequences, then (for ragged calls) what lies behind the last offset: queries without keys, keys without
+  /// queries.
   std::int64_t parts() const { return query_offsets ? sequences + 1 : sequences; }
   Sequence part(std::int64_t index) const;
   /// Whether a key's position is its place in the sequence.

@@ -20,7 +20,7 @@ using DI = hn::RebindToSigned<D>;
 using V = hn::Vec<D>;
 constexpr D d;
 constexpr DI di;
-constexpr int kLanes = HWY_MAX_BYTES / 4;
+constexpr int kLanes = HWY_LANES(float);
 constexpr float kLog2e = 1.44269504f, kMinusInf = -std::numeric_limits<float>::infinity();
 
 HWY_INLINE V k(float x) { return hn::Set(d, x); }
@@ -64,7 +64,8 @@ HWY_INLINE V score(const ScoreBlock& b, int row, int column, V* slope) {
   if (b.bias[row]) s = hn::MulAdd(hn::LoadU(d, b.bias[row] + column), k(kLog2e), s);
   if (b.masked) {
     const auto position = hn::LoadU(di, b.key_positions + column);
-    const auto outside = hn::Or(hn::Lt(position, hn::Set(di, b.sight[row].low)), hn::Gt(position, hn::Set(di, b.sight[row].high)));
+    const auto outside =
+        hn::Or(hn::Lt(position, hn::Set(di, b.sight[row].low)), hn::Gt(position, hn::Set(di, b.sight[row].high)));
     s = hn::IfThenElse(hn::RebindMask(d, outside), k(kMinusInf), s);
   }
   return s;
@@ -136,7 +137,8 @@ void softmax_grad_any(const ScoreBlock& b, float* gradients, const float* lse, c
 void scale_rows(float* data, std::int64_t width, std::int64_t rows, const float* factor) {
   for (std::int64_t r = 0; r < rows; ++r) {
     const V f = k(factor[r]);
-    for (std::int64_t c = 0; c < width; c += kLanes) hn::StoreU(hn::Mul(hn::LoadU(d, data + r * width + c), f), d, data + r * width + c);
+    for (std::int64_t c = 0; c < width; c += kLanes)
+      hn::StoreU(hn::Mul(hn::LoadU(d, data + r * width + c), f), d, data + r * width + c);
   }
 }
 
@@ -202,7 +204,8 @@ void load_as(const T* source, std::int64_t stride, std::int64_t n, std::int64_t 
 void load(const void* source, DType dtype, std::int64_t stride, std::int64_t n, std::int64_t d_, float* target,
           std::int64_t width) {
   if (dtype == DType::f32) {
-    load_as(static_cast<const float*>(source), stride, n, d_, target, width, [](const float* p) HWY_ATTR { return hn::LoadU(d, p); });
+    load_as(static_cast<const float*>(source), stride, n, d_, target, width,
+            [](const float* p) HWY_ATTR { return hn::LoadU(d, p); });
   } else if (dtype == DType::bf16) {
     const hn::Rebind<hwy::bfloat16_t, D> narrow;
     load_as(static_cast<const hwy::bfloat16_t*>(source), stride, n, d_, target, width,

@@ -12,14 +12,14 @@ inline constexpr std::int64_t kSums = 16;  // partial sums of a row; padded widt
 
 /// Up to six rows of scores against a block of keys. Everything is to the base 2.
 struct ScoreBlock {
-  float* scores;               // [rows][kKeyBlock]: products in
+  float* scores;  // [rows][kKeyBlock]: products in
   int rows = 0;
-  int begin = 0, end = 0;      // columns, multiples of kSums
-  bool masked = false;         // otherwise every row sees all of them
+  int begin = 0, end = 0;                       // columns, multiples of kSums
+  bool masked = false;                          // otherwise every row sees all of them
   const std::int32_t* key_positions = nullptr;  // [kKeyBlock], kNever where there is no key
   Sight sight[kRowBlock];
   const float* bias[kRowBlock] = {};  // [kKeyBlock] each, or null
-  float scale = 1;             // score = product·scale, or cap·tanh(product·scale) where there is a cap
+  float scale = 1;                    // score = product·scale, or cap·tanh(product·scale) where there is a cap
   float cap = 0;
 };
 

@@ -139,7 +139,8 @@ inline void load_bias(const Problem& p, const Tile& t, std::int64_t key_head, st
   for (int r = 0; r < block.rows; ++r) {
     const std::int64_t query = t.begin + (row + r) / p.group, head = key_head * p.group + (row + r) % p.group;
     std::int64_t stride;
-    const auto* source = reinterpret_cast<const float*>(p.bias_row(t.sequence, head, query, &stride)) + k.first * stride;
+    const auto* source =
+        reinterpret_cast<const float*>(p.bias_row(t.sequence, head, query, &stride)) + k.first * stride;
     float* to = target + r * kKeyBlock;
     for (int j = 0; j < kKeyBlock; ++j) to[j] = j < k.n ? source[j * stride] : 0;
     block.bias[r] = to;
@@ -150,7 +151,8 @@ inline void load_bias(const Problem& p, const Tile& t, std::int64_t key_head, st
 inline void load_queries(const Problem& p, const Operand& o, const Tile& t, std::int64_t key_head, std::int64_t d,
                          float* target, std::int64_t width) {
   for (std::int64_t i = t.begin; i < t.end; ++i, target += p.group * width)
-    load({o.at(t.sequence.index, t.sequence.first_query + i, key_head * p.group), o.dtype, o.head, o.component, p.group, d},
+    load({o.at(t.sequence.index, t.sequence.first_query + i, key_head * p.group), o.dtype, o.head, o.component, p.group,
+          d},
          target, width);
 }
 inline Rows key_rows(const Operand& o, const Sequence& s, const KeyBlock& k, std::int64_t key_head, std::int64_t d) {
@@ -161,8 +163,8 @@ inline Rows key_rows(const Operand& o, const Sequence& s, const KeyBlock& k, std
 inline void load_transposed(const Rows& k, std::int64_t width, float* rows, float* target) {
   const bool as_is = k.dtype == DType::f32 && k.component == 1 && k.d == width;
   if (!as_is) load(k, rows, width);
-  row_kernels().transpose(as_is ? reinterpret_cast<const float*>(k.data) : rows, as_is ? k.stride : width, k.n, width, target,
-                          kKeyBlock, kKeyBlock);
+  row_kernels().transpose(as_is ? reinterpret_cast<const float*>(k.data) : rows, as_is ? k.stride : width, k.n, width,
+                          target, kKeyBlock, kKeyBlock);
 }
 
 inline constexpr double kLog2e = 1.4426950408889634, kLn2 = 0.6931471805599453;
@@ -170,8 +172,13 @@ inline constexpr double kLog2e = 1.4426950408889634, kLn2 = 0.6931471805599453;
 /// A block of rows at `scores`, its bias (if there is one) loaded to `bias`.
 inline ScoreBlock score_block(const Problem& p, const Tile& t, std::int64_t key_head, const KeyBlock& k,
                               const RowBlocks::Block& b, float* scores, float* bias) {
-  ScoreBlock s{.scores = scores, .rows = b.span.rows, .begin = b.seen.vector_begin, .end = b.seen.vector_end,
-               .masked = b.seen.masked, .key_positions = k.positions, .sight = {}};
+  ScoreBlock s{.scores = scores,
+               .rows = b.span.rows,
+               .begin = b.seen.vector_begin,
+               .end = b.seen.vector_end,
+               .masked = b.seen.masked,
+               .key_positions = k.positions,
+               .sight = {}};
   std::copy(b.span.sight, b.span.sight + s.rows, s.sight);
   s.cap = static_cast<float>(p.rule.softcap * kLog2e);
   s.scale = static_cast<float>(p.rule.softcap > 0 ? p.rule.scale / p.rule.softcap : p.rule.scale * kLog2e);

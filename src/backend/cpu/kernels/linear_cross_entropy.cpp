@@ -34,7 +34,8 @@ struct Scratch {
   }
 };
 
-// ---- first pass: which rows count; what smoothing needs -----------------------------------------------------------------
+// ---- first pass: which rows count; what smoothing needs
+// -----------------------------------------------------------------
 
 template <class T>
 void put(const KernelTensor& t, std::int64_t i, double value) {
@@ -70,12 +71,18 @@ void sum_classes(const Problem& p, std::int64_t block, float* sums) {
   if (begin + n == p.d) std::fill(sums + p.d, sums + p.width, 0.0f);
 }
 
-// ---- second pass: a tile of rows over all classes -------------------------------------------------------------------------
+// ---- second pass: a tile of rows over all classes
+// -------------------------------------------------------------------------
 
 class Forward {
  public:
   Forward(const KernelCall& call, const Problem& p, const Shared& shared, const Tile& tile)
-      : call_(call), p_(p), shared_(shared), tile_(tile), s_(p, call.scratch), wants_u_(call.outputs[kU].data != nullptr) {}
+      : call_(call),
+        p_(p),
+        shared_(shared),
+        tile_(tile),
+        s_(p, call.scratch),
+        wants_u_(call.outputs[kU].data != nullptr) {}
 
   void run() {
     load_rows(p_, tile_, s_.x);
@@ -101,8 +108,17 @@ class Forward {
         attention::row_kernels().scale_rows(s_.u + i * p_.width, p_.width, block.rows, factor);
     }
     if (wants_u_)
-      attention::multiply({.a = s_.scores, .a_row = kClasses, .a_step = 1, .b = s_.w.rows, .b_step = s_.w.row_step,
-                           .c = s_.u, .c_row = p_.width, .m = tile_.n, .n = p_.width, .k = s_.w.n, .accumulate = true});
+      attention::multiply({.a = s_.scores,
+                           .a_row = kClasses,
+                           .a_step = 1,
+                           .b = s_.w.rows,
+                           .b_step = s_.w.row_step,
+                           .c = s_.u,
+                           .c_row = p_.width,
+                           .m = tile_.n,
+                           .n = p_.width,
+                           .k = s_.w.n,
+                           .accumulate = true});
   }
 
   void write(std::int64_t i) {
@@ -113,7 +129,8 @@ class Forward {
     const double lse = (static_cast<double>(s_.maximum[i]) + std::log2(static_cast<double>(sum))) * attention::kLn2;
     double loss = lse - (1 - p_.rule.smoothing) * static_cast<double>(s_.at_target[i]);
     if (p_.rule.smoothing != 0)
-      loss -= p_.floor * static_cast<double>(attention::row_kernels().dot(s_.x + i * p_.width, shared_.class_sums, p_.width));
+      loss -= p_.floor *
+              static_cast<double>(attention::row_kernels().dot(s_.x + i * p_.width, shared_.class_sums, p_.width));
     put<float>(call_.outputs[kLoss], row, loss);
     put<float>(call_.outputs[kLse], row, lse);
     if (wants_u_) write_u(row, s_.u + i * p_.width, sum);
@@ -122,7 +139,8 @@ class Forward {
   void write_u(std::int64_t row, float* u, float sum) {
     const KernelTensor& out = call_.outputs[kU];
     attention::load({p_.w.at(0, p_.target(row)), p_.w.dtype, 0, p_.w.row, 1, p_.d}, s_.row, p_.width);
-    const float inverse = 1 / sum, hit = static_cast<float>(1 - p_.rule.smoothing), floor = static_cast<float>(p_.floor);
+    const float inverse = 1 / sum, hit = static_cast<float>(1 - p_.rule.smoothing),
+                floor = static_cast<float>(p_.floor);
     for (std::int64_t c = 0; c < p_.d; ++c) u[c] = u[c] * inverse - hit * s_.row[c];
     for (std::int64_t c = 0; floor != 0 && c < p_.d; ++c) u[c] -= floor * shared_.class_sums[c];
     attention::store(u, p_.d, out.dtype, out.as<char>() + row * p_.d * static_cast<std::int64_t>(size_of(out.dtype)));

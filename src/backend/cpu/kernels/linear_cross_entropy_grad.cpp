@@ -1,5 +1,5 @@
-// The gradient of w: a task takes a block of classes over all rows that count, makes the block's probabilities from lse,
-// and gathers their product with x.
+// The gradient of w: a task takes a block of classes over all rows that count, makes the block's probabilities from
+// lse, and gathers their product with x.
 #include <cstring>
 
 #include "backend/cpu/kernels/linear_cross_entropy.h"
@@ -57,8 +57,17 @@ void classes(const KernelCall& call, const Problem& p, const ActiveRows& active,
     load_rows(p, t, s.x);
     logits(p, s.x, t.n, s.w, s.p);
     make_error(call, p, t, s);
-    attention::multiply({.a = s.error, .a_row = 1, .a_step = kClasses, .b = s.x, .b_step = p.width, .c = s.dw,
-                         .c_row = p.width, .m = s.w.n, .n = p.width, .k = t.n, .accumulate = true});
+    attention::multiply({.a = s.error,
+                         .a_row = 1,
+                         .a_step = kClasses,
+                         .b = s.x,
+                         .b_step = p.width,
+                         .c = s.dw,
+                         .c_row = p.width,
+                         .m = s.w.n,
+                         .n = p.width,
+                         .k = t.n,
+                         .accumulate = true});
   }
   const KernelTensor& out = call.outputs[0];
   for (int j = 0; j < s.w.n; ++j)

@@ -33,14 +33,22 @@ struct Problem {
   double floor;  // what smoothing expects of every class
 
   explicit Problem(const KernelCall& call)
-      : rule(call.attrs), n(call.inputs[0].shape[0]), d(call.inputs[0].shape[1]), v(call.inputs[1].shape[1]),
-        width(round_up(d, kSums)), x(matrix(call.inputs[0])), w(matrix(call.inputs[1])), targets(call.inputs[2]),
+      : rule(call.attrs),
+        n(call.inputs[0].shape[0]),
+        d(call.inputs[0].shape[1]),
+        v(call.inputs[1].shape[1]),
+        width(round_up(d, kSums)),
+        x(matrix(call.inputs[0])),
+        w(matrix(call.inputs[1])),
+        targets(call.inputs[2]),
         floor(rule.smoothing / static_cast<double>(v)) {}
   static Matrix matrix(const KernelTensor& t) {
     return {static_cast<const char*>(t.data), t.dtype, t.strides[0], t.strides[1]};
   }
   bool is_f64() const { return x.dtype == DType::f64; }
-  std::int64_t target(std::int64_t row) const { return read_index(targets.data, targets.dtype, row * targets.strides[0]); }
+  std::int64_t target(std::int64_t row) const {
+    return read_index(targets.data, targets.dtype, row * targets.strides[0]);
+  }
   /// Tiles for `rows` rows: of at most kTileRows, and a multiple of four so that a few threads get equal shares.
   static std::int64_t tiles(std::int64_t rows) { return round_up((rows + kTileRows - 1) / kTileRows, 4); }
 };
@@ -49,7 +57,8 @@ struct Problem {
 struct ActiveRows {
   std::int32_t* count;
   std::int32_t* rows;
-  ActiveRows(const Problem& p, Carve& shared) : count(shared.take<std::int32_t>(1)), rows(shared.take<std::int32_t>(p.n)) {}
+  ActiveRows(const Problem& p, Carve& shared)
+      : count(shared.take<std::int32_t>(1)), rows(shared.take<std::int32_t>(p.n)) {}
 
   /// Calls ignored(row) for the others, and reports targets that are no class; those count as ignored.
   template <class F>
@@ -91,10 +100,11 @@ struct ClassBlock {
   std::int64_t row_step = 0;
   std::int64_t first = 0;
   int n = 0;
-  std::int32_t* columns;           // [kClasses]: 0, 1 .. and kNever behind n, for the mask
+  std::int32_t* columns;  // [kClasses]: 0, 1 .. and kNever behind n, for the mask
 
   ClassBlock(const Problem& p, Carve& scratch)
-      : by_class(scratch.take<float>(kClasses * p.width)), by_component(scratch.take<float>(kClasses * p.width)),
+      : by_class(scratch.take<float>(kClasses * p.width)),
+        by_component(scratch.take<float>(kClasses * p.width)),
         columns(scratch.take<std::int32_t>(kClasses)) {}
 
   void load(const Problem& p, std::int64_t first_class, bool both) {
@@ -121,8 +131,13 @@ struct ClassBlock {
   }
 
   attention::ScoreBlock scores(float* at, int rows_of) const {
-    attention::ScoreBlock b{.scores = at, .rows = rows_of, .begin = 0, .end = static_cast<int>(round_up(n, kSums)),
-                            .masked = n % kSums != 0, .key_positions = columns, .sight = {}};
+    attention::ScoreBlock b{.scores = at,
+                            .rows = rows_of,
+                            .begin = 0,
+                            .end = static_cast<int>(round_up(n, kSums)),
+                            .masked = n % kSums != 0,
+                            .key_positions = columns,
+                            .sight = {}};
     for (auto& s : b.sight) s = {0, static_cast<std::int32_t>(attention::kNever - 1)};
     b.scale = static_cast<float>(attention::kLog2e);
     return b;
@@ -133,9 +148,17 @@ struct ClassBlock {
 inline void logits(const Problem& p, const float* x, std::int64_t n, const ClassBlock& w, float* out) {
   constexpr std::int64_t kPiece = 128;
   for (std::int64_t c = 0; c < p.width; c += kPiece)
-    attention::multiply({.a = x + c, .a_row = p.width, .a_step = 1, .b = w.by_component + c * kClasses, .b_step = kClasses,
-                         .c = out, .c_row = kClasses, .m = n, .n = round_up(w.n, kSums),
-                         .k = std::min(kPiece, p.width - c), .accumulate = c > 0});
+    attention::multiply({.a = x + c,
+                         .a_row = p.width,
+                         .a_step = 1,
+                         .b = w.by_component + c * kClasses,
+                         .b_step = kClasses,
+                         .c = out,
+                         .c_row = kClasses,
+                         .m = n,
+                         .n = round_up(w.n, kSums),
+                         .k = std::min(kPiece, p.width - c),
+                         .accumulate = c > 0});
 }
 
 /// The same in f64, row by row.
