@@ -39,7 +39,8 @@ struct Rows {
     total = sum(e, {-1}, true);
     targets = unsqueeze(to_type(inputs[1], DType::i64), -1);
     counts = not_equal(targets, attrs[0]);
-    if (reduction_of(attrs) == Reduction::mean) number = sum(cast(counts, wide.dtype()));
+    // Counted from the targets as they came, apart from the row program: its elementwise end divides by the number.
+    if (reduction_of(attrs) == Reduction::mean) number = sum(cast(not_equal(inputs[1], attrs[0]), wide.dtype()));
   }
 };
 
