@@ -21,7 +21,8 @@ LazyTensor clamped_start(const LazyTensor& start, std::int64_t extent, std::int6
 // Positions along `axis` as i64, in the shape of x.
 LazyTensor positions(const Shape& shape, int axis) { return iota(shape, axis, DType::i64); }
 
-// ---- dynamic_slice{axis, extent}(x, start) -------------------------------------------------------------------------------
+// ---- dynamic_slice{axis, extent}(x, start)
+// -------------------------------------------------------------------------------
 
 void infer_slice(const OpCall& c, InferResult& r) {
   const LazyTensor& x = c.inputs[0];
@@ -54,7 +55,8 @@ void sample_slice(SampleSink& s) {
   s.add({s.normal({4, 2, 3}), s.integers({}, -1, 1)}, {0, 2});
 }
 
-// ---- dynamic_update_slice{axis}(x, update, start) --------------------------------------------------------------------------
+// ---- dynamic_update_slice{axis}(x, update, start)
+// --------------------------------------------------------------------------
 
 void infer_update(const OpCall& c, InferResult& r) {
   const LazyTensor &x = c.inputs[0], &update = c.inputs[1];
@@ -111,8 +113,7 @@ constinit const OpDef dynamic_update_slice_def{.name = "dynamic_update_slice",
 }  // namespace ops
 
 LazyTensor dynamic_slice(const LazyTensor& x, int axis, const LazyTensor& start, std::int64_t extent) {
-  return record(ops::dynamic_slice_def, {x, start},
-                {ops::checked_axis(ops::dynamic_slice_def, x, axis), extent});
+  return record(ops::dynamic_slice_def, {x, start}, {ops::checked_axis(ops::dynamic_slice_def, x, axis), extent});
 }
 LazyTensor dynamic_update_slice(const LazyTensor& x, const LazyTensor& update, int axis, const LazyTensor& start) {
   return record(ops::dynamic_update_slice_def, {x, ops::to_type(update, x.dtype()), start},

@@ -39,7 +39,9 @@ Tensors decompose_lora(const OpCall& c) {
 Tensors lora_vjp(const VjpCall& c) {
   const Lora in(c.inputs);
   const LazyTensor g = c.grads[0] * in.scale;
-  const auto typed = [&](const LazyTensor& t, int i) { return to_type(t, c.inputs[static_cast<std::size_t>(i)].dtype()); };
+  const auto typed = [&](const LazyTensor& t, int i) {
+    return to_type(t, c.inputs[static_cast<std::size_t>(i)].dtype());
+  };
   Tensors out(4);
   LazyTensor inner;  // d/d(x·a)
   if (c.needs[0] || c.needs[1]) inner = matmul(g, transpose(in.b));

@@ -26,8 +26,8 @@ void infer_cross_entropy(const OpCall& c, InferResult& r) {
 /// What both directions need; row values keep a last extent of 1.
 struct Rows {
   LazyTensor top, z, e, total;  // max, x - max, exp(z), Σ e
-  LazyTensor targets, counts;  // i64; whether the row is not ignored
-  LazyTensor number;           // of rows that count, when the reduction is a mean
+  LazyTensor targets, counts;   // i64; whether the row is not ignored
+  LazyTensor number;            // of rows that count, when the reduction is a mean
   double smoothing, classes;
 
   Rows(std::span<const LazyTensor> inputs, const Attrs& attrs)

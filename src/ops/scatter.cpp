@@ -16,8 +16,7 @@ void infer_scatter_add(const OpCall& c, InferResult& r) {
   if (base.rank() < 1) fail_shape(c, "base has no rows");
   bool fits = updates.rank() == indices.rank() + base.rank() - 1;
   for (int i = 0; fits && i < updates.rank(); ++i)
-    fits = updates.shape()[i] ==
-           (i < indices.rank() ? indices.shape()[i] : base.shape()[i - indices.rank() + 1]);
+    fits = updates.shape()[i] == (i < indices.rank() ? indices.shape()[i] : base.shape()[i - indices.rank() + 1]);
   if (!fits) fail_shape(c, "updates must be indices.shape + base.shape[1:]");
   r.add(base.dtype(), base.shape());
 }
@@ -48,8 +47,8 @@ constinit const OpDef scatter_add_def{.name = "scatter_add",
 
 LazyTensor scatter_add(const LazyTensor& base, const LazyTensor& indices, const LazyTensor& updates) {
   const bool narrow = indices.dtype() == DType::i8 || indices.dtype() == DType::u8;
-  return record(ops::scatter_add_def, {base, narrow ? cast(indices, DType::i32) : indices,
-                                       ops::to_type(updates, base.dtype())});
+  return record(ops::scatter_add_def,
+                {base, narrow ? cast(indices, DType::i32) : indices, ops::to_type(updates, base.dtype())});
 }
 
 }  // namespace metal_candle

@@ -50,7 +50,8 @@ struct Array {
   }
   Array(DType type, const Shape& s, const Values& values) : Array(type, s) {
     visit(dtype, [&]<class T>() {
-      for (std::size_t i = 0; i < values.size(); ++i) reinterpret_cast<T*>(memory.data())[i] = from_double<T>(values[i]);
+      for (std::size_t i = 0; i < values.size(); ++i)
+        reinterpret_cast<T*>(memory.data())[i] = from_double<T>(values[i]);
     });
   }
   KernelTensor view() {
@@ -141,10 +142,11 @@ void expect_same(const Values& got, const Values& want) {
         << "element " << i << ": " << got[i] << " instead of " << want[i];
 }
 
-constexpr DType kAll[] = {DType::f32, DType::f64, DType::f16, DType::bf16, DType::i8,
+constexpr DType kAll[] = {DType::f32, DType::f64, DType::f16, DType::bf16,   DType::i8,
                           DType::u8,  DType::i32, DType::i64, DType::boolean};
 
-// ---- concat ----------------------------------------------------------------------------------------------------------------
+// ---- concat
+// ----------------------------------------------------------------------------------------------------------------
 
 void check_concat(const std::vector<Array>& parts, int axis) {
   Shape shape = parts[0].shape;
@@ -190,7 +192,8 @@ TEST(ConcatKernel, LargePartsAreSharedByTasks) {
   check_concat({transposed(random(DType::f32, {257, 301}), 0, 1), random(DType::f32, {301, 131}, 2)}, 1);
 }
 
-// ---- pad ---------------------------------------------------------------------------------------------------------------------
+// ---- pad
+// ---------------------------------------------------------------------------------------------------------------------
 
 void check_pad(const Array& x, const std::vector<std::int64_t>& before, const std::vector<std::int64_t>& after,
                const Array& value) {
@@ -231,7 +234,8 @@ TEST(PadKernel, TasksMayEndInsideARow) {
   check_pad(random(DType::u8, {3, 100003}), {1, 1}, {1, 60000}, Array(DType::i64, {}, {7}));
 }
 
-// ---- cumsum ------------------------------------------------------------------------------------------------------------------
+// ---- cumsum
+// ------------------------------------------------------------------------------------------------------------------
 
 void check_cumsum(const Array& x, int axis, bool reverse) {
   const auto out = run(cumsum_kernel, {x}, {{x.dtype, x.shape}}, {axis, reverse});
@@ -275,7 +279,8 @@ TEST(CumsumKernel, InPlace) {
   expect_same(x.values(), want);
 }
 
-// ---- sort and topk -------------------------------------------------------------------------------------------------------------
+// ---- sort and topk
+// -------------------------------------------------------------------------------------------------------------
 
 bool before(double a, double b, bool descending) {
   if (descending) std::swap(a, b);
@@ -370,7 +375,8 @@ TEST(TopkKernel, LongRowsAreCutInRanges) {
   }
 }
 
-// ---- scatter_add -----------------------------------------------------------------------------------------------------------------
+// ---- scatter_add
+// -----------------------------------------------------------------------------------------------------------------
 
 Values naive_scatter(const Array& base, const Array& indices, const Array& updates) {
   Values out = base.values();
@@ -380,7 +386,8 @@ Values naive_scatter(const Array& base, const Array& indices, const Array& updat
     const auto row = static_cast<std::int64_t>(index[i]) + (index[i] < 0 ? rows : 0);
     if (row < 0 || row >= rows) continue;
     for (std::int64_t j = 0; j < columns; ++j)
-      out[static_cast<std::size_t>(row * columns + j)] += update[i * static_cast<std::size_t>(columns) + static_cast<std::size_t>(j)];
+      out[static_cast<std::size_t>(row * columns + j)] +=
+          update[i * static_cast<std::size_t>(columns) + static_cast<std::size_t>(j)];
   }
   return visit(base.dtype, [&]<class T>() {
     for (double& v : out) v = to_double(from_double<T>(v));
@@ -422,7 +429,8 @@ TEST(ScatterAddKernel, ManySmallUpdatesOfAHalfRoundOnce) {
   expect_same(run(scatter_add_kernel, {base, zero, ones}, {{DType::bf16, {1, 1}}}, {})[0].values(), {320});
 }
 TEST(ScatterAddKernel, InPlaceAndOutOfRange) {
-  Array base = random(DType::f32, {6, 2}), places(DType::i64, {5}, {1, 6, -7, 1, -1}), updates = random(DType::f32, {5, 2}, 3);
+  Array base = random(DType::f32, {6, 2}), places(DType::i64, {5}, {1, 6, -7, 1, -1}),
+        updates = random(DType::f32, {5, 2}, 3);
   const Values want = naive_scatter(base, places, updates);
   const KernelTensor in[] = {base.view(), places.view(), updates.view()};
   failures.clear();
@@ -432,7 +440,8 @@ TEST(ScatterAddKernel, InPlaceAndOutOfRange) {
   EXPECT_NE(failures[0].find("out of range"), std::string::npos);
 }
 
-// ---- dynamic slices ----------------------------------------------------------------------------------------------------------------
+// ---- dynamic slices
+// ----------------------------------------------------------------------------------------------------------------
 
 void check_slice(const Array& x, int axis, std::int64_t start, std::int64_t extent, DType start_type = DType::i64) {
   Shape shape = x.shape;
@@ -482,10 +491,12 @@ TEST(DynamicUpdateSliceKernel, CopiesAroundTheWindow) {
         expect_same(out[0].values(), naive_update(x, update, axis, start));
       }
   const Array x = random(DType::f32, {600, 700}), update = transposed(random(DType::f32, {100, 600}, 4), 0, 1);
-  const auto out = run(dynamic_update_slice_kernel, {x, update, Array(DType::i64, {}, {17})}, {{DType::f32, x.shape}}, {1});
+  const auto out =
+      run(dynamic_update_slice_kernel, {x, update, Array(DType::i64, {}, {17})}, {{DType::f32, x.shape}}, {1});
   expect_same(out[0].values(), naive_update(x, update, 1, 17));
   const Array none = random(DType::f32, {600, 0});
-  expect_same(run(dynamic_update_slice_kernel, {x, none, Array(DType::i64, {}, {17})}, {{DType::f32, x.shape}}, {1})[0].values(),
+  expect_same(run(dynamic_update_slice_kernel, {x, none, Array(DType::i64, {}, {17})}, {{DType::f32, x.shape}}, {1})[0]
+                  .values(),
               x.values());
 }
 TEST(DynamicUpdateSliceKernel, InPlaceWritesTheWindowOnly) {
@@ -497,8 +508,7 @@ TEST(DynamicUpdateSliceKernel, InPlaceWritesTheWindowOnly) {
 }
 
 TEST(KernelTable, EveryKernelOpHasItsKernel) {
-  for (const OpDef* op : ops::all())
-    EXPECT_EQ(builtin_kernel(op) != nullptr, op->kind == OpKind::kernel) << op->name;
+  for (const OpDef* op : ops::all()) EXPECT_EQ(builtin_kernel(op) != nullptr, op->kind == OpKind::kernel) << op->name;
 }
 
 }  // namespace

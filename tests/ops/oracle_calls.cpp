@@ -73,7 +73,9 @@ void add_rows(Calls& c) {
   c["log_softmax"] = [](const A& a) -> Results { return {log_softmax(a["x"], a.axis())}; };
   c["rms_norm"] = [](const A& a) -> Results { return {rms_norm(a["x"], a["weight"], a.real("eps"))}; };
   c["layer_norm"] = [](const A& a) -> Results { return {layer_norm(a["x"], a["weight"], a["bias"], a.real("eps"))}; };
-  c["cross_entropy"] = [](const A& a) -> Results { return {cross_entropy(a["logits"], a["targets"], loss_options(a))}; };
+  c["cross_entropy"] = [](const A& a) -> Results {
+    return {cross_entropy(a["logits"], a["targets"], loss_options(a))};
+  };
   c["linear_cross_entropy"] = [](const A& a) -> Results {
     return {linear_cross_entropy(a["x"], a["w"], a["targets"], loss_options(a))};
   };
@@ -98,7 +100,8 @@ void add_places(Calls& c) {
   };
   c["stack"] = [](const A& a) -> Results { return {stack({a["a"], a["b"]}, a.axis())}; };
   c["pad"] = [](const A& a) -> Results {
-    return {pad(a["x"], {a.integer("before0"), a.integer("before1")}, {a.integer("after0"), a.integer("after1")}, a.real("value"))};
+    return {pad(a["x"], {a.integer("before0"), a.integer("before1")}, {a.integer("after0"), a.integer("after1")},
+                a.real("value"))};
   };
   c["dynamic_slice"] = [](const A& a) -> Results {
     return {dynamic_slice(a["x"], a.axis(), scalar(a.integer("start")), a.integer("extent"))};
@@ -134,7 +137,9 @@ void add_views(Calls& c) {
 }
 
 void add_attention(Calls& c) {
-  c["rope"] = [](const A& a) -> Results { return {rope(a["x"], a["positions"], a.real("base", 10000), a["inv_freq"])}; };
+  c["rope"] = [](const A& a) -> Results {
+    return {rope(a["x"], a["positions"], a.real("base", 10000), a["inv_freq"])};
+  };
   c["attention"] = [](const A& a) -> Results {
     AttentionOptions o{.scale = a.real("scale"),
                        .causal = a.integer("causal") != 0,

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "tests/ops/fixture.h"
 #include "metal_candle/lazy_tensor.hpp"
+#include "tests/ops/fixture.h"
 
 namespace metal_candle::test {
 

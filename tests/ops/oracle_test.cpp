@@ -5,10 +5,10 @@
 #include <cmath>
 #include <limits>
 
-#include "tests/ops/fixture.h"
 #include "metal_candle/autograd.hpp"
 #include "metal_candle/elementwise.hpp"
 #include "metal_candle/ops.hpp"
+#include "tests/ops/fixture.h"
 #include "tests/ops/oracle_calls.h"
 #include "tests/support/modes.h"
 #include "tests/support/samples.h"
@@ -62,8 +62,8 @@ bool close(double got, double want, const Bound& b, const Precision& p, double n
 
 /// `norm`: the size of what came in, where that is more than the size of the result; `skip[i]`: the type cannot hold
 /// what element i is computed from.
-void compare(const Tensor& got, const Case::Array& want, DType dtype, const Bound& bound, DType real,
-             double norm, const std::vector<bool>& skip, const std::string& what) {
+void compare(const Tensor& got, const Case::Array& want, DType dtype, const Bound& bound, DType real, double norm,
+             const std::vector<bool>& skip, const std::string& what) {
   ASSERT_EQ(got.dtype(), dtype) << what;
   ASSERT_EQ(got.shape(), want.shape) << what << ": " << got.shape().str();
   const Values values = got.to_f64();
@@ -108,8 +108,8 @@ void check(const Case& c, DType real) {
   for (std::size_t i = 0; i < outputs.size(); ++i)
     compare(Tensor(roots[i]), c.outputs[i], type_of(c.outputs[i].type, real), c.bound, real, 0, skip, what);
   for (std::size_t i = 0; i < c.grads.size(); ++i)
-    compare(Tensor(roots[outputs.size() + i]), c.grads[i], real, c.grad_bound, real, largest_finite(c.seed.values), skip,
-            what + ", gradient of " + c.grads[i].name);
+    compare(Tensor(roots[outputs.size() + i]), c.grads[i], real, c.grad_bound, real, largest_finite(c.seed.values),
+            skip, what + ", gradient of " + c.grads[i].name);
 }
 
 class Oracle : public testing::TestWithParam<std::tuple<std::string, DType, Mode>> {};
@@ -132,7 +132,8 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Combine(testing::Values("elementwise", "reductions", "rows", "products", "places", "attention"),
                      testing::Values(DType::f32, DType::f64, DType::bf16, DType::f16), testing::ValuesIn(kModes)),
     [](const auto& p) {
-      return std::get<0>(p.param) + "_" + std::string(name(std::get<1>(p.param))) + "_" + mode_name(std::get<2>(p.param));
+      return std::get<0>(p.param) + "_" + std::string(name(std::get<1>(p.param))) + "_" +
+             mode_name(std::get<2>(p.param));
     });
 
 TEST(OracleFixtures, CoverEveryElementwiseOp) {

@@ -21,7 +21,8 @@ namespace {
 
 constexpr double kBound = 1e-6;  // relative to the largest value where that is above 1
 
-// ---- expected values -----------------------------------------------------------------------------------------------------
+// ---- expected values
+// -----------------------------------------------------------------------------------------------------
 
 /// Rows of f64 numbers that are exact in f32.
 struct Rows {
@@ -102,11 +103,13 @@ void expect_close(const Tensor& got, const Rows& want) {
   const std::vector<double> values = got.to_f64();
   double largest = 1;
   for (const double v : want.v) largest = std::max(largest, std::abs(v));
-  for (std::size_t i = 0; i < values.size(); ++i) ASSERT_NEAR(values[i], want.v[i], kBound * largest) << "element " << i;
+  for (std::size_t i = 0; i < values.size(); ++i)
+    ASSERT_NEAR(values[i], want.v[i], kBound * largest) << "element " << i;
 }
 void expect_close(const LazyTensor& got, const Rows& want) { expect_close(got.eval(), want); }
 
-// ---- ops made for these tests ----------------------------------------------------------------------------------------------
+// ---- ops made for these tests
+// ----------------------------------------------------------------------------------------------
 
 void same_type(const OpCall& c, InferResult& r) { r.add(c.inputs[0].dtype(), c.inputs[0].shape()); }
 std::int64_t one_task(const KernelCall&, int) { return 1; }
@@ -132,8 +135,13 @@ const CpuKernel kGateKernel{.run =
                                   copy_f32(c);
                                 },
                             .tasks = one_task};
-const OpDef kGate{.name = "gate", .kind = OpKind::kernel, .infer = same_type, .decompose = nullptr, .vjp = NoGrad{},
-                  .samples = nullptr, .cpu = &kGateKernel};
+const OpDef kGate{.name = "gate",
+                  .kind = OpKind::kernel,
+                  .infer = same_type,
+                  .decompose = nullptr,
+                  .vjp = NoGrad{},
+                  .samples = nullptr,
+                  .cpu = &kGateKernel};
 
 std::atomic<int> times_counted;
 const CpuKernel kCountKernel{.run =
@@ -142,8 +150,13 @@ const CpuKernel kCountKernel{.run =
                                    copy_f32(c);
                                  },
                              .tasks = one_task};
-const OpDef kCount{.name = "count", .kind = OpKind::kernel, .infer = same_type, .decompose = nullptr, .vjp = NoGrad{},
-                   .samples = nullptr, .cpu = &kCountKernel};
+const OpDef kCount{.name = "count",
+                   .kind = OpKind::kernel,
+                   .infer = same_type,
+                   .decompose = nullptr,
+                   .vjp = NoGrad{},
+                   .samples = nullptr,
+                   .cpu = &kCountKernel};
 
 /// Recording without evaluating, also on an eager thread.
 class HookOff {
@@ -163,7 +176,8 @@ class Seed : public testing::TestWithParam<Mode> {
 };
 INSTANTIATE_TEST_SUITE_P(Modes, Seed, testing::ValuesIn(kModes), [](const auto& p) { return mode_name(p.param); });
 
-// ---- lazy operations ---------------------------------------------------------------------------------------------------------
+// ---- lazy operations
+// ---------------------------------------------------------------------------------------------------------
 
 TEST_P(Seed, lora_basic) {
   const Rows x = random_rows({1, 16}, 1);
@@ -280,7 +294,8 @@ TEST_P(Seed, matmul_rms_norm) {
   expect_close(rms_norm(matmul(a.tensor(), b.tensor()), 1e-5), rms(product(a, b), 1e-5));
 }
 
-// ---- asynchronous ------------------------------------------------------------------------------------------------------------
+// ---- asynchronous
+// ------------------------------------------------------------------------------------------------------------
 
 /// Submits f(gated inputs) while the gate is shut: that the call comes back at all shows that it did not wait.
 template <class F>
@@ -315,7 +330,8 @@ TEST_P(Seed, async_vs_sync) {
 
 TEST_P(Seed, async_matmul) {
   const Rows a{{2, 3}, {1, 2, 3, 4, 5, 6}}, b{{3, 2}, {1, 2, 3, 4, 5, 6}};
-  expect_close(behind_the_gate({a, b}, [](const auto& in) { return matmul(in[0], in[1]); }), {{2, 2}, {22, 28, 49, 64}});
+  expect_close(behind_the_gate({a, b}, [](const auto& in) { return matmul(in[0], in[1]); }),
+               {{2, 2}, {22, 28, 49, 64}});
 }
 
 TEST_P(Seed, async_lora_chain) {
@@ -339,13 +355,14 @@ TEST_P(Seed, async_complex) {
   const Rows a = random_rows({3, 5}, 39), b = random_rows({5, 4}, 40), c = random_rows({3, 4}, 41);
   Rows inner = product(a, b);
   for (std::size_t i = 0; i < inner.v.size(); ++i) inner.v[i] = 2 * (inner.v[i] + c.v[i]);
-  expect_close(behind_the_gate({a, b, c}, [](const auto& in) {
-                 return rms_norm(softmax((matmul(in[0], in[1]) + in[2]) * 2, -1), 1e-5);
-               }),
-               rms(soft(inner), 1e-5));
+  expect_close(
+      behind_the_gate({a, b, c},
+                      [](const auto& in) { return rms_norm(softmax((matmul(in[0], in[1]) + in[2]) * 2, -1), 1e-5); }),
+      rms(soft(inner), 1e-5));
 }
 
-// ---- infrastructure ------------------------------------------------------------------------------------------------------------
+// ---- infrastructure
+// ------------------------------------------------------------------------------------------------------------
 
 TEST_P(Seed, graph_creation) {
   const ComputationGraph empty = ComputationGraph::capture({});

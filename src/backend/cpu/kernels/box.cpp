@@ -33,8 +33,8 @@ Box::Box(const Shape& extents, const Shape& to_strides, const Shape& from_stride
   for (int i = 0; i < extents.rank(); ++i) {
     numel *= extents[i];
     if (extents[i] == 1) continue;
-    const bool joins = rank > 0 && to[rank - 1] == to_strides[i] * extents[i] &&
-                       from[rank - 1] == from_strides[i] * extents[i];
+    const bool joins =
+        rank > 0 && to[rank - 1] == to_strides[i] * extents[i] && from[rank - 1] == from_strides[i] * extents[i];
     if (joins) {
       dims[rank - 1] *= extents[i];
     } else {

@@ -31,9 +31,9 @@ std::int64_t tasks(const KernelCall& c, int) {
 }
 
 template <class T>
-using Sum = std::conditional_t<is_half<T>, float,
-                               std::conditional_t<std::is_same_v<T, float>, double,
-                                                  std::conditional_t<std::is_integral_v<T>, std::uint64_t, T>>>;
+using Sum = std::conditional_t<
+    is_half<T>, float,
+    std::conditional_t<std::is_same_v<T, float>, double, std::conditional_t<std::is_integral_v<T>, std::uint64_t, T>>>;
 
 template <class T>
 void run_block(const KernelCall& c, const Lanes& lanes, std::int64_t block) {

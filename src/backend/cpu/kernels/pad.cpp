@@ -43,7 +43,8 @@ void fill_row(T* to, const T* from, T value, std::int64_t before, std::int64_t i
   const std::int64_t first = std::clamp(before, columns.begin, columns.end);
   const std::int64_t last = std::clamp(before + inside, columns.begin, columns.end);
   std::fill(to + columns.begin, to + first, value);
-  if (first < last) std::memcpy(to + first, from + (first - before), static_cast<std::size_t>(last - first) * sizeof(T));
+  if (first < last)
+    std::memcpy(to + first, from + (first - before), static_cast<std::size_t>(last - first) * sizeof(T));
   std::fill(to + last, to + columns.end, value);
 }
 

@@ -10,7 +10,7 @@
 namespace metal_candle::cpu {
 namespace {
 
-constexpr std::int64_t kColumns = 512;  // accumulated at a time, on the stack
+constexpr std::int64_t kColumns = 512;    // accumulated at a time, on the stack
 constexpr std::int64_t kMostRanges = 64;  // every range reads all indices
 
 struct Plan {

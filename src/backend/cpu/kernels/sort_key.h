@@ -25,7 +25,8 @@ auto ordered(T value) {
   if constexpr (is_half<T>) return ordered_bits<std::uint32_t>(static_cast<float>(value));
   else if constexpr (std::is_same_v<T, float>) return ordered_bits<std::uint32_t>(value);
   else if constexpr (std::is_same_v<T, double>) return ordered_bits<std::uint64_t>(value);
-  else if constexpr (std::is_same_v<T, std::int64_t>) return static_cast<std::uint64_t>(value) ^ (std::uint64_t{1} << 63);
+  else if constexpr (std::is_same_v<T, std::int64_t>)
+    return static_cast<std::uint64_t>(value) ^ (std::uint64_t{1} << 63);
   else return static_cast<std::uint32_t>(static_cast<std::int32_t>(value)) ^ (1u << 31);
 }
 
