@@ -29,25 +29,27 @@ struct Lora {
     a = to_type(inputs[1], dtype);
     b = to_type(inputs[2], dtype);
   }
+  /// The narrow side, scaled: x·a·scale costs r/out of scaling the result.
+  LazyTensor low() const { return matmul(x, a) * scale; }
 };
 
 Tensors decompose_lora(const OpCall& c) {
   const Lora in(c.inputs);
-  return {matmul(matmul(in.x, in.a), in.b) * in.scale};
+  return {matmul(in.low(), in.b)};
 }
 
 Tensors lora_vjp(const VjpCall& c) {
   const Lora in(c.inputs);
-  const LazyTensor g = c.grads[0] * in.scale;
+  const LazyTensor& g = c.grads[0];
   const auto typed = [&](const LazyTensor& t, int i) {
     return to_type(t, c.inputs[static_cast<std::size_t>(i)].dtype());
   };
   Tensors out(4);
   LazyTensor inner;  // d/d(x·a)
-  if (c.needs[0] || c.needs[1]) inner = matmul(g, transpose(in.b));
+  if (c.needs[0] || c.needs[1]) inner = matmul(g, transpose(in.b)) * in.scale;
   if (c.needs[0]) out[0] = typed(matmul(inner, transpose(in.a)), 0);
   if (c.needs[1]) out[1] = typed(matmul(transpose(as_rows(in.x)), as_rows(inner)), 1);
-  if (c.needs[2]) out[2] = typed(matmul(transpose(as_rows(matmul(in.x, in.a))), as_rows(g)), 2);
+  if (c.needs[2]) out[2] = typed(matmul(transpose(as_rows(in.low())), as_rows(g)), 2);
   return out;
 }
 

@@ -68,7 +68,7 @@ inline double rsqrt(double x) { return 1 / std::sqrt(x); }
 inline double sigmoid(double x) { return x >= 0 ? 1 / (1 + std::exp(-x)) : std::exp(x) / (1 + std::exp(x)); }
 inline double silu_grad(double x) { return sigmoid(x) * (1 + x * (1 - sigmoid(x))); }
 inline double gelu_tanh_grad(double x) {
-  const double c0 = 1.5957691216057308, c1 = 0.07135481627159471, s = sigmoid(x * (c0 + c1 * x * x));
+  const double c0 = 1.5957691216057308, c1 = 0.07135481627260025, s = sigmoid(x * (c0 + c1 * x * x));
   return s + x * s * (1 - s) * (c0 + 3 * c1 * x * x);
 }
 using std::ceil, std::cos, std::erf, std::exp, std::expm1, std::floor, std::fma, std::log, std::log1p, std::pow, std::sin,

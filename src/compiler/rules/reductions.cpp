@@ -60,6 +60,10 @@ class Normalizer {
     return rewriter_.add(make_like(like, ops::reshape_def, n.dtype, to, {x}, dims));
   }
 
+  int cast(const GraphNode& like, int x, DType to) {
+    return rewriter_.add(make_like(like, ops::cast_def, to, rewriter_.node(x).shape, {x}, Attrs{static_cast<std::int64_t>(to)}));
+  }
+
   int reduce(const GraphNode& like, int x, const std::vector<int>& axes) {
     const GraphNode& n = rewriter_.node(x);
     Shape to = n.shape;
@@ -96,7 +100,9 @@ class Normalizer {
   int chain(GraphNode& n, const Shape& in) {
     std::vector<bool> reduced(static_cast<std::size_t>(in.rank()), false);
     for (const auto a : n.attrs.values()) reduced[static_cast<std::size_t>(a)] = true;
-    int x = n.inputs[0];
+    // Halves are added up in f32 from end to end, and rounded once.
+    const bool half = n.dtype == DType::bf16 || n.dtype == DType::f16;
+    int x = half ? cast(n, n.inputs[0], DType::f32) : n.inputs[0];
     // Runs of reduced axes, innermost first; extents of 1 belong to any run.
     int a = in.rank() - 1;
     bool any = false;
@@ -112,7 +118,7 @@ class Normalizer {
       x = one_run(n, x, run);
     }
     if (!any) x = reduce(n, x, {});
-    return reshape(n, x, n.shape);
+    return reshape(n, half ? cast(n, x, n.dtype) : x, n.shape);
   }
 
   int one_run(const GraphNode& n, int x, const std::vector<int>& axes) {

@@ -29,7 +29,7 @@ struct Base {
   std::int64_t stride;  // bytes between rows
 };
 
-enum InstrFlags : std::uint16_t { kPad = 1, kFlat = 2 };
+enum InstrFlags : std::uint16_t { kPad = 1, kFlat = 2, kStream = 4 };  // kStream: results go past the caches
 
 struct Operand {
   std::uint16_t base = 0;
@@ -85,9 +85,23 @@ enum Form : std::uint8_t { kVV, kVS, kSV, kSS, kForms };  // which of two operan
 
 enum class Reduce : std::uint8_t { sum, max, min, prod, argmax, argmin, kCount };
 
+/// What becomes of the result t of a pair's first op: t ∘ c, c ∘ t with c of either form, or f(t).
+enum class PairForm : std::uint8_t { then_v, then_s, from_v, from_s, alone };
+struct Pair {
+  Elementwise first;
+  Form first_form;
+  Elementwise second;
+  PairForm form;
+  Kernel kernel;
+};
+
 // Kernels of one instruction set; null where there is none (an op outside its domain).
 struct VectorKernels {
   Kernel map[static_cast<int>(Elementwise::kCount)][3];  // f32: unary (VV only), binary, compare; i32 logic
+  Pair pairs[96];                                        // f32: two ops in one pass; operands a, b of the first, c
+  int pair_count;
+  Kernel compare_column[6];                              // i64 column index ∘ row value b, in the order of the table
+  Kernel i32_to_f32;
   Kernel select[kForms];                                 // 4-byte values
   Kernel fill;                                           // 4-byte: a row value along the columns
   Kernel reduce[static_cast<int>(Reduce::kCount)];       // f32

@@ -17,6 +17,7 @@ namespace {
 VectorKernels make_table() {
   VectorKernels table{};
   fill_map_f32(table);
+  fill_pair_f32(table);
   fill_row_f32(table);
   fill_memory(table);
   return table;

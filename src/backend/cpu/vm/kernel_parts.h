@@ -5,6 +5,7 @@ namespace metal_candle::cpu::vm {
 
 struct VectorKernels;
 void fill_map_f32(VectorKernels& table);
+void fill_pair_f32(VectorKernels& table);
 void fill_row_f32(VectorKernels& table);
 void fill_memory(VectorKernels& table);
 

@@ -29,6 +29,7 @@ class Lowering {
     post_.resize(n_);
     row_last_.assign(n_, -1);
     keep_at_.assign(n_, -1);
+    pair_of_.assign(n_, -1);
   }
 
   /// False when the registers of a block do not fit in L1.
@@ -66,6 +67,25 @@ class Lowering {
     for (int o : {value(v).a, value(v).b, value(v).c, gather_of(v)}) {
       if (o >= 0) fn(o);
     }
+  }
+  /// The operands that v's instruction reads in this stage: those of a pair's first op too, no column index that the
+  /// comparing kernel makes itself.
+  template <class Fn>
+  void each_read(int v, Fn fn) const {
+    const int index = column_compared(v);
+    each_operand(v, [&](int o) {
+      if (o == index) return;
+      if (pair_of_[o] == v) each_operand(o, fn);
+      else fn(o);
+    });
+  }
+  /// The operand that is the column's index, if v compares it with a row value; else -1.
+  int column_compared(int v) const {
+    const KValue& x = value(v);
+    if (x.op != KOp::map || x.code < static_cast<int>(Elementwise::equal) || x.code > static_cast<int>(Elementwise::greater_equal)) return -1;
+    if (op(x.a) == KOp::col_index && kind(x.b) != Kind::full) return x.a;
+    if (op(x.b) == KOp::col_index && kind(x.a) != Kind::full) return x.b;
+    return -1;
   }
   template <class Fn>
   Range section(Fn fn) {
@@ -202,7 +222,7 @@ class Lowering {
           continue;
         }
         const bool row_store = is_store(op(v)) && !value(value(v).a).full;
-        each_operand(v, [&](int o) {
+        each_read(v, [&](int o) {
           need[o] = 1;
           read_row(o, row_store ? stage * 3 + 2 : stage * 3 + 1, kForever - 1);
         });
@@ -225,6 +245,8 @@ class Lowering {
       b_.ahead.push_back(i);
       row_bytes += b_.stages.front().cols * m.step;
     }
+    // One instruction a block reads memory evenly on its own.
+    if (b_.stages.size() == 1 && b_.stages[0].loop.end - b_.stages[0].loop.begin < 2) b_.ahead.clear();
     b_.ahead_of = b_.stages.size() > 1 && row_bytes <= (96 << 10) ? Body::kRows : Body::kColumns;
   }
 
@@ -331,8 +353,10 @@ class Lowering {
     items_.clear();
     for (int v = 0; v < n_; ++v) {
       full_[v] = {};
+      pair_of_[v] = -1;
       if (need[v] && kind(v) == Kind::full && !is_direct_here(v) && !from_keep(v, stage)) items_.push_back(v);
     }
+    find_pairs(stage);
     find_last_uses(stage);
     for (int v = p_.stages[stage].begin; v < p_.stages[stage].end; ++v) {
       if (is_row_reduce(op(v))) {
@@ -360,12 +384,64 @@ class Lowering {
   bool is_direct_here(int v) const { return is_direct(v) && !kept_[v]; }
   bool in_items(int v) const { return kind(v) == Kind::full && !is_direct_here(v) && !from_keep(v, stage_); }
 
+  /// Two ops become one instruction where there is a kernel for them and nobody else wants the first one's result.
+  void find_pairs(int stage) {
+    std::vector<int> uses(n_, 0);
+    for (int v : items_) each_operand(v, [&](int o) { ++uses[o]; });
+    for (int v = p_.stages[stage].begin; v < p_.stages[stage].end; ++v) {
+      if (!has_result(op(v)) || is_row_reduce(op(v))) each_operand(v, [&](int o) { ++uses[o]; });
+    }
+    std::vector<char> taken(n_, 0);
+    for (int v : items_) {
+      if (op(v) != KOp::map || value(v).type != RegType::f32) continue;
+      for (int o : {value(v).a, value(v).b}) {
+        if (o < 0 || op(o) != KOp::map || !in_items(o) || kept_[o] || uses[o] != 1 || taken[o] || !find_pair(o, v)) continue;
+        pair_of_[o] = v;
+        taken[v] = 1;
+        break;
+      }
+    }
+    std::erase_if(items_, [&](int v) { return pair_of_[v] >= 0; });
+  }
+  static bool commutes(int code) {
+    return code == static_cast<int>(Elementwise::add) || code == static_cast<int>(Elementwise::mul);
+  }
+  const Pair* find_pair(int first, int v) const {
+    const KValue &x = value(first), &y = value(v);
+    if (value(x.a).type != RegType::f32) return nullptr;
+    Form form = kVV;
+    if (x.b >= 0) {
+      form = !walks(x.b, Context::full) ? kVS : !walks(x.a, Context::full) ? kSV : kVV;
+      if (form == kSV && commutes(x.code)) form = kVS;
+    }
+    PairForm then = PairForm::alone;
+    if (y.b >= 0) {
+      const bool from = y.b == first && !commutes(y.code);
+      const bool c_walks = walks(y.a == first ? y.b : y.a, Context::full);
+      then = from ? (c_walks ? PairForm::from_v : PairForm::from_s) : (c_walks ? PairForm::then_v : PairForm::then_s);
+    }
+    for (int i = 0; i < kernels_.pair_count; ++i) {
+      const Pair& p = kernels_.pairs[i];
+      if (static_cast<int>(p.first) == x.code && static_cast<int>(p.second) == y.code && p.first_form == form && p.form == then) return &p;
+    }
+    return nullptr;
+  }
+  void prepare_pair(Instr& in, int first, int v) {
+    const KValue &x = value(first), &y = value(v);
+    const bool swap = x.b >= 0 && commutes(x.code) && !walks(x.a, Context::full);
+    in.fn = find_pair(first, v)->kernel;
+    in.a = operand(swap ? x.b : x.a, Context::full);
+    if (x.b >= 0) in.b = operand(swap ? x.a : x.b, Context::full);
+    if (y.b >= 0) in.c = operand(y.a == first ? y.b : y.a, Context::full);
+    vector_op_ = true;
+  }
+
   /// Position of each item's last reader; stores read after all of them.
   void find_last_uses(int stage) {
     last_.assign(n_, -1);
     const int end = static_cast<int>(items_.size());
     for (int i = 0; i < end; ++i) {
-      each_operand(items_[i], [&](int o) { last_[o] = i; });
+      each_read(items_[i], [&](int o) { last_[o] = i; });
       last_[items_[i]] = i;
     }
     direct_store_ = -1;
@@ -389,21 +465,24 @@ class Lowering {
   bool can_write_direct(int store) const {
     const KValue& a = value(value(store).a);
     const Access& to = s_.accesses[value(store).access];
-    return !to.stream && a.full && a.op != KOp::load && !kept_[value(store).a] && regular(value(store).access) &&
+    const bool vector = a.op == KOp::map && a.type == RegType::f32;
+    return (!to.stream || vector) && a.full && a.op != KOp::load && !kept_[value(store).a] && regular(value(store).access) &&
            same_in_register(to.dtype, a.type);
   }
 
   void emit_item(int i, int stage) {
     const int v = items_[i];
     Instr in = prepare(v, Context::full);
-    each_operand(v, [&](int o) {
+    each_read(v, [&](int o) {
       if (last_[o] == i) give_register(std::exchange(full_[o].slot, -1));
     });
     Location& out = full_[v];
     if (kept_[v] && value(v).stage == stage) {
       out.operand = keep_operand(v);
     } else if (direct_store_ >= 0 && i + 1 == static_cast<int>(items_.size())) {
-      out.operand = memory_operand(value(direct_store_).access, false);
+      const int access = value(direct_store_).access;
+      out.operand = memory_operand(access, false);
+      if (s_.accesses[access].stream) out.operand.flags = kStream, b_.streams = true;
     } else {
       out.slot = take_register(value(v).type);
       out.operand = register_operand(out.slot);
@@ -520,7 +599,8 @@ class Lowering {
         in.a = walking(x.a, context);
         break;
       case KOp::cast:
-        in.fn = scalar_cast(value(x.a).type, x.to, x.type);
+        vector_op_ = value(x.a).type == RegType::i32 && x.to == DType::f32 && x.type == RegType::f32;
+        in.fn = vector_op_ ? kernels_.i32_to_f32 : scalar_cast(value(x.a).type, x.to, x.type);
         in.a = walking(x.a, context);
         break;
       case KOp::row_index: case KOp::col_index:
@@ -559,6 +639,17 @@ class Lowering {
     const KValue& x = value(v);
     const auto code = static_cast<Elementwise>(x.code);
     const RegType type = value(x.a).type;
+    for (int o : {x.a, x.b}) {
+      if (context == Context::full && o >= 0 && pair_of_[o] == v) return prepare_pair(in, o, v);
+    }
+    if (const int index = column_compared(v); index >= 0) {
+      in.b = operand(index == x.a ? x.b : x.a, context);
+      int which = x.code - static_cast<int>(Elementwise::equal);
+      if (index == x.b && which >= 2) which = ((which - 2) ^ 2) + 2;  // less and greater change places
+      in.fn = kernels_.compare_column[which];
+      vector_op_ = by_column_ = true;
+      return;
+    }
     Form form = kVV;
     in.a = x.b < 0 ? walking(x.a, context) : operand(x.a, context);
     if (x.b >= 0) {
@@ -593,8 +684,10 @@ class Lowering {
     }
     const std::int64_t cols = context == Context::full ? std::min<std::int64_t>(b_.block_cols, s_.stage_cols[stage_]) : 0;
     if (vector_op_ && registers) in.out.flags |= kPad;
-    if (vector_op_ && registers && walking_only && !tile_ && b_.block_rows > 1 && b_.pitch - cols < kLanes) in.out.flags |= kFlat;
-    vector_op_ = false;
+    if (vector_op_ && registers && walking_only && !tile_ && !by_column_ && b_.block_rows > 1 && b_.pitch - cols < kLanes) {
+      in.out.flags |= kFlat;
+    }
+    vector_op_ = by_column_ = false;
     push(in);
   }
   static bool is_uniform(const Operand& o) { return o.base == 0 && o.stride == 0; }
@@ -621,12 +714,13 @@ class Lowering {
   std::vector<int> free_[2], free_rows_;
   std::vector<std::int64_t> row_slots_, row_last_, keep_at_;
   std::vector<Location> rows_, full_;  // where each value is: rows_ for uniform and row values
+  std::vector<int> pair_of_;  // the op that takes this one into its instruction
   std::vector<char> kept_, post_, read_;  // read_: by operand that moves
   std::vector<std::vector<char>> needs_;
 
   // the stage at hand
   int stage_ = 0, direct_store_ = -1;
-  bool vector_op_ = false;
+  bool vector_op_ = false, by_column_ = false;  // of the instruction at hand
   std::vector<int> items_, last_, temporary_;
   std::vector<std::pair<int, int>> sinks_;  // value and its reduction, in the order of the items
   std::size_t next_sink_ = 0;

@@ -9,11 +9,8 @@
 #include <bit>
 #include <cstring>
 
-#include "hwy/cache_control.h"
-
-#include "backend/cpu/vm/instr.h"
 #include "backend/cpu/vm/kernel_parts.h"
-#include "backend/cpu/vm/math-inl.h"
+#include "backend/cpu/vm/rows-inl.h"
 #include "backend/cpu/vm/philox.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -104,13 +101,6 @@ void copy(const Instr& in, const Frame& f) {
   for (int r = 0; r < f.rows; ++r, out = step(out, pitch(in.out, f)), a = step(a, pitch(in.a, f))) {
     std::memmove(out, a, static_cast<std::size_t>(f.cols) * 4);
   }
-}
-
-/// Elements before p is aligned to a whole vector, at most `cols`.
-HWY_INLINE int head_of(const void* p, int size, int cols) {
-  const auto past = reinterpret_cast<std::uintptr_t>(p) % (4 * hn::Lanes(df));
-  const int head = past == 0 ? 0 : static_cast<int>((4 * hn::Lanes(df) - past)) / size;
-  return head < cols ? head : cols;
 }
 
 void stream(const Instr& in, const Frame& f) {

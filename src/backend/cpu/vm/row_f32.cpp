@@ -9,9 +9,8 @@
 #define HWY_TARGET_INCLUDE "backend/cpu/vm/row_f32.cpp"
 #include "hwy/foreach_target.h"
 
-#include "backend/cpu/vm/instr.h"
 #include "backend/cpu/vm/kernel_parts.h"
-#include "backend/cpu/vm/math-inl.h"
+#include "backend/cpu/vm/rows-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace metal_candle::cpu::vm::HWY_NAMESPACE {
@@ -233,6 +232,43 @@ void select_kernel(const Instr& in, const Frame& f) {
   }
 }
 
+/// The column's index compared with a row value, without making indices of 64 bits: the row value is brought near the
+/// block first.
+template <class Op>
+struct ColumnCompare {
+  const std::int64_t* p;
+  std::int64_t row, col0;
+  VI limit, iota;
+  HWY_INLINE void next() {
+    std::int64_t near = *p - col0;
+    near = near < -2 ? -2 : near > (1 << 30) ? (1 << 30) : near;
+    limit = hn::Set(di, static_cast<std::int32_t>(near));
+    p = step(p, row);
+  }
+  HWY_INLINE F all(int c) const {
+    // Both are small integers: exact as floats up to 2^24, which a block never reaches, and the limit beyond is beyond.
+    return Op::apply(F(hn::ConvertTo(df, hn::Add(iota, hn::Set(di, c)))), F(hn::ConvertTo(df, limit)));
+  }
+  HWY_INLINE F some(int c, int) const { return all(c); }
+};
+template <class Op>
+void compare_column(const Instr& in, const Frame& f) {
+  ColumnCompare<Op> e{at<const std::int64_t>(in.b, f), pitch(in.b, f), f.col0, hn::Zero(di), hn::Iota(di, 0)};
+  e.next();
+  run_rows(e, in, f);
+}
+
+struct IntegerToFloat {
+  const std::int32_t* p;
+  std::int64_t row;
+  HWY_INLINE F all(int c) const { return F(hn::ConvertTo(df, hn::LoadU(di, p + c))); }
+  HWY_INLINE F some(int c, int n) const {
+    return F(hn::ConvertTo(df, bits(load_some(reinterpret_cast<const float*>(p) + c, static_cast<std::size_t>(n)))));
+  }
+  HWY_INLINE void next() { p = step(p, row); }
+};
+void i32_to_f32(const Instr& in, const Frame& f) { run_rows(IntegerToFloat{at<const std::int32_t>(in.a, f), pitch(in.a, f)}, in, f); }
+
 void fill(const Instr& in, const Frame& f) {
   const int n = static_cast<int>(hn::Lanes(df));
   float* out = at<float>(in.out, f);
@@ -264,6 +300,13 @@ void fill_row_f32(VectorKernels& table) {
   table.select[kSV] = select_kernel<kSV>;
   table.select[kSS] = select_kernel<kSS>;
   table.fill = fill;
+  table.i32_to_f32 = i32_to_f32;
+  table.compare_column[0] = compare_column<Op_equal>;
+  table.compare_column[1] = compare_column<Op_not_equal>;
+  table.compare_column[2] = compare_column<Op_less>;
+  table.compare_column[3] = compare_column<Op_less_equal>;
+  table.compare_column[4] = compare_column<Op_greater>;
+  table.compare_column[5] = compare_column<Op_greater_equal>;
 }
 
 }  // namespace metal_candle::cpu::vm::HWY_NAMESPACE

@@ -102,8 +102,11 @@ class Runner {
           f_.col0 = c;
           f_.cols = static_cast<int>(std::min<std::int64_t>(b_.block_cols, end - c));
           for (int i = stage.moving.begin; i < stage.moving.end; ++i) bases_[1 + i].ptr = origins_[i] + c * b_.moving[i].step;
-          if (b_.ahead_of == Body::kRows) fetch_ahead(stage, n, c, end);
-          execute(stage.loop);
+          if (!b_.ahead.empty() && find_ahead(stage, n, c, end)) {
+            execute_fetching(stage.loop);
+          } else {
+            execute(stage.loop);
+          }
           c += b_.block_cols;
         } while (c < end);
       }
@@ -111,23 +114,34 @@ class Runner {
     }
   }
 
-  /// Asks for what the block after this one reads, so that memory works while this one computes.
-  HWY_INLINE void fetch_ahead(const StageCode& stage, int n, std::int64_t c, std::int64_t end) {
+  /// What the block after this one reads first, if it is known: where to fetch from while this one computes.
+  bool find_ahead(const StageCode& stage, int n, std::int64_t c, std::int64_t end) {
     const bool first = &stage == &b_.stages.front(), last = &stage == &b_.stages.back();
     const bool columns = b_.ahead_of == Body::kColumns;
     if (columns && first && c + b_.block_cols < end) {
-      fetch(0, n, c + b_.block_cols, std::min<std::int64_t>(b_.block_cols, end - c - b_.block_cols));
-    } else if (last && ahead_rows_ > 0) {
-      fetch(n, static_cast<int>(ahead_rows_), columns ? 0 : c, f_.cols);
+      ahead_ = {0, n, c + b_.block_cols, std::min<std::int64_t>(b_.block_cols, end - c - b_.block_cols)};
+      return true;
+    }
+    ahead_ = {n, static_cast<int>(ahead_rows_), columns ? 0 : c, f_.cols};
+    return last && ahead_rows_ > 0;
+  }
+  /// A share of the rows' cache lines before each instruction: asked for all at once they keep other requests waiting.
+  void execute_fetching(Range range) {
+    const int parts = range.end - range.begin;
+    for (int part = 0; part < parts; ++part) {
+      fetch(part, parts);
+      const Instr& i = b_.code[range.begin + part];
+      i.fn(i, f_);
     }
   }
   // Inline: g++ 12 takes a function that only prefetches for one without effect, and drops its calls.
-  HWY_INLINE void fetch(int skip, int n, std::int64_t c, std::int64_t cols) {
+  HWY_INLINE void fetch(int part, int parts) {
     for (int i : b_.ahead) {
-      const std::int64_t stride = bases_[1 + i].stride, bytes = cols * b_.moving[i].step;
-      const char* p = origins_[i] + c * b_.moving[i].step + skip * stride;
-      for (int r = 0; r < n; ++r, p += stride) {
-        for (std::int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(p + at, 0, 3);
+      const std::int64_t stride = bases_[1 + i].stride, bytes = ahead_.cols * b_.moving[i].step;
+      const char* p = origins_[i] + ahead_.col * b_.moving[i].step + ahead_.skip * stride;
+      const std::int64_t begin = (bytes * part / parts) & ~std::int64_t{63}, end = part + 1 == parts ? bytes : (bytes * (part + 1) / parts) & ~std::int64_t{63};
+      for (int r = 0; r < ahead_.rows; ++r, p += stride) {
+        for (std::int64_t at = begin; at < end; at += 64) __builtin_prefetch(p + at, 0, 3);
       }
     }
   }
@@ -186,6 +200,10 @@ class Runner {
   Base* bases_;
   char** origins_;
   Frame f_{};
+  struct Ahead {
+    int skip, rows;
+    std::int64_t col, cols;
+  } ahead_{};
   std::int64_t ahead_rows_ = 0;  // rows of the block after this one
 };
 
