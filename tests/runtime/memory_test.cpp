@@ -1,0 +1,187 @@
+// Memory: a replay allocates nothing, a limit is an error and not a crash, nothing leaks after a failure.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include "metal_candle/autograd.hpp"
+#include "metal_candle/ops.hpp"
+#include "runtime/queue.h"
+#include "tests/runtime/probe.h"
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define MC_COUNTS_ALLOCATIONS 0
+#else
+#define MC_COUNTS_ALLOCATIONS 1
+#endif
+
+namespace {
+std::atomic<std::uint64_t> allocations{0};
+}
+
+#if MC_COUNTS_ALLOCATIONS
+// Every C++ allocation of this program, on every thread. The library calls malloc in no other way.
+void* operator new(std::size_t bytes) {
+  allocations.fetch_add(1, std::memory_order_relaxed);
+  if (void* p = std::malloc(bytes ? bytes : 1)) return p;
+  throw std::bad_alloc();
+}
+void* operator new(std::size_t bytes, std::align_val_t align) {
+  allocations.fetch_add(1, std::memory_order_relaxed);
+  const auto a = static_cast<std::size_t>(align);
+  if (void* p = std::aligned_alloc(a, (bytes + a - 1) / a * a)) return p;
+  throw std::bad_alloc();
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+#endif
+
+namespace metal_candle {
+namespace {
+
+/// A step of training: two layers, gradients, an update with a learning rate that changes every time.
+struct Loop {
+  LazyTensor w1 = randn({32, 64}, {.key = Key{1}}).eval(), w2 = randn({64, 8}, {.key = Key{2}}).eval();
+  Tensor x = randn({16, 32}, {.key = Key{3}}).eval(), y = Tensor::ones({16, 8});
+  std::vector<LazyTensor> roots = std::vector<LazyTensor>(3);
+
+  void record(int step) {
+    const LazyTensor e = matmul(tanh(matmul(x, w1) * 0.1f), w2) - y, loss = mean(e * e);
+    const Tensors g = grad(loss, {w1, w2});
+    const double lr = 0.01 / (step + 1);
+    roots = {loss, w1 - g[0] * lr, w2 - g[1] * lr};
+  }
+  void take_over() {
+    w1 = roots[1];
+    w2 = roots[2];
+  }
+};
+
+TEST(Allocation, AReplayAllocatesNothing) {
+  if (!MC_COUNTS_ALLOCATIONS) GTEST_SKIP() << "sanitizers allocate";
+  Loop loop;
+  double first = 0, last = 0;
+  for (int step = 0; step < 8; ++step) {
+    loop.record(step);
+    const test::Counted counted;
+    const std::uint64_t before = allocations, mapped = counters().memory_requests;
+    eval(loop.roots);
+    const std::uint64_t after = allocations;
+    if (step >= 1) {
+      EXPECT_EQ(after - before, 0u) << "in step " << step;
+      EXPECT_EQ(counters().memory_requests, mapped);
+      EXPECT_EQ(counted.compiled(), 0u);
+    }
+    last = Tensor(loop.roots[0]).item<float>();
+    if (step == 0) first = last;
+    loop.take_over();
+  }
+  EXPECT_LT(last, first);
+}
+
+TEST(Allocation, NeitherDoesAnAsynchronousOne) {
+  if (!MC_COUNTS_ALLOCATIONS) GTEST_SKIP() << "sanitizers allocate";
+  Loop loop;
+  AsyncRun run;
+  for (int step = 0; step < 8; ++step) {
+    loop.record(step);
+    EvalOptions options{.roots = loop.roots, .donate = {loop.w1, loop.w2}};
+    const std::uint64_t before = allocations, mapped = counters().memory_requests;
+    run = eval_async(std::move(options));
+    run.wait();
+    synchronize();
+    if (step >= 2) {  // the second step is the first with a donation of something computed
+      EXPECT_EQ(allocations - before, 0u) << "in step " << step;
+      EXPECT_EQ(counters().memory_requests, mapped);
+    }
+    loop.take_over();
+  }
+}
+
+TEST(Allocation, NeitherDoesAnEagerOne) {
+  if (!MC_COUNTS_ALLOCATIONS) GTEST_SKIP() << "sanitizers allocate";
+  const EagerMode eager;
+  const auto x = Tensor::ones({64});
+  for (int step = 0; step < 4; ++step) {
+    const std::uint64_t before = allocations;
+    const LazyTensor y = tanh(x * 2.0f) + x;
+    if (step >= 1) EXPECT_EQ(allocations - before, 0u) << "in step " << step;
+  }
+}
+
+// ---- limits
+// ------------------------------------------------------------------------------------------------------------
+
+class MemoryLimit : public testing::Test {
+ protected:
+  void SetUp() override {
+    synchronize();
+    trim_memory();
+    live = memory().live;
+  }
+  void TearDown() override { set_memory_limit(0); }
+  std::size_t live = 0;
+};
+
+constexpr std::int64_t kMany = 4 << 20;  // 16 MB of f32
+
+TEST_F(MemoryLimit, TooMuchIsATypedError) {
+  const auto x = Tensor::ones({1024});
+  set_memory_limit(live + (8 << 20));
+  const LazyTensor y = expand(reshape(x, {1024, 1}), {1024, kMany / 1024}) * 2;
+  try {
+    y.eval();
+    FAIL() << "nothing was thrown";
+  } catch (const OutOfMemory& e) {
+    EXPECT_EQ(e.kind(), ErrorKind::memory);
+    EXPECT_GE(e.bytes_asked(), static_cast<std::size_t>(kMany) * 4);
+  }
+  EXPECT_FALSE(y.is_evaluated());
+  set_memory_limit(0);
+  EXPECT_EQ(sum(y).eval().item<float>(), 2.0f * kMany);
+}
+
+TEST_F(MemoryLimit, NothingLeaksAfterAFailure) {
+  set_memory_limit(live + (40 << 20));
+  for (int i = 0; i < 5; ++i) {
+    // The second of these outputs does not fit; the first had been allocated.
+    const LazyTensor a = full({kMany}, 1.0), b = full({kMany}, 2.0), c = full({kMany}, 3.0);
+    EXPECT_THROW(eval({a, b, c}), OutOfMemory);
+    EXPECT_LE(memory().live, live + 4096) << "in round " << i;
+  }
+  const LazyTensor fits = full({kMany}, 1.0);
+  EXPECT_EQ(sum(fits).eval().item<float>(), static_cast<float>(kMany));
+}
+
+TEST_F(MemoryLimit, AnAsynchronousFailureSurfacesAtTheWait) {
+  set_memory_limit(live + (8 << 20));
+  {
+    const LazyTensor y = full({kMany}, 1.0);
+    const AsyncRun run = eval_async({.roots = {y}});
+    EXPECT_THROW(run.wait(), OutOfMemory);
+    EXPECT_THROW(Tensor(y).wait(), OutOfMemory);
+    EXPECT_THROW((y + 1).eval(), OutOfMemory);
+  }
+  synchronize();
+  EXPECT_LE(memory().live, live + 4096);
+}
+
+TEST_F(MemoryLimit, Figures) {
+  reset_peak_memory();
+  {
+    const LazyTensor y = full({kMany}, 1.0);
+    y.eval();
+    EXPECT_GE(memory().live, live + kMany * 4);
+  }
+  EXPECT_LE(memory().live, live + 4096);
+  EXPECT_GE(memory().peak, live + kMany * 4);
+  EXPECT_GE(memory().pool, static_cast<std::size_t>(kMany * 4));
+  trim_memory();
+  EXPECT_LT(memory().pool, static_cast<std::size_t>(kMany * 4));
+}
+
+}  // namespace
+}  // namespace metal_candle

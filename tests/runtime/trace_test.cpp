@@ -1,0 +1,122 @@
+// Traces: what ran, where and for how long.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdio>
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include "metal_candle/ops.hpp"
+#include "metal_candle/scope.hpp"
+#include "tests/runtime/probe.h"
+
+namespace metal_candle {
+namespace {
+
+TEST(TraceTest, KnowsWhatRan) {
+  const auto x = Tensor::ones({256, 256});
+  LazyTensor y;
+  {
+    const Scope scope("block.1");
+    y = matmul(x, x);
+  }
+  const LazyTensor z = sum(tanh(y));
+  std::vector<Trace::Event> events;
+  {
+    const Trace trace;
+    z.eval();
+    events = trace.events();
+  }
+  ASSERT_FALSE(events.empty());
+  double flops = 0;
+  bool scoped = false;
+  for (const Trace::Event& e : events) {
+    EXPECT_FALSE(e.name.empty());
+    EXPECT_LE(e.begin_ns, e.end_ns);
+    flops += e.flops;
+    scoped |= e.scope == "block.1";
+  }
+  EXPECT_GE(flops, 2.0 * 256 * 256 * 256);
+  EXPECT_TRUE(scoped);
+}
+
+TEST(TraceTest, OnlyWhileItLives) {
+  const auto x = Tensor::ones({16});
+  (x + 1).eval();
+  const Trace outer;
+  {
+    const Trace inner;
+    (x + 1).eval();
+    EXPECT_EQ(inner.events().size(), 1u);
+  }
+  (x + 1).eval();
+  EXPECT_EQ(outer.events().size(), 2u);
+}
+
+// Two independent operations, each of which waits until the other has begun: they finish only if both run at once.
+std::atomic<int> arrived{0};
+void meet(const KernelCall& c, int, std::int64_t) {
+  ++arrived;
+  for (int spins = 0; arrived < 2 && spins < 20000; ++spins)
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+  *c.outputs[0].as<float>() = static_cast<float>(arrived);
+}
+const CpuKernel meet_kernel{.run = meet, .tasks = test::one_task};
+const OpDef meet_def{.name = "meet",
+                     .kind = OpKind::kernel,
+                     .infer = [](const OpCall&, InferResult& r) { r.add(DType::f32, Shape{}); },
+                     .decompose = nullptr,
+                     .vjp = NoGrad{},
+                     .samples = nullptr,
+                     .cpu = &meet_kernel};
+
+TEST(TraceTest, IndependentBranchesOverlap) {
+  set_threads(2);
+  const LazyTensor a = record(meet_def, {Tensor::ones({1 << 18})}), b = record(meet_def, {Tensor::zeros({1 << 18})});
+  const Trace trace;
+  arrived = 0;
+  SCOPED_TRACE(explain({a, b}));
+  eval({a, b});
+  EXPECT_EQ(Tensor(a).item<float>(), 2);
+  EXPECT_EQ(Tensor(b).item<float>(), 2);
+  std::vector<Trace::Event> met;
+  for (const Trace::Event& e : trace.events())
+    if (e.name.find("meet") != std::string::npos) met.push_back(e);
+  ASSERT_EQ(met.size(), 2u);
+  EXPECT_NE(met[0].thread, met[1].thread);
+  EXPECT_LT(std::max(met[0].begin_ns, met[1].begin_ns), std::min(met[0].end_ns, met[1].end_ns));
+  set_threads(0);
+}
+
+TEST(TraceTest, ChromeJson) {
+  const std::string path = testing::TempDir() + "trace_test.json";
+  const Trace trace;
+  {
+    const Scope scope("a \"quoted\" name");  // names are no part of a plan's key: the first to compile it gives them
+    (Tensor::ones({1234}) + 1).eval();
+  }
+  trace.save(path);
+  std::ifstream in(path);
+  std::stringstream text;
+  text << in.rdbuf();
+  EXPECT_EQ(text.str(), trace.json());
+  for (const char* part : {R"("traceEvents":[)", R"("ph":"X")", R"("thread_name")", R"(a \"quoted\" name)"})
+    EXPECT_NE(text.str().find(part), std::string::npos) << part;
+  std::remove(path.c_str());
+  EXPECT_THROW(trace.save("/nonexistent/folder/trace.json"), UserError);
+}
+
+TEST(TraceTest, Profile) {
+  const auto x = Tensor::ones({1 << 18});
+  const Trace trace;
+  for (int i = 0; i < 3; ++i) (x * 2 + 1).eval();
+  const std::string text = trace.profile(10);
+  EXPECT_NE(text.find(trace.events()[0].name), std::string::npos) << text;
+  EXPECT_NE(text.find(" 3 "), std::string::npos) << text;
+  EXPECT_NE(text.find("copy: 10.0 GB/s"), std::string::npos) << text;
+  EXPECT_NE(trace.profile().find("copy: "), std::string::npos);
+}
+
+}  // namespace
+}  // namespace metal_candle
