@@ -1,0 +1,139 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <thread>
+
+#include "suite/machine.h"
+#include "suite/suite.h"
+
+namespace bench {
+namespace {
+
+constexpr double kSample = 1e-4;  // shorter calls are timed several at once
+constexpr auto kPause = std::chrono::milliseconds(15);
+
+}  // namespace
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+double median(std::vector<double> values) {
+  if (values.empty()) return std::numeric_limits<double>::quiet_NaN();
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  if (values.size() % 2) return *middle;
+  return (*middle + *std::max_element(values.begin(), middle)) / 2;
+}
+
+double median_call(const std::function<void()>& work, double budget) {
+  double begin = now();
+  work();
+  const int inner = std::clamp(static_cast<int>(kSample / std::max(now() - begin, 1e-9)), 1, 10'000);
+  std::vector<double> samples;
+  const double end = now() + budget;
+  do {
+    begin = now();
+    for (int i = 0; i < inner; ++i) work();
+    samples.push_back((now() - begin) / inner);
+  } while (now() < end);
+  return median(std::move(samples));
+}
+
+Contest& Contest::local(const std::string& name, std::function<void()> work) {
+  work();  // plans, packs, faults pages in
+  work();
+  contestants_.push_back({name, [work = std::move(work)](double budget) { return median_call(work, budget); }});
+  return *this;
+}
+
+Contest& Contest::peer(const PeerConfig& config, const std::string& work) {
+  Peer* peer = suite_.peers.get(config);
+  if (!peer) return *this;
+  const std::string answer = peer->ask("prepare " + work);
+  if (number_in(answer, "seconds")) {
+    contestants_.push_back({config.name(),
+                            [peer, work](double budget) {
+                              return number_in(peer->ask(fmt::format("run {} {}", work, budget)), "seconds")
+                                  .value_or(std::numeric_limits<double>::quiet_NaN());
+                            },
+                            peer->pid()});
+  } else if (!text_in(answer, "missing")) {
+    notes_.push_back(fmt::format("{} failed: {}", config.name(), text_in(answer, "error").value_or("no answer")));
+  }
+  return *this;
+}
+
+Contest& Contest::torch(const std::string& work, bool compile) {
+  for (const bool reuse : {false, true}) {
+    peer({PeerKind::torch_eager, reuse}, work);
+    if (compile) peer({PeerKind::torch_compile, reuse}, work);
+  }
+  return *this;
+}
+
+void Contest::take_turn(Contestant& c) const {
+  double best = std::numeric_limits<double>::quiet_NaN(), least = std::numeric_limits<double>::infinity();
+  for (int attempt = 0; attempt <= suite_.options.repeats(); ++attempt) {
+    std::this_thread::sleep_for(attempt ? kPause * 10 : kPause);
+    const auto before = processor_time();
+    const double peer_before = c.pid ? processor_time_of(c.pid) : 0, begin = now();
+    const double seconds = c.burst(suite_.options.burst_seconds());
+    const double wall = now() - begin;
+    const auto after = processor_time();
+    const double own = after.mine - before.mine + (c.pid ? processor_time_of(c.pid) - peer_before : 0);
+    // The counters tick every 10 ms, each processor's and each process's for itself.
+    const double others = std::max(0.0, after.machine - before.machine - own - 0.04) / wall;
+    if (others < least) {
+      least = others;
+      best = seconds;
+    }
+    if (others < 0.05) break;
+  }
+  c.rounds.push_back(best);
+  c.disturbed = std::max(c.disturbed, least);
+}
+
+void Contest::run() {
+  for (int round = 0; round < suite_.options.rounds(); ++round)
+    for (Contestant& c : contestants_) take_turn(c);
+}
+
+const Contest::Contestant* Contest::find(const std::string& name) const {
+  for (const Contestant& c : contestants_)
+    if (c.name == name) return &c;
+  return nullptr;
+}
+
+double Contest::seconds(const std::string& name) const {
+  const Contestant* c = find(name);
+  return c ? median(c->rounds) : std::numeric_limits<double>::quiet_NaN();
+}
+
+double Contest::ratio(const std::string& name, const std::string& other) const {
+  const Contestant *a = find(name), *b = find(other);
+  std::vector<double> ratios;
+  for (std::size_t i = 0; a && b && i < a->rounds.size(); ++i) ratios.push_back(b->rounds[i] / a->rounds[i]);
+  return median(std::move(ratios));
+}
+
+std::string Contest::fastest(const std::string& prefix) const {
+  std::string best;
+  for (const Contestant& c : contestants_)
+    if (c.name.rfind(prefix, 0) == 0 && (best.empty() || median(c.rounds) < seconds(best))) best = c.name;
+  return best;
+}
+
+void Contest::describe(Row& row) const {
+  double disturbed = 0;
+  for (const Contestant& c : contestants_) {
+    row.add(c.name, median(c.rounds), "s");
+    disturbed = std::max(disturbed, c.disturbed);
+  }
+  for (const std::string& n : notes_) row.note(n);
+  if (disturbed > 0.1) row.note(fmt::format("other processes took up to {:.1f} processors meanwhile", disturbed));
+}
+
+}  // namespace bench

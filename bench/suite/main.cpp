@@ -1,0 +1,132 @@
+// The project's benchmarks: what docs/benchmarks.md reports. `make bench` runs it.
+//
+//   bench_suite [--section NAME]... [--full] [--threads N] [--json FILE]
+//
+// METAL_CANDLE_PEERS_PYTHON names the Python that has PyTorch and MLX; without it the peers are left out.
+// METAL_CANDLE_COMMIT is what is being measured.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <exception>
+#include <metal_candle/runtime.hpp>
+#include <thread>
+
+#include "backend/cpu/gemm/gemm.h"
+#include "suite/machine.h"
+#include "suite/suite.h"
+#include "suite/team.h"
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace bench {
+namespace {
+
+struct Section {
+  const char* name;
+  void (*run)(Suite&);
+};
+constexpr Section kSections[] = {
+    {"limits", limits},
+    {"tiny", tiny},
+    {"plan", plan},
+    {"seeds", seeds},
+    {"linear", linear},
+    {"lora", lora},
+    {"rows", rows},
+    {"row_programs", row_programs},
+    {"cross_entropy", cross_entropy},
+    {"block", block},
+    {"block_memory", block_memory},
+};
+
+const char* environment(const char* name, const char* otherwise) {
+  const char* value = std::getenv(name);
+  return value && *value ? value : otherwise;
+}
+
+[[noreturn]] void usage() {
+  std::string names;
+  for (const Section& s : kSections) names += fmt::format(" {}", s.name);
+  fmt::print(stderr, "bench_suite [--section NAME]... [--full] [--threads N] [--json FILE]\nsections:{}\n", names);
+  std::exit(2);
+}
+
+void describe_run(Suite& suite) {
+  const Machine m = this_machine();
+  Report& r = suite.report;
+  r.fact("date", date_now());
+  r.fact("commit", environment("METAL_CANDLE_COMMIT", "unknown"));
+  r.fact("cpu", m.cpu);
+  r.fact("isa", m.isa);
+  r.fact("caches", m.caches);
+  r.fact("memory", m.memory);
+  r.fact("system", m.system);
+  r.fact("threads", fmt::format("{}", suite.options.threads));
+  r.fact("own GEMM", metal_candle::cpu::gemm_isa_name());
+  r.fact("mode", suite.options.full ? "full" : "quick");
+  for (const PeerKind kind : {PeerKind::torch_eager, PeerKind::mlx})
+    if (const Peer* peer = suite.peers.get({kind})) r.fact("peer", peer->version());
+  if (!suite.peers.available()) r.fact("peer", "none were run: `make bench-peers` installs them");
+  r.print_facts();
+}
+
+int run(const std::vector<std::string>& wanted, Options options) {
+  metal_candle::set_threads(options.threads);
+  team(options.threads);
+#ifdef _OPENMP
+  omp_set_num_threads(options.threads);
+#endif
+  const std::string log = options.json.empty() ? "/dev/null" : options.json + ".peers.log";
+  Suite suite{options, {}, Peers(environment("METAL_CANDLE_PEERS_PYTHON", ""), options.threads, log)};
+  describe_run(suite);
+  bool failed = false;
+  for (const Section& section : kSections) {
+    if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), section.name) == wanted.end()) continue;
+    try {
+      section.run(suite);
+    } catch (const std::exception& e) {
+      failed = true;
+      suite.report.add(Row{section.name, "stopped"}.note(e.what()));
+    }
+    metal_candle::trim_memory();
+    if (!options.json.empty()) suite.report.save(options.json);
+  }
+  suite.report.print_summary();
+  return failed ? 1 : 0;
+}
+
+}  // namespace
+}  // namespace bench
+
+int main(int argc, char** argv) {
+  bench::Options options;
+  options.threads = static_cast<int>(std::min(2u, std::max(1u, std::thread::hardware_concurrency())));
+  std::vector<std::string> sections;
+  std::string child;
+  for (int i = 1; i < argc; ++i) {
+    const std::string flag = argv[i];
+    if (flag == "--full") {
+      options.full = true;
+      continue;
+    }
+    if (++i >= argc) bench::usage();
+    if (flag == "--section") sections.push_back(argv[i]);
+    else if (flag == "--threads") options.threads = std::max(1, std::atoi(argv[i]));
+    else if (flag == "--json") options.json = argv[i];
+    else if (flag == "--child") child = argv[i];
+    else bench::usage();
+  }
+  for (const std::string& name : sections)
+    if (std::none_of(std::begin(bench::kSections), std::end(bench::kSections),
+                     [&](const auto& s) { return s.name == name; }))
+      bench::usage();
+  if (!child.empty()) {
+    metal_candle::set_threads(options.threads);
+    bench::block_memory_child(child);
+    return 0;
+  }
+  return bench::run(sections, options);
+}

@@ -1,0 +1,25 @@
+// What the memory of this machine gives: the best of several loops, tried once, then run again beside each row.
+#pragma once
+
+#include <functional>
+#include <string>
+
+namespace bench {
+
+/// A loop over `bytes` of memory; bandwidth is bytes / seconds.
+struct MemoryLoop {
+  std::string name;
+  double bytes = 0;
+  std::function<void()> run;
+};
+
+/// Reads 128 MiB.
+const MemoryLoop& best_read();
+/// Reads 128 MiB and writes them elsewhere; `bytes` counts both.
+const MemoryLoop& best_copy();
+
+/// Seconds that traffic needs: what is written beside as much reading at the copy's rate, the rest of the reading at
+/// the read's rate.
+double traffic_limit(double read_bytes, double written_bytes, double read_rate, double copy_rate);
+
+}  // namespace bench

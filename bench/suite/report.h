@@ -1,0 +1,68 @@
+// What a run found: rows of named values and checks against the project's bounds, as a table and as JSON.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace bench {
+
+/// "what must be at least (or at most) bound", and what it was.
+struct Check {
+  std::string what;
+  double value;
+  bool at_least;
+  double bound;
+  bool pass() const { return at_least ? value >= bound : value <= bound; }
+};
+
+struct Row {
+  std::string section, name;
+  struct Value {
+    std::string name, unit;
+    double value;
+  };
+  std::vector<Value> values;
+  std::vector<Check> checks;
+  std::vector<std::string> notes;
+
+  Row& add(std::string what, double value, std::string unit = {}) {
+    values.push_back({std::move(what), std::move(unit), value});
+    return *this;
+  }
+  Row& at_least(std::string what, double value, double bound) {
+    checks.push_back({std::move(what), value, true, bound});
+    return *this;
+  }
+  Row& at_most(std::string what, double value, double bound) {
+    checks.push_back({std::move(what), value, false, bound});
+    return *this;
+  }
+  Row& note(std::string text) {
+    notes.push_back(std::move(text));
+    return *this;
+  }
+};
+
+class Report {
+ public:
+  /// Facts about the run: machine, commit, date, versions of peers.
+  void fact(const std::string& name, const std::string& value);
+  /// Prints the row as one line and keeps it.
+  void add(Row row);
+  /// Prints how many checks passed, and those that did not.
+  void print_summary() const;
+  void print_facts() const;
+  /// Writes everything, by way of a temporary file.
+  void save(const std::string& path) const;
+
+ private:
+  std::vector<std::pair<std::string, std::string>> facts_;
+  std::vector<Row> rows_;
+};
+
+/// "1.234 ms", "56.7 GB/s": three or four digits and the unit.
+std::string readable(double value, const std::string& unit);
+
+}  // namespace bench

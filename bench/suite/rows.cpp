@@ -1,0 +1,100 @@
+// Row operations, named and written from primitives, forward and with their gradients.
+#include <fmt/format.h>
+
+#include "suite/memory_ceiling.h"
+#include "suite/ours.h"
+#include "suite/suite.h"
+
+namespace bench {
+namespace {
+
+using mc::LazyTensor;
+
+struct RowOp {
+  const char *name, *peer;
+  LazyTensor (*f)(const LazyTensor& x, const LazyTensor& w);
+  bool weight_gradient;
+  bool composed;  // of several of the peer's operations
+};
+
+LazyTensor softmax_by_hand(const LazyTensor& x, const LazyTensor&) {
+  const LazyTensor e = mc::exp(x - mc::max(x, {-1}, true));
+  return e / mc::sum(e, {-1}, true);
+}
+
+LazyTensor rms_by_hand(const LazyTensor& x, const LazyTensor& w) {
+  return x * mc::rsqrt(mc::mean(x * x, {-1}, true) + 1e-6) * w;
+}
+
+const RowOp kOps[] = {
+    {"softmax", "softmax", [](const LazyTensor& x, const LazyTensor&) { return mc::softmax(x, -1); }, false, false},
+    {"rms_norm", "rms_norm", [](const LazyTensor& x, const LazyTensor& w) { return mc::rms_norm(x, w, 1e-6); }, true,
+     false},
+    {"silu(x)*w", "silu_mul", [](const LazyTensor& x, const LazyTensor& w) { return mc::silu(x) * w; }, false, true},
+    {"gelu(x*w+w)", "gelu", [](const LazyTensor& x, const LazyTensor& w) { return mc::gelu_tanh(x * w + w); }, true,
+     true},
+    {"softmax from primitives", "softmax_by_hand", softmax_by_hand, false, true},
+    {"rms_norm from primitives", "rms_by_hand", rms_by_hand, true, true},
+};
+
+void one(Suite& suite, const RowOp& op, std::int64_t r, std::int64_t c, bool backward) {
+  const mc::Tensor x = random_tensor({r, c}), w = random_tensor({c}), dy = random_tensor({r, c});
+  const auto work = [&] {
+    const LazyTensor y = op.f(x, w);
+    if (!backward) {
+      y.eval();
+      return;
+    }
+    // PyTorch's forward makes y before its backward starts, so it is asked for here too.
+    std::vector<LazyTensor> roots =
+        mc::vjp({y}, {dy}, op.weight_gradient ? std::vector<LazyTensor>{x, w} : std::vector<LazyTensor>{x});
+    roots.push_back(y);
+    mc::eval(roots);
+  };
+  const bool large = r * c > (1 << 22);
+  Contest contest(suite);
+  contest.local("ours", work);
+  if (large) contest.local("copy", best_copy().run);
+  const std::string name = fmt::format("rows:{}:{}:{}:{}", op.peer, backward ? "bwd" : "fwd", r, c);
+  contest.torch(name, true).peer({PeerKind::mlx}, name).run();
+
+  Row row{"rows", fmt::format("{} [{},{}]{}", op.name, r, c, backward ? " fwd+bwd" : "")};
+  contest.describe(row);
+  if (large) {
+    // Forward: x in, y out. With gradients at least x and dy in, y and dx out.
+    const double bytes = static_cast<double>(r * c) * 4 * (backward ? 4 : 2);
+    const double fraction = contest.ratio("ours", "copy") * bytes / best_copy().bytes;
+    row.add("rate", bytes / contest.seconds("ours") * 1e-9, "GB/s");
+    row.add("of the best copy", fraction);
+    if (!backward) row.at_least("of the best copy", fraction, 0.8);
+  }
+  if (const auto compiled = contest.fastest("torch compile"); !compiled.empty())
+    row.at_least("x " + compiled, contest.ratio("ours", compiled), 1.3);
+  if (const auto eager = contest.fastest("torch eager"); !eager.empty()) {
+    if (op.composed) row.at_least("x " + eager, contest.ratio("ours", eager), 3);
+    else row.add("x " + eager, contest.ratio("ours", eager));
+  }
+  if (contest.has("mlx")) row.add("x mlx", contest.ratio("ours", "mlx"));
+  suite.report.add(row.note("kernels: " + kernels_of(work)));
+}
+
+}  // namespace
+
+void rows(Suite& suite) {
+  for (const auto& [r, c] : {std::pair<std::int64_t, std::int64_t>{128, 1024}, {8192, 4096}})
+    for (const bool backward : {false, true})
+      for (const RowOp& op : kOps) one(suite, op, r, c, backward);
+
+  // Named and written by hand side by side: the same kernel is the aim.
+  for (const auto& [named, by_hand] : {std::pair{0, 4}, {1, 5}}) {
+    const mc::Tensor x = random_tensor({8192, 4096}), w = random_tensor({4096});
+    Contest contest(suite);
+    contest.local("named", [&] { kOps[named].f(x, w).eval(); });
+    contest.local("from primitives", [&] { kOps[by_hand].f(x, w).eval(); }).run();
+    Row row{"rows", fmt::format("{} beside primitives", kOps[named].name)};
+    contest.describe(row);
+    suite.report.add(row.at_least("speed of primitives to named", contest.ratio("from primitives", "named"), 0.9));
+  }
+}
+
+}  // namespace bench
