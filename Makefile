@@ -38,7 +38,7 @@ test-slow: build ## The slow tests: an x86-64 without extensions, arm64, both em
 
 .PHONY: demo
 demo: build ## A lazy program: what it fuses, its plan, its speed, its trace
-	@build/examples/example_demo
+	@build/examples/example_demo build
 
 .PHONY: bench
 bench: ## Run the benchmarks (BENCH="names" picks, BENCH_ARGS="..." is passed on)

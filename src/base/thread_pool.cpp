@@ -1,9 +1,9 @@
 // A job's progress is one word: round in the upper half, next task in the lower. Claiming a task is an addition to it,
 // so a claim is always of the round that is open; whoever ends the last task of a round opens the next one.
 //
-// A helper enters a job through the gate, a word that says whether the job is open, for how many threads, how many came,
-// and how many are inside. The caller closes it when all rounds are done and waits for those inside, so nobody sees a
-// job whose memory is gone. Who comes first gets in: threads that are still hot do the small jobs.
+// A helper enters a job through the gate, a word that says whether the job is open, for how many threads, how many
+// came, and how many are inside. The caller closes it when all rounds are done and waits for those inside, so nobody
+// sees a job whose memory is gone. Who comes first gets in: threads that are still hot do the small jobs.
 #include "base/thread_pool.h"
 
 #include <sched.h>
@@ -127,7 +127,8 @@ class Pool {
 
   /// Wakes some helpers when more than those awake are wanted.
   void wake(int wanted) {
-    // Ordered after the epoch's change: a sleeper either is counted here or sees the new epoch (it counts itself first).
+    // Ordered after the epoch's change: a sleeper either is counted here or sees the new epoch (it counts itself
+    // first).
     const int asleep = sleepers_.load(std::memory_order_seq_cst);
     const int awake = employed_.load(std::memory_order_relaxed) - asleep;
     for (int i = std::min({asleep, wanted - awake, kWakers}); i > 0; --i) epoch_.notify_one();
@@ -171,7 +172,8 @@ class Pool {
     std::uint64_t gate = gate_.load(std::memory_order_relaxed);
     do {
       if ((gate & kOpen) == 0 || came(gate) >= limit_of(gate)) return 0;
-    } while (!gate_.compare_exchange_weak(gate, gate + kCame + 1, std::memory_order_acq_rel, std::memory_order_relaxed));
+    } while (
+        !gate_.compare_exchange_weak(gate, gate + kCame + 1, std::memory_order_acq_rel, std::memory_order_relaxed));
     return came(gate);
   }
 

@@ -282,6 +282,9 @@ Tensors attention_vjp(const VjpCall& c) {
 
 // ---- samples -------------------------------------------------------------------------------------------------------
 
+/// Scores, and what is added to them, are f32 or f64.
+LazyTensor bias_like_scores(const LazyTensor& t) { return t.dtype() == DType::f64 ? t : cast(t, DType::f32); }
+
 AttentionRule sample_rule(std::int64_t inputs, bool causal = true, std::int64_t window = 0, double softcap = 0) {
   AttentionRule rule(Attrs{0, 0, 0, 0, 0});
   rule.inputs = inputs;
@@ -308,10 +311,10 @@ void sample_attention(SampleSink& s) {
   s.add(qkv(7, 7), sample_rule(0).attrs());
   s.add(qkv(5, 9), sample_rule(0, false).attrs());
   s.add(qkv(11, 11), sample_rule(0, true, 4, 2.0).attrs());
-  s.add(with(qkv(5, 9), {s.normal({1, 5, 9})}), sample_rule(kBias, false).attrs());
+  s.add(with(qkv(5, 9), {bias_like_scores(s.normal({1, 5, 9}))}), sample_rule(kBias, false).attrs());
   s.add(with(qkv(9, 12), {integers({0, 4, 4, 9}), integers({0, 6, 8, 12}), integers({5, 1, 4})}),
         sample_rule(kQueryOffsets | kKeyOffsets | kKeyLengths).attrs());
-  s.add({s.normal({2, 6, 2, 4}), s.normal({2, 6, 2, 4}), s.normal({2, 6, 2, 4}), s.normal({2, 2, 6, 6})},
+  s.add({s.normal({2, 6, 2, 4}), s.normal({2, 6, 2, 4}), s.normal({2, 6, 2, 4}), bias_like_scores(s.normal({2, 2, 6, 6}))},
         sample_rule(kBias, true, 0, 1.5).attrs());
 }
 
@@ -328,7 +331,7 @@ void sample_attention_grad(SampleSink& s) {
   };
   add({s.normal({7, 4, 8}), s.normal({7, 2, 8}), s.normal({7, 2, 6})}, sample_rule(0));
   add({s.normal({2, 5, 2, 4}), s.normal({2, 5, 2, 4}), s.normal({2, 5, 2, 4})}, sample_rule(kBias, true, 3, 2.0),
-      {s.normal({1, 2, 5, 5})});
+      {bias_like_scores(s.normal({1, 2, 5, 5}))});
 }
 
 }  // namespace

@@ -11,8 +11,6 @@
 
 namespace metal_candle::ops {
 
-extern const OpDef linear_cross_entropy_grad_def;
-
 struct LinearCrossEntropyRule {
   std::int64_t ignore_index;
   double smoothing;

@@ -15,7 +15,8 @@ constexpr double kThreadNanoseconds = 4'000;  // less work than this does not pa
 std::size_t round_up(std::size_t x, std::size_t unit) { return (x + unit - 1) / unit * unit; }
 
 std::int64_t now() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
 }
 
 // Tiny plans run on any thread, at any time; each thread has memory for one of them.
@@ -71,7 +72,8 @@ void CpuExecutable::find_sources() {
   for (int i = 0; i < static_cast<int>(buffers.size()); ++i) {
     int at = i;
     // A result is bound to memory of its own in every run, which may or may not be that of a donated input.
-    while (buffers[static_cast<std::size_t>(at)].same_as >= 0 && buffers[static_cast<std::size_t>(at)].where != Where::output)
+    while (buffers[static_cast<std::size_t>(at)].same_as >= 0 &&
+           buffers[static_cast<std::size_t>(at)].where != Where::output)
       at = buffers[static_cast<std::size_t>(at)].same_as;
     const PlanBuffer& b = buffers[static_cast<std::size_t>(at)];
     switch (b.where) {
@@ -106,7 +108,8 @@ void CpuExecutable::add_round(std::vector<int>& steps, int pass) {
   // Long tasks first, so that the round does not end with one thread at work.
   const auto length = [&](int s) {
     const Step& step = *steps_[static_cast<std::size_t>(s)];
-    return pass < step.rounds() ? step.nanoseconds() / static_cast<double>(std::max<std::int64_t>(1, step.tasks(pass))) : 0;
+    return pass < step.rounds() ? step.nanoseconds() / static_cast<double>(std::max<std::int64_t>(1, step.tasks(pass)))
+                                : 0;
   };
   std::stable_sort(steps.begin(), steps.end(), [&](int a, int b) { return length(a) > length(b); });
   std::int64_t total = 0;
@@ -231,7 +234,8 @@ void CpuExecutable::report_failures() {
   }
   if (failed == nullptr) return;
   const std::string scope = failed->scope ? *failed->scope : std::string();
-  throw UserError(ErrorKind::index, (scope.empty() ? "" : scope + ": ") + failed->label + ": " + what, failed->label, scope);
+  throw UserError(ErrorKind::index, (scope.empty() ? "" : scope + ": ") + failed->label + ": " + what, failed->label,
+                  scope);
 }
 
 }  // namespace metal_candle::cpu

@@ -102,8 +102,12 @@ void MatmulCallStep::choose_packing(const Plan& plan) {
     const PlanBuffer& buffer = plan.buffers[static_cast<std::size_t>(side.buffer)];
     if (buffer.where != PlanBuffer::Where::leaf || shape_.extents.size() > WeightView::kMaxDims) continue;
     w.leaf = buffer.index;
-    w.view = {.n = shape_.n, .k = shape_.k[i], .row_stride = side.row_stride, .col_stride = side.col_stride,
-              .type = gemm_type(dtype_), .isa = gemm_isa_name()};
+    w.view = {.n = shape_.n,
+              .k = shape_.k[i],
+              .row_stride = side.row_stride,
+              .col_stride = side.col_stride,
+              .type = gemm_type(dtype_),
+              .isa = gemm_isa_name()};
     std::int64_t bytes = static_cast<std::int64_t>(w.view.entry_bytes());
     w.strides.assign(shape_.extents.size(), 0);
     for (std::size_t d = shape_.extents.size(); d-- > 0;) {

@@ -54,13 +54,13 @@ class MatmulCallStep final : public Step {
   GemmTiling tiling_;
   std::int64_t outer_ = 1;
   struct Weight {
-    int leaf = -1;      // packed if there is one
+    int leaf = -1;  // packed if there is one
     WeightView view;
     std::vector<std::int64_t> strides;  // per extent, in bytes of the packed form
   } weights_[2];
 
   // Per run.
-  const char* bases_[4] = {};    // of a, b, a2, b2
+  const char* bases_[4] = {};  // of a, b, a2, b2
   const char* packed_[2] = {};
   char* out_ = nullptr;
 };

@@ -10,7 +10,8 @@ namespace {
 
 struct PackedWeight final : PackedForm {
   explicit PackedWeight(const WeightView& v)
-      : view(v), bytes(std::max<std::size_t>(64, v.entry_bytes() * static_cast<std::size_t>(v.count()))),
+      : view(v),
+        bytes(std::max<std::size_t>(64, v.entry_bytes() * static_cast<std::size_t>(v.count()))),
         data(static_cast<char*>(base::pool_allocate(bytes))) {}
   ~PackedWeight() override { base::pool_free(data, bytes); }
   PackedWeight(const PackedWeight&) = delete;
@@ -52,13 +53,14 @@ void pack(const char* source, PackedWeight& to, int threads) {
   const std::int64_t parts = std::clamp<std::int64_t>(entry_bytes / kTaskBytes, 1, std::max<std::int64_t>(panels, 1));
   const std::int64_t element = v.type == GemmType::f64 ? 8 : v.type == GemmType::f32 ? 4 : 2;
   const auto tasks = static_cast<std::uint32_t>(parts * v.count());
-  base::parallel_for(tasks, std::min<int>(threads, static_cast<int>(std::min<std::uint32_t>(tasks, 4096))), [&](std::uint32_t task, int) {
-    const std::int64_t entry = task / parts, part = task % parts;
-    std::int64_t at = 0, index = entry;
-    for (int d = v.dims; d-- > 0; index /= v.extents[d]) at += index % v.extents[d] * v.strides[d];
-    pack_b(shape, {source + v.offset + at * element, v.row_stride, v.col_stride}, to.data + entry * entry_bytes,
-           panels * part / parts, panels * (part + 1) / parts);
-  });
+  base::parallel_for(tasks, std::min<int>(threads, static_cast<int>(std::min<std::uint32_t>(tasks, 4096))),
+                     [&](std::uint32_t task, int) {
+                       const std::int64_t entry = task / parts, part = task % parts;
+                       std::int64_t at = 0, index = entry;
+                       for (int d = v.dims; d-- > 0; index /= v.extents[d]) at += index % v.extents[d] * v.strides[d];
+                       pack_b(shape, {source + v.offset + at * element, v.row_stride, v.col_stride},
+                              to.data + entry * entry_bytes, panels * part / parts, panels * (part + 1) / parts);
+                     });
 }
 
 }  // namespace

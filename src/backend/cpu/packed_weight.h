@@ -21,8 +21,8 @@ struct WeightView {
   friend bool operator==(const WeightView&, const WeightView&) = default;
 };
 
-/// The packed form of this view of the buffer: found, or made with up to `threads` threads. Lives as long as the buffer.
-/// Throws OutOfMemory.
+/// The packed form of this view of the buffer: found, or made with up to `threads` threads. Lives as long as the
+/// buffer. Throws OutOfMemory.
 const char* packed_weight(Storage& storage, const WeightView& view, int threads);
 
 }  // namespace metal_candle::cpu

@@ -11,8 +11,8 @@ constexpr std::int64_t kTaskWork = 1 << 18;
 constexpr std::int64_t kBlock = 64;  // columns whose sums stay in L1
 
 template <class T>
-void product(const MatmulShape& s, const char* const bases[4], std::int64_t entry, std::int64_t row, std::int64_t row_end,
-             T* c) {
+void product(const MatmulShape& s, const char* const bases[4], std::int64_t entry, std::int64_t row,
+             std::int64_t row_end, T* c) {
   const T* from[4] = {};
   for (std::size_t i = 0; i < 4; ++i)
     if (s.k[i / 2] > 0) from[i] = reinterpret_cast<const T*>(bases[i]) + s.offset(s.sides[i], entry);
@@ -37,7 +37,8 @@ void product(const MatmulShape& s, const char* const bases[4], std::int64_t entr
 }  // namespace
 
 std::int64_t plain_rows(const MatmulShape& s) {
-  return std::clamp<std::int64_t>(kTaskWork / std::max<std::int64_t>(1, s.n * (s.k[0] + s.k[1])), 1, std::max<std::int64_t>(1, s.m));
+  return std::clamp<std::int64_t>(kTaskWork / std::max<std::int64_t>(1, s.n * (s.k[0] + s.k[1])), 1,
+                                  std::max<std::int64_t>(1, s.m));
 }
 
 void plain_product(DType dtype, const MatmulShape& s, const char* const bases[4], std::int64_t entry, std::int64_t row,

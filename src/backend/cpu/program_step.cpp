@@ -7,7 +7,8 @@ namespace metal_candle::cpu {
 
 double program_flops(const KernelProgram& program) {
   double values = 0;
-  for (const KStage& stage : program.stages) values += static_cast<double>(stage.end - stage.begin) * static_cast<double>(stage.cols);
+  for (const KStage& stage : program.stages)
+    values += static_cast<double>(stage.end - stage.begin) * static_cast<double>(stage.cols);
   return values * static_cast<double>(program.rows);
 }
 

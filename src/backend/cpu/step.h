@@ -27,9 +27,9 @@ class Step {
   // From shapes only.
   virtual int rounds() const { return 1; }
   virtual std::int64_t tasks(int round) const = 0;
-  virtual std::size_t scratch_bytes() const = 0;             // for each thread
-  virtual std::size_t shared_bytes() const { return 0; }     // one block for the step, in its phase
-  virtual double nanoseconds() const = 0;                    // on one thread, roughly
+  virtual std::size_t scratch_bytes() const = 0;          // for each thread
+  virtual std::size_t shared_bytes() const { return 0; }  // one block for the step, in its phase
+  virtual double nanoseconds() const = 0;                 // on one thread, roughly
 
   /// Whether bind does anything.
   virtual bool binds() const { return false; }
@@ -38,7 +38,9 @@ class Step {
   virtual void run(const RunFrame& frame, int round, std::int64_t task, void* scratch) = 0;
 
   /// What only the data showed, or null; forgets it.
-  virtual const char* take_failure() { return failure_.load(std::memory_order_relaxed) ? failure_.exchange(nullptr) : nullptr; }
+  virtual const char* take_failure() {
+    return failure_.load(std::memory_order_relaxed) ? failure_.exchange(nullptr) : nullptr;
+  }
   virtual bool fallible() const { return false; }
   void set_shared(void* shared) { shared_ = shared; }
 

@@ -29,6 +29,7 @@ const CpuKernel* builtin_kernel(const OpDef* op) {
       {&ops::attention_def, &attention_kernel},
       {&ops::attention_grad_def, &attention_grad_kernel},
       {&ops::linear_cross_entropy_def, &linear_cross_entropy_kernel},
+      {&ops::linear_cross_entropy_grad_def, &linear_cross_entropy_grad_kernel},
   };
   for (const auto& row : kRows)
     if (row.op == op) return row.kernel;

@@ -20,7 +20,7 @@
 namespace metal_candle::cpu::vm {
 
 inline constexpr int kLanes = 16;          // registers are padded to this many elements
-inline constexpr int kBlock = 512;        // elements of a block, at most
+inline constexpr int kBlock = 1024;        // elements of a block, at most
 inline constexpr int kReduceChunk = 1024;  // columns whose reduction is combined before it joins the total
 inline constexpr int kMaxDims = 16;
 
