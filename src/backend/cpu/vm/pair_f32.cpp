@@ -1,0 +1,124 @@
+// Two elementwise ops in one pass over a block, for pairs in which one is cheap enough that a pass of its own shows:
+// (a ∘ b) ∘ c for arithmetic, exp(a ∘ b), and f(a) · c. The same lane functions as one by one, hence the same bits.
+#include "backend/cpu/vm/targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/vm/pair_f32.cpp"
+#include "hwy/foreach_target.h"
+
+#include "backend/cpu/vm/kernel_parts.h"
+#include "backend/cpu/vm/rows-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace metal_candle::cpu::vm::HWY_NAMESPACE {
+namespace {
+
+struct Minus {  // the second operand less the first
+  static HWY_INLINE F apply(F x, F z) { return z - x; }
+};
+
+template <class First, Form kFirst, class Second, bool kWalks>
+struct Chain {
+  Input<kFirst != kSV> a;
+  Input<kFirst != kVS> b;
+  Input<kWalks> c;
+  HWY_INLINE F all(int i) const { return Second::apply(First::apply(a.all(i), b.all(i)), c.all(i)); }
+  HWY_INLINE F some(int i, int n) const { return Second::apply(First::apply(a.some(i, n), b.some(i, n)), c.some(i, n)); }
+  HWY_INLINE void next() {
+    a.next();
+    b.next();
+    c.next();
+  }
+};
+template <class First, Form kFirst, class Second>
+struct Inner {
+  Input<kFirst != kSV> a;
+  Input<kFirst != kVS> b;
+  HWY_INLINE F all(int i) const { return Second::apply(First::apply(a.all(i), b.all(i))); }
+  HWY_INLINE F some(int i, int n) const { return Second::apply(First::apply(a.some(i, n), b.some(i, n))); }
+  HWY_INLINE void next() {
+    a.next();
+    b.next();
+  }
+};
+template <class First, class Second, bool kWalks>
+struct Outer {
+  Input<true> a;
+  Input<kWalks> c;
+  HWY_INLINE F all(int i) const { return Second::apply(First::apply(a.all(i)), c.all(i)); }
+  HWY_INLINE F some(int i, int n) const { return Second::apply(First::apply(a.some(i, n)), c.some(i, n)); }
+  HWY_INLINE void next() {
+    a.next();
+    c.next();
+  }
+};
+
+template <class First, Form kFirst, class Second, bool kWalks>
+void chain(const Instr& in, const Frame& f) {
+  run_rows(Chain<First, kFirst, Second, kWalks>{{in.a, f}, {in.b, f}, {in.c, f}}, in, f);
+}
+template <class First, Form kFirst, class Second>
+void inner(const Instr& in, const Frame& f) {
+  run_rows(Inner<First, kFirst, Second>{{in.a, f}, {in.b, f}}, in, f);
+}
+template <class First, class Second, bool kWalks>
+void outer(const Instr& in, const Frame& f) {
+  run_rows(Outer<First, Second, kWalks>{{in.a, f}, {in.c, f}}, in, f);
+}
+
+struct Adder {
+  VectorKernels& table;
+  void add(Elementwise first, Form first_form, Elementwise second, PairForm form, Kernel kernel) {
+    table.pairs[table.pair_count++] = {first, first_form, second, form, kernel};
+  }
+  template <class First, Form kForm>
+  void arithmetic(Elementwise first) {
+    add(first, kForm, Elementwise::add, PairForm::then_v, chain<First, kForm, Op_add, true>);
+    add(first, kForm, Elementwise::add, PairForm::then_s, chain<First, kForm, Op_add, false>);
+    add(first, kForm, Elementwise::mul, PairForm::then_v, chain<First, kForm, Op_mul, true>);
+    add(first, kForm, Elementwise::mul, PairForm::then_s, chain<First, kForm, Op_mul, false>);
+    add(first, kForm, Elementwise::sub, PairForm::then_v, chain<First, kForm, Op_sub, true>);
+    add(first, kForm, Elementwise::sub, PairForm::then_s, chain<First, kForm, Op_sub, false>);
+    add(first, kForm, Elementwise::sub, PairForm::from_v, chain<First, kForm, Minus, true>);
+    add(first, kForm, Elementwise::sub, PairForm::from_s, chain<First, kForm, Minus, false>);
+    add(first, kForm, Elementwise::exp, PairForm::alone, inner<First, kForm, Op_exp>);
+    add(first, kForm, Elementwise::square, PairForm::alone, inner<First, kForm, Op_square>);
+  }
+  template <class First>
+  void scaled(Elementwise first) {
+    add(first, kVV, Elementwise::mul, PairForm::then_v, outer<First, Op_mul, true>);
+    add(first, kVV, Elementwise::mul, PairForm::then_s, outer<First, Op_mul, false>);
+  }
+};
+
+}  // namespace
+
+void fill_pair_f32(VectorKernels& table) {
+  Adder to{table};
+  to.arithmetic<Op_add, kVV>(Elementwise::add);
+  to.arithmetic<Op_add, kVS>(Elementwise::add);
+  to.arithmetic<Op_mul, kVV>(Elementwise::mul);
+  to.arithmetic<Op_mul, kVS>(Elementwise::mul);
+  to.arithmetic<Op_sub, kVV>(Elementwise::sub);
+  to.arithmetic<Op_sub, kVS>(Elementwise::sub);
+  to.arithmetic<Op_sub, kSV>(Elementwise::sub);
+  to.scaled<Op_exp>(Elementwise::exp);
+  to.scaled<Op_sigmoid>(Elementwise::sigmoid);
+  to.scaled<Op_silu>(Elementwise::silu);
+  to.scaled<Op_gelu>(Elementwise::gelu);
+  to.scaled<Op_gelu_tanh>(Elementwise::gelu_tanh);
+  to.scaled<Op_tanh>(Elementwise::tanh);
+  to.scaled<Op_silu_grad>(Elementwise::silu_grad);
+  to.scaled<Op_gelu_grad>(Elementwise::gelu_grad);
+  to.scaled<Op_gelu_tanh_grad>(Elementwise::gelu_tanh_grad);
+}
+
+}  // namespace metal_candle::cpu::vm::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace metal_candle::cpu::vm {
+HWY_EXPORT(fill_pair_f32);
+void fill_pair_f32(VectorKernels& table) { HWY_DYNAMIC_DISPATCH(fill_pair_f32)(table); }
+}  // namespace metal_candle::cpu::vm
+#endif

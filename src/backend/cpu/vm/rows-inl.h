@@ -1,0 +1,103 @@
+// The loop over a block that all elementwise f32 kernels share: whole vectors, then what is left of the row. With
+// kStream the results go past the caches, in whole aligned vectors.
+#if defined(MC_VM_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef MC_VM_ROWS_INL_H_
+#undef MC_VM_ROWS_INL_H_
+#else
+#define MC_VM_ROWS_INL_H_
+#endif
+
+#include "hwy/cache_control.h"
+
+#include "backend/cpu/vm/instr.h"
+#include "backend/cpu/vm/math-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace metal_candle::cpu::vm::HWY_NAMESPACE {
+
+/// Where an operand is, and how to read it: V along the columns, S once a row.
+template <bool kWalks>
+struct Input {
+  const float* p;
+  std::int64_t row;
+  Input() = default;
+  HWY_INLINE Input(const Operand& o, const Frame& f) : p(at<const float>(o, f)), row(pitch(o, f)) {}
+  HWY_INLINE F all(int c) const { return kWalks ? load(p + c) : k(*p); }
+  HWY_INLINE F some(int c, int n) const { return kWalks ? load_some(p + c, static_cast<std::size_t>(n)) : k(*p); }
+  HWY_INLINE void next() { p = step(p, row); }
+};
+
+/// Elements before p is aligned to a whole vector, at most `cols`.
+MC_INLINE int head_of(const void* p, int size, int cols) {
+  const auto past = reinterpret_cast<std::uintptr_t>(p) % (4 * hn::Lanes(df));
+  const int head = past == 0 ? 0 : static_cast<int>((4 * hn::Lanes(df) - past)) / size;
+  return head < cols ? head : cols;
+}
+
+/// `Expr` has all(c), some(c, n) and next(). The partial vectors are out of line: the loop is what matters.
+template <class Expr>
+HWY_NOINLINE void partial(const Expr& e, float* out, int c, int n) {
+  store_some(e.some(c, n), out + c, static_cast<std::size_t>(n));
+}
+
+template <class Expr>
+HWY_INLINE void run_rows(Expr e, const Instr& in, const Frame& f) {
+  const int n = static_cast<int>(hn::Lanes(df));
+  const unsigned flags = in.out.flags;
+  float* out = at<float>(in.out, f);
+  const auto out_row = pitch(in.out, f);
+  int rows = f.rows, cols = f.cols;
+  if (flags & kFlat) {
+    cols += (rows - 1) * f.row_pitch;
+    rows = 1;
+  }
+  if (flags & kPad) cols = (cols + n - 1) & -n;
+  for (int r = 0; r < rows; ++r) {
+    int c = 0;
+    if (flags & kStream) {
+      c = head_of(out, 4, cols);
+      if (c > 0) partial(e, out, 0, c);
+      for (; c + n <= cols; c += n) hn::Stream(e.all(c).v, df, out + c);
+    } else {
+      for (; c + n <= cols; c += n) store(e.all(c), out + c);
+    }
+    if (c < cols) partial(e, out, c, cols - c);
+    out = step(out, out_row);
+    e.next();
+  }
+}
+
+// Comparisons and logic give 0 or 1 in i32 registers, whose bits pass through float vectors untouched.
+struct Bits {
+  VF v;
+  friend HWY_INLINE Bits operator&(Bits a, Bits b) { return {hn::And(a.v, b.v)}; }
+  friend HWY_INLINE Bits operator|(Bits a, Bits b) { return {hn::Or(a.v, b.v)}; }
+  friend HWY_INLINE Bits operator^(Bits a, Bits b) { return {hn::Xor(a.v, b.v)}; }
+};
+MC_INLINE F truth(M m) { return from_bits(hn::IfThenElseZero(hn::RebindMask(di, m.m), hn::Set(di, 1))); }
+
+// One struct an op.
+#define MC_UNARY(name, domain, body, ...) \
+  struct Op_##name {                      \
+    using T = F;                          \
+    static HWY_INLINE F apply(F x) { return body; } \
+  };
+#define MC_BINARY(name, domain, body, ...) \
+  struct Op_##name {                       \
+    using T = F;                           \
+    static HWY_INLINE F apply(F x, F z) { return body; } \
+  };
+#define MC_COMPARE(name, body) \
+  struct Op_##name {           \
+    static HWY_INLINE F apply(F x, F z) { return truth(body); } \
+  };
+#define MC_LOGIC(name, body) \
+  struct Op_##name {         \
+    static HWY_INLINE F apply(F a, F b) { const Bits x{a.v}, z{b.v}; return (body).v; } \
+  };
+#include "metal_candle/elementwise.def"
+
+}  // namespace metal_candle::cpu::vm::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif
