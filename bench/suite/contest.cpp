@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <ctime>
 #include <limits>
 #include <memory>
 #include <thread>
@@ -20,6 +21,18 @@ constexpr auto kPause = std::chrono::milliseconds(15);
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
+namespace {
+bool processor_clock = false;
+}
+
+void count_processor_time(bool yes) { processor_clock = yes; }
+
+double stopwatch() {
+  timespec t;
+  clock_gettime(processor_clock ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
 double median(std::vector<double> values) {
   if (values.empty()) return std::numeric_limits<double>::quiet_NaN();
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
@@ -29,15 +42,15 @@ double median(std::vector<double> values) {
 }
 
 double median_call(const std::function<void()>& work, double budget) {
-  double begin = now();
+  double begin = stopwatch();
   work();
-  const int inner = std::clamp(static_cast<int>(kSample / std::max(now() - begin, 1e-9)), 1, 10'000);
+  const int inner = std::clamp(static_cast<int>(kSample / std::max(stopwatch() - begin, 1e-9)), 1, 10'000);
   std::vector<double> samples;
   const double end = now() + budget;
   do {
-    begin = now();
+    begin = stopwatch();
     for (int i = 0; i < inner; ++i) work();
-    samples.push_back((now() - begin) / inner);
+    samples.push_back((stopwatch() - begin) / inner);
   } while (now() < end);
   return median(std::move(samples));
 }
@@ -90,7 +103,8 @@ void Contest::take_turn(Contestant& c) const {
       least = others;
       best = seconds;
     }
-    if (others < 0.05) break;
+    if (attempt > 0) suite_.repeated += wall;
+    if (suite_.options.cpu_time || others < 0.05 || suite_.repeated > suite_.options.repeat_seconds()) break;
   }
   c.rounds.push_back(best);
   c.disturbed = std::max(c.disturbed, least);

@@ -1,6 +1,6 @@
 // The project's benchmarks: what docs/benchmarks.md reports. `make bench` runs it.
 //
-//   bench_suite [--section NAME]... [--full] [--threads N] [--json FILE]
+//   bench_suite [--section NAME]... [--full] [--threads N] [--cpu-time] [--json FILE]
 //
 // METAL_CANDLE_PEERS_PYTHON names the Python that has PyTorch and MLX; without it the peers are left out.
 // METAL_CANDLE_COMMIT is what is being measured.
@@ -50,7 +50,8 @@ const char* environment(const char* name, const char* otherwise) {
 [[noreturn]] void usage() {
   std::string names;
   for (const Section& s : kSections) names += fmt::format(" {}", s.name);
-  fmt::print(stderr, "bench_suite [--section NAME]... [--full] [--threads N] [--json FILE]\nsections:{}\n", names);
+  fmt::print(stderr, "bench_suite [--section NAME]... [--full] [--threads N] [--cpu-time] [--json FILE]\nsections:{}\n",
+             names);
   std::exit(2);
 }
 
@@ -66,7 +67,8 @@ void describe_run(Suite& suite) {
   r.fact("system", m.system);
   r.fact("threads", fmt::format("{}", suite.options.threads));
   r.fact("own GEMM", metal_candle::cpu::gemm_isa_name());
-  r.fact("mode", suite.options.full ? "full" : "quick");
+  r.fact("mode",
+         fmt::format("{}{}", suite.options.full ? "full" : "quick", suite.options.cpu_time ? ", processor time" : ""));
   for (const PeerKind kind : {PeerKind::torch_eager, PeerKind::mlx})
     if (const Peer* peer = suite.peers.get({kind})) r.fact("peer", peer->version());
   if (!suite.peers.available()) r.fact("peer", "none were run: `make bench-peers` installs them");
@@ -74,13 +76,14 @@ void describe_run(Suite& suite) {
 }
 
 int run(const std::vector<std::string>& wanted, Options options) {
+  count_processor_time(options.cpu_time);
   metal_candle::set_threads(options.threads);
   team(options.threads);
 #ifdef _OPENMP
   omp_set_num_threads(options.threads);
 #endif
   const std::string log = options.json.empty() ? "/dev/null" : options.json + ".peers.log";
-  Suite suite{options, {}, Peers(environment("METAL_CANDLE_PEERS_PYTHON", ""), options.threads, log)};
+  Suite suite{options, {}, Peers(environment("METAL_CANDLE_PEERS_PYTHON", ""), options.threads, options.cpu_time, log)};
   describe_run(suite);
   bool failed = false;
   for (const Section& section : kSections) {
@@ -108,8 +111,8 @@ int main(int argc, char** argv) {
   std::string child;
   for (int i = 1; i < argc; ++i) {
     const std::string flag = argv[i];
-    if (flag == "--full") {
-      options.full = true;
+    if (flag == "--full" || flag == "--cpu-time") {
+      (flag == "--full" ? options.full : options.cpu_time) = true;
       continue;
     }
     if (++i >= argc) bench::usage();
@@ -123,6 +126,7 @@ int main(int argc, char** argv) {
     if (std::none_of(std::begin(bench::kSections), std::end(bench::kSections),
                      [&](const auto& s) { return s.name == name; }))
       bench::usage();
+  if (options.cpu_time) options.threads = 1;
   if (!child.empty()) {
     metal_candle::set_threads(options.threads);
     bench::block_memory_child(child);

@@ -5,6 +5,7 @@
 #include <memory>
 #include <metal_candle/metal_candle.hpp>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -36,14 +37,15 @@ inline mc::Tensor frozen_weight(std::int64_t in, std::int64_t out, mc::DType dty
 
 inline std::string dtype_name(mc::DType dtype) { return std::string(mc::name(dtype)); }
 
-/// What `work` evaluated, as the names of the kernels that ran.
+/// The kernels that ran in `work`, each once, in order.
 template <class Work>
 std::string kernels_of(const Work& work) {
   const mc::Trace trace;
   work();
   std::string out;
+  std::set<std::string> seen;
   for (const mc::Trace::Event& e : trace.events())
-    if (e.bytes > 0 || e.flops > 0) out += (out.empty() ? "" : ", ") + e.name;
+    if ((e.bytes > 0 || e.flops > 0) && seen.insert(e.name).second) out += (out.empty() ? "" : ", ") + e.name;
   return out;
 }
 

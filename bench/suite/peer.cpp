@@ -22,13 +22,14 @@ const char* argument(PeerKind kind) {
 }
 
 /// The part of a child between fork and exec.
-[[noreturn]] void become(const std::string& python, const PeerConfig& config, int threads, const std::string& log,
-                         int in, int out) {
+[[noreturn]] void become(const std::string& python, const PeerConfig& config, int threads, bool cpu_time,
+                         const std::string& log, int in, int out) {
   dup2(in, 0);
   dup2(out, 1);
   if (const int err = open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0644); err >= 0) dup2(err, 2);
   setenv("THREADS", std::to_string(threads).c_str(), 1);
   setenv("OMP_NUM_THREADS", std::to_string(threads).c_str(), 1);
+  if (cpu_time) setenv("CPU_TIME", "1", 1);
   setenv("PYTHONDONTWRITEBYTECODE", "1", 1);
   if (config.reuse_heap) {
     setenv("MALLOC_MMAP_MAX_", "0", 1);
@@ -47,12 +48,12 @@ std::string PeerConfig::name() const {
   return reuse_heap ? base + ", heap reuse" : base;
 }
 
-Peer::Peer(const std::string& python, const PeerConfig& config, int threads, const std::string& log) {
+Peer::Peer(const std::string& python, const PeerConfig& config, int threads, bool cpu_time, const std::string& log) {
   std::signal(SIGPIPE, SIG_IGN);  // a peer that died is an empty answer
   int down[2], up[2];
   if (pipe2(down, O_CLOEXEC) != 0 || pipe2(up, O_CLOEXEC) != 0) return;
   pid_ = fork();
-  if (pid_ == 0) become(python, config, threads, log, down[0], up[1]);
+  if (pid_ == 0) become(python, config, threads, cpu_time, log, down[0], up[1]);
   close(down[0]);
   close(up[1]);
   to_ = fdopen(down[1], "w");
@@ -104,7 +105,7 @@ Peer* Peers::get(const PeerConfig& config) {
 }
 
 std::unique_ptr<Peer> Peers::fresh(const PeerConfig& config) const {
-  return std::make_unique<Peer>(python_, config, threads_, log_);
+  return std::make_unique<Peer>(python_, config, threads_, cpu_time_, log_);
 }
 
 }  // namespace bench

@@ -22,7 +22,7 @@ struct PeerConfig {
 class Peer {
  public:
   /// Starts the process; `python` has the peer's packages.
-  Peer(const std::string& python, const PeerConfig& config, int threads, const std::string& log);
+  Peer(const std::string& python, const PeerConfig& config, int threads, bool cpu_time, const std::string& log);
   ~Peer();
   Peer(const Peer&) = delete;
   Peer& operator=(const Peer&) = delete;
@@ -46,8 +46,8 @@ std::optional<std::string> text_in(const std::string& json, const std::string& k
 /// The peers of this run, each started when first asked for.
 class Peers {
  public:
-  Peers(std::string python, int threads, std::string log)
-      : python_(std::move(python)), threads_(threads), log_(std::move(log)) {}
+  Peers(std::string python, int threads, bool cpu_time, std::string log)
+      : python_(std::move(python)), threads_(threads), cpu_time_(cpu_time), log_(std::move(log)) {}
   /// Null where it cannot run.
   Peer* get(const PeerConfig& config);
   /// Another one, for a measurement that wants a process of its own.
@@ -59,6 +59,7 @@ class Peers {
  private:
   std::string python_;
   int threads_;
+  bool cpu_time_;
   std::string log_;
   std::map<PeerConfig, std::unique_ptr<Peer>> running_;
 };

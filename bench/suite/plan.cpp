@@ -64,11 +64,11 @@ void plan(Suite& suite) {
   for (int i = 0; i < (suite.options.full ? 9 : 5); ++i) {
     mc::clear_plan_cache();
     for (const bool seen : {false, true, true, true}) {
-      const double begin = now();
+      const double begin = stopwatch();
       const auto roots = step.record();
-      const double recorded = now();
+      const double recorded = stopwatch();
       mc::eval(roots);
-      (seen ? replay : first).push_back(now() - recorded);
+      (seen ? replay : first).push_back(stopwatch() - recorded);
       record.push_back(recorded - begin);
     }
   }

@@ -13,20 +13,27 @@ namespace bench {
 struct Options {
   bool full = false;
   int threads = 2;
+  /// With one thread: time is the processor's, which other programs on the machine disturb least.
+  bool cpu_time = false;
   std::string json;
   int rounds() const { return full ? 7 : 3; }
   double burst_seconds() const { return full ? 0.35 : 0.12; }
-  /// How often a burst that other processes disturbed is repeated.
+  /// How often a burst that other processes disturbed is repeated, and the seconds of a run that may go into that.
   int repeats() const { return full ? 8 : 3; }
+  double repeat_seconds() const { return full ? 180 : 30; }
 };
 
 struct Suite {
   Options options;
   Report report;
   Peers peers;
+  double repeated = 0;  // seconds spent so far on repeating bursts
 };
 
 double now();
+/// `now`, or the process's processor time where the run wants that.
+double stopwatch();
+void count_processor_time(bool yes);
 double median(std::vector<double> values);
 /// Median seconds a call in a burst of about `budget` seconds; short calls are timed several at once.
 double median_call(const std::function<void()>& work, double budget);

@@ -24,20 +24,20 @@ void tiny(Suite& suite) {
   for (int i = 0; i < 5; ++i) {
     mc::clear_plan_cache();
     const mc::LazyTensor y = chain(x);
-    const double begin = now();
+    const double begin = stopwatch();
     y.eval();
-    first.push_back(now() - begin);
+    first.push_back(stopwatch() - begin);
   }
   for (int i = 0; i < turns; ++i) {
-    const double begin = now();
+    const double begin = stopwatch();
     mc::LazyTensor y = chain(x);
-    const double recorded = now();
+    const double recorded = stopwatch();
     y.eval();
-    const double executed = now();
+    const double executed = stopwatch();
     y = {};
     record.push_back((recorded - begin) / ops);
     execute.push_back((executed - recorded) / ops);
-    drop.push_back((now() - executed) / ops);
+    drop.push_back((stopwatch() - executed) / ops);
   }
 
   Contest contest(suite);

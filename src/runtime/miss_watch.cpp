@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "runtime/runtime.h"
@@ -45,7 +46,8 @@ void note_hit(const Capture& capture) {
 }
 
 void note_miss(const Capture& capture) {
-  if (!same_ops(capture)) {
+  // Equal words: only roots or passes differ, which a program does on purpose.
+  if (!same_ops(capture) || std::ranges::equal(last.words, node_words(capture))) {
     last.in_a_row = 1;
     last.warned = false;
     remember(capture);
