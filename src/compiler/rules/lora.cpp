@@ -1,7 +1,7 @@
 // LoRA: x·W + s·((x·A)·B)  =  [x | t]·[W ; B]  with t = s·(x·A)
 //
 // The scale moves to the narrow side, and the second product becomes a second K segment of the first: the adapter costs
-// its operations and no pass over the result. The gradient dy·Wᵀ + s·((dy·Bᵀ)·Aᵀ) has the same form.
+// its operations and no pass over the result. In a longer sum any product may take any such term. The gradient dy·Wᵀ + s·((dy·Bᵀ)·Aᵀ) has the same form.
 #include "compiler/rewrite.h"
 #include "ops/table.h"
 
@@ -9,6 +9,7 @@ namespace metal_candle {
 namespace {
 
 constexpr std::int64_t kMaxRank = 512;
+constexpr int kMaxDepth = 8;
 
 void no_infer(const OpCall&, InferResult&) {}
 
@@ -32,7 +33,7 @@ class LoraFolder {
   static bool is(const GraphNode& n, Elementwise op) {
     return n.op->kind == OpKind::elementwise && n.op->code == static_cast<std::uint16_t>(op);
   }
-  bool used_once(int id) const { return old_uses_[static_cast<std::size_t>(id)] == 1; }
+  bool used_once(int id) const { return static_cast<std::size_t>(id) < old_uses_.size() && old_uses_[static_cast<std::size_t>(id)] == 1; }
 
   /// The product behind reshapes that are used once, or -1.
   int product(int id) {
@@ -40,30 +41,75 @@ class LoraFolder {
     return rewriter_.node(id).op == &ops::matmul_def && used_once(id) ? id : -1;
   }
 
+  /// A low-rank term behind its scale and reshapes; `low` is -1 where there is none.
+  struct Term {
+    int low = -1, scale = -1;
+  };
+  Term low_term(int id) {
+    Term t;
+    while (rewriter_.node(id).op == &ops::reshape_def && used_once(id)) id = rewriter_.node(id).inputs[0];
+    if (is(rewriter_.node(id), Elementwise::mul) && used_once(id))
+      for (int k = 0; k < 2 && t.scale < 0; ++k) {
+        const int number = rewriter_.node(id).inputs[static_cast<std::size_t>(k)];
+        if (rewriter_.node(number).shape.numel() != 1 || rewriter_.node(id).shape.numel() == 1) continue;
+        t.scale = number;
+        id = rewriter_.node(id).inputs[static_cast<std::size_t>(1 - k)];
+      }
+    t.low = product(id);
+    return t;
+  }
+
   int fold(const GraphNode& n) {
     if (!is(n, Elementwise::add) || !is_float(n.dtype)) return -1;
-    for (int side = 0; side < 2; ++side) {
-      const int base = product(n.inputs[static_cast<std::size_t>(side)]);
-      int term = n.inputs[static_cast<std::size_t>(1 - side)];
-      if (base < 0 || rewriter_.node(term).dtype != n.dtype) continue;
-      while (rewriter_.node(term).op == &ops::reshape_def && used_once(term)) term = rewriter_.node(term).inputs[0];
-      int scale = -1;
-      if (is(rewriter_.node(term), Elementwise::mul) && used_once(term))
-        for (int k = 0; k < 2 && scale < 0; ++k)
-          if (rewriter_.node(rewriter_.node(term).inputs[static_cast<std::size_t>(k)]).shape.numel() == 1 && rewriter_.node(term).shape.numel() != 1) {
-            scale = rewriter_.node(term).inputs[static_cast<std::size_t>(k)];
-            term = rewriter_.node(term).inputs[static_cast<std::size_t>(1 - k)];
-          }
-      const int low = product(term);
-      if (low < 0 || low == base) continue;
-      const int made = join(n, base, low, scale);
+    for (std::size_t side = 0; side < 2; ++side) {
+      const int term = n.inputs[side], rest = n.inputs[1 - side];
+      if (rewriter_.node(rest).dtype != n.dtype || rewriter_.node(term).dtype != n.dtype) continue;
+      const int made = pair(n, term, rest);
+      if (made >= 0) return made;
+    }
+    for (std::size_t side = 0; side < 2; ++side) {
+      const int made = reach_in(n, n.inputs[side], n.inputs[1 - side], 0);
       if (made >= 0) return made;
     }
     return -1;
   }
 
+  /// One of the two is a product, the other a low-rank term of the same extents.
+  int pair(const GraphNode& n, int x, int y) {
+    for (int swap = 0; swap < 2; ++swap, std::swap(x, y)) {
+      const int base = product(x);
+      if (base < 0) continue;
+      const Term t = low_term(y);
+      if (t.low < 0 || t.low == base) continue;
+      const int made = join(n, base, t.low, t.scale);
+      if (made >= 0) return made;
+    }
+    return -1;
+  }
+
+  /// term + ((a + b) + ..) where a product in the sum and the term are a pair: sums of gradients come in any order.
+  int reach_in(const GraphNode& n, int term, int sum, int depth) {
+    const GraphNode s = rewriter_.node(sum);
+    if (depth == kMaxDepth || !is(s, Elementwise::add) || !used_once(sum) || !(s.shape == n.shape) || s.dtype != n.dtype) return -1;
+    for (std::size_t side = 0; side < 2; ++side) {
+      const int inner = s.inputs[side], other = s.inputs[1 - side];
+      if (!(rewriter_.node(inner).shape == n.shape) || !(rewriter_.node(other).shape == n.shape)) continue;
+      int made = pair(n, term, inner);
+      if (made < 0) made = reach_in(n, term, inner, depth + 1);
+      if (made < 0) continue;
+      mark_used_once(made);
+      return rewriter_.add(make_like(n, *n.op, n.dtype, n.shape, {other, made}));
+    }
+    return -1;
+  }
+  void mark_used_once(int id) {
+    if (static_cast<std::size_t>(id) >= old_uses_.size()) old_uses_.resize(static_cast<std::size_t>(id) + 1, 0);
+    old_uses_[static_cast<std::size_t>(id)] = 1;
+  }
+
   int join(const GraphNode& n, int base, int low, int scale) {
     const GraphNode w = rewriter_.node(base), t = rewriter_.node(low);
+    if (w.op != &ops::matmul_def || t.op != &ops::matmul_def) return -1;
     const Shape a2 = rewriter_.node(t.inputs[0]).shape, b2 = rewriter_.node(t.inputs[1]).shape;
     const Shape a = rewriter_.node(w.inputs[0]).shape, b = rewriter_.node(w.inputs[1]).shape;
     const std::int64_t rank = a2.dim(-1), k = a.dim(-1);
