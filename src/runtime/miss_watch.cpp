@@ -10,6 +10,9 @@
 namespace metal_candle {
 namespace {
 
+// Smaller graphs compile in tens of microseconds, and programs make many of them once: tables, initial values.
+constexpr std::size_t kWorthWarning = 8;
+
 struct LastMiss {
   std::size_t nodes = 0;
   int in_a_row = 0;
@@ -46,6 +49,7 @@ void note_hit(const Capture& capture) {
 }
 
 void note_miss(const Capture& capture) {
+  if (capture.nodes.size() < kWorthWarning) return;
   // Equal words: only roots or passes differ, which a program does on purpose.
   if (!same_ops(capture) || std::ranges::equal(last.words, node_words(capture))) {
     last.in_a_row = 1;
