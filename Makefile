@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 PRESET ?= $(if $(CI),ci,release)
 JOBS ?= $(shell nproc)
 PREFIX ?= /usr/local
-# What `make bench` runs: BENCH="rows tiny" picks programs, BENCH_ARGS goes to each.
+# What `make bench` runs: the suite, unless BENCH="overhead vm_rows" names programs; BENCH_ARGS goes to each.
 BENCH ?=
 BENCH_ARGS ?=
 # What `make lint` looks at; all of the project's files unless named.
@@ -41,7 +41,7 @@ demo: build ## A lazy program: what it fuses, its plan, its speed, its trace
 	@build/examples/example_demo build
 
 .PHONY: bench
-bench: ## Run the benchmarks (BENCH="names" picks, BENCH_ARGS="..." is passed on)
+bench: ## Run the benchmarks (BENCH="names" picks programs, BENCH_ARGS="--section rows" goes to them)
 	@tools/setup.sh build test bench
 	@$(call configure,$(PRESET))
 	@$(call compile,$(PRESET)) --target benches

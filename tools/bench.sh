@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the built benchmarks one after another: tools/bench.sh "[name...]" [arguments for each]. The programs print the
+# Runs built benchmarks, the suite unless others are named: tools/bench.sh "[name...]" [arguments for each]. The programs print the
 # machine and what they measure; the commit they cannot know, nor where the peers live, so both come by environment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,12 +14,7 @@ else
   echo "# No peers: \`make bench-peers\` installs them. Ratios to peers are left out."
 fi
 
-if [[ ${#names[@]} -eq 0 ]]; then
-  for program in build/bench/bench_*; do
-    [[ -f $program && -x $program ]] && names+=("${program#build/bench/bench_}")
-  done
-fi
-[[ ${#names[@]} -gt 0 ]] || { echo "bench.sh: no benchmark was built" >&2; exit 1; }
+[[ ${#names[@]} -gt 0 ]] || names=(suite)
 
 failed=()
 for name in "${names[@]}"; do
