@@ -170,7 +170,7 @@ void CpuExecutable::resolve(const Bindings& bindings, char* arena) {
     void*& to = buffers_[static_cast<std::size_t>(s.buffer)];
     if (s.where == PlanBuffer::Where::leaf) to = bindings.leaf_data[index];
     else if (s.where == PlanBuffer::Where::output) to = bindings.output_data[index];
-    else to = const_cast<std::uint64_t*>(&bindings.slots[index]);
+    else to = const_cast<std::uint64_t*>(bindings.slots.data() + index);
   }
 }
 
