@@ -142,7 +142,7 @@ void CpuExecutable::run(const Bindings& bindings, std::vector<TaskTime>* times) 
     std::lock_guard lock(workspace_->mutex);
     run_in(*workspace_, bindings);
   }
-  if (traced_) collect_times(*times);
+  if (times != nullptr) collect_times(*times);
   if (!fallible_steps_.empty()) report_failures();
 }
 
