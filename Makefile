@@ -10,9 +10,12 @@ MAKEFLAGS += --no-print-directory
 PRESET ?= $(if $(CI),ci,release)
 JOBS ?= $(shell nproc)
 PREFIX ?= /usr/local
-# What `make bench` runs: the suite, unless BENCH="overhead vm_rows" names programs; BENCH_ARGS goes to each.
+# What `make bench` runs: the suite (SECTION="rows tiny" picks sections, FULL=1 measures longer), unless
+# BENCH="overhead vm_rows" names programs; BENCH_ARGS goes to each.
+SECTION ?=
+FULL ?=
 BENCH ?=
-BENCH_ARGS ?=
+BENCH_ARGS ?= $(addprefix --section ,$(SECTION)) $(if $(FULL),--full)
 # What `make lint` looks at; all of the project's files unless named.
 FILES ?=
 
@@ -41,10 +44,10 @@ demo: build ## A lazy program: what it fuses, its plan, its speed, its trace
 	@build/examples/example_demo build
 
 .PHONY: bench
-bench: ## Run the benchmarks (BENCH="names" picks programs, BENCH_ARGS="--section rows" goes to them)
+bench: ## Run the benchmark suite into build/bench.json (SECTION="rows tiny", FULL=1; BENCH="overhead": other programs)
 	@tools/setup.sh build test bench
 	@$(call configure,$(PRESET))
-	@$(call compile,$(PRESET)) --target benches
+	@$(call compile,$(PRESET)) --target $(if $(BENCH),benches,bench_suite)
 	@tools/bench.sh "$(BENCH)" $(BENCH_ARGS)
 
 .PHONY: bench-peers

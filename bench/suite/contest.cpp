@@ -147,7 +147,8 @@ void Contest::describe(Row& row) const {
     disturbed = std::max(disturbed, c.disturbed);
   }
   for (const std::string& n : notes_) row.note(n);
-  if (disturbed > 0.1) row.note(fmt::format("other processes took up to {:.1f} processors meanwhile", disturbed));
+  if (disturbed > 0.1 && !suite_.options.cpu_time)
+    row.note(fmt::format("other processes took up to {:.1f} processors meanwhile", disturbed));
 }
 
 }  // namespace bench

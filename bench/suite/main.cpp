@@ -2,6 +2,7 @@
 //
 //   bench_suite [--section NAME]... [--full] [--threads N] [--cpu-time] [--json FILE]
 //
+// The results are written to FILE, bench.json in the build folder unless named, and printed.
 // METAL_CANDLE_PEERS_PYTHON names the Python that has PyTorch and MLX; without it the peers are left out.
 // METAL_CANDLE_COMMIT is what is being measured.
 #include <fmt/format.h>
@@ -82,8 +83,8 @@ int run(const std::vector<std::string>& wanted, Options options) {
 #ifdef _OPENMP
   omp_set_num_threads(options.threads);
 #endif
-  const std::string log = options.json.empty() ? "/dev/null" : options.json + ".peers.log";
-  Suite suite{options, {}, Peers(environment("METAL_CANDLE_PEERS_PYTHON", ""), options.threads, options.cpu_time, log)};
+  const std::string python = environment("METAL_CANDLE_PEERS_PYTHON", "");
+  Suite suite{options, {}, Peers(python, options.threads, options.cpu_time, options.json + ".peers.log")};
   describe_run(suite);
   bool failed = false;
   for (const Section& section : kSections) {
@@ -95,7 +96,7 @@ int run(const std::vector<std::string>& wanted, Options options) {
       suite.report.add(Row{section.name, "stopped"}.note(e.what()));
     }
     metal_candle::trim_memory();
-    if (!options.json.empty()) suite.report.save(options.json);
+    suite.report.save(options.json);  // after each section, so that a run that is cut short leaves what it has
   }
   suite.report.print_summary();
   return failed ? 1 : 0;
@@ -106,6 +107,7 @@ int run(const std::vector<std::string>& wanted, Options options) {
 
 int main(int argc, char** argv) {
   bench::Options options;
+  options.json = METAL_CANDLE_BENCH_JSON;
   options.threads = static_cast<int>(std::min(2u, std::max(1u, std::thread::hardware_concurrency())));
   std::vector<std::string> sections;
   std::string child;
