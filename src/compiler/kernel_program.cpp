@@ -11,7 +11,9 @@ RegType reg_type(DType dtype) {
   switch (dtype) {
     case DType::f64: return RegType::f64;
     case DType::i64: return RegType::i64;
-    case DType::f32: case DType::f16: case DType::bf16: return RegType::f32;
+    case DType::f32:
+    case DType::f16:
+    case DType::bf16: return RegType::f32;
     default: return RegType::i32;
   }
 }
@@ -20,9 +22,10 @@ namespace {
 
 constexpr std::array<std::string_view, 4> kTypes = {"f32", "f64", "i32", "i64"};
 constexpr std::array<std::string_view, 22> kOps = {
-    "load", "literal", "slot", "map", "select", "logical_not", "cast", "row_index", "col_index", "random_uniform",
-    "random_normal", "reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_argmax", "reduce_argmin", "store",
-    "col_sum", "col_max", "col_min", "col_prod"};
+    "load",        "literal",       "slot",           "map",           "select",     "logical_not", "cast",
+    "row_index",   "col_index",     "random_uniform", "random_normal", "reduce_sum", "reduce_max",  "reduce_min",
+    "reduce_prod", "reduce_argmax", "reduce_argmin",  "store",         "col_sum",    "col_max",     "col_min",
+    "col_prod"};
 
 void print_access(std::ostream& out, const KAccess& a) {
   out << " b" << a.buffer << ':' << name(a.dtype) << '[' << a.offset;

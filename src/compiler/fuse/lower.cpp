@@ -135,7 +135,7 @@ class UnitLowering {
     if (!plain) throw InternalError("iota behind a view that is not understood");
     if (full && !one_stride(shape, along, cols_now_)) return written_index(base, shape, along);
     const int id = builder_.index(shape, along, full, full ? cols_now_ : 1);
-    return reg_type(base.dtype) == RegType::i64 ? id : cast(id, reg_type(base.dtype));
+    return raw_index_ || reg_type(base.dtype) == RegType::i64 ? id : cast(id, reg_type(base.dtype));
   }
 
   int load(int in, const Shape& strides, const Shape& shape, bool full) {
@@ -439,10 +439,30 @@ class UnitLowering {
     RegType type = in_type;
     for (const int in : n.inputs)
       if (node(view(in).base).op->kind != OpKind::scalar) type = reg_type(node(in).dtype);
+    if (compares_index(n)) {
+      // An index is compared as it is counted, in i64; the other side, mostly one a row, is widened instead.
+      raw_index_ = true;
+      v.a = wide(operand(n, 0, n.shape, full, type));
+      v.b = wide(operand(n, 1, n.shape, full, type));
+      raw_index_ = false;
+      return finish();
+    }
     v.a = operand(n, 0, n.shape, full, type);
     if (n.inputs.size() > 1) v.b = operand(n, 1, n.shape, full, type);
     return finish();
   }
+
+  bool compares_index(const GraphNode& n) const {
+    if (n.inputs.size() != 2 || n.dtype != DType::boolean || n.op->code >= static_cast<std::uint16_t>(Elementwise::kCount)) return false;
+    bool index = false;
+    for (const int in : n.inputs) {
+      const GraphNode& base = node(view(in).base);
+      if (!is_integer(base.dtype)) return false;
+      index |= base.op->kind == OpKind::elementwise && base.op->code == ops::kIota;
+    }
+    return index;
+  }
+  int wide(int id) { return builder_.value(id).type == RegType::i64 ? id : cast(id, RegType::i64); }
 
   int cast_node(const GraphNode& n, bool full) {
     const GraphNode& from = node(n.inputs[0]);
@@ -532,6 +552,7 @@ class UnitLowering {
   std::int64_t cols_now_ = 1;
   std::int64_t batch_ = 1, chunks_ = 1;
   int columns_ = 0, tile_ = -1;
+  bool raw_index_ = false;
   std::map<int, int> values_;
   std::map<std::pair<std::pair<int, std::int64_t>, std::pair<std::vector<std::int64_t>, std::vector<std::int64_t>>>, int> loads_;
   std::vector<PlanStep> steps_, endings_;

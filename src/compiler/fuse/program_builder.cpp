@@ -221,12 +221,32 @@ void ProgramBuilder::write_index(const PendingIndex& pending) {
   }
   KValue& v = items_[static_cast<std::size_t>(pending.item)].value;
   if (parts.empty()) return;  // one place only: the literal 0
+  if (items_[static_cast<std::size_t>(parts[0])].value.full == v.full && value(parts[0]).op != KOp::map) {
+    v = value(parts[0]);  // nothing but the index itself; the part is left without users
+    items_[static_cast<std::size_t>(parts[0])].cols = cols;
+    return;
+  }
   v.op = KOp::cast;
   v.to = DType::i64;
   v.a = parts[0];
 }
 
 // ---- stages ------------------------------------------------------------------------------------------------------------
+
+void ProgramBuilder::mark_live() {
+  std::vector<std::size_t> todo;
+  for (std::size_t k = 0; k < items_.size(); ++k)
+    if (items_[k].value.op == KOp::store || is_column_op(items_[k].value.op)) todo.push_back(k);
+  while (!todo.empty()) {
+    Item& i = items_[todo.back()];
+    todo.pop_back();
+    if (i.live) continue;
+    i.live = true;
+    const int gather = i.value.access >= 0 ? accesses_[static_cast<std::size_t>(i.value.access)].access.gather : -1;
+    for (const int id : {i.value.a, i.value.b, i.value.c, gather})
+      if (id >= 0) todo.push_back(static_cast<std::size_t>(id));
+  }
+}
 
 // Level 0 holds row values that need no reduction; full values of level l may use row values of levels below l.
 void ProgramBuilder::assign_levels() {
@@ -296,6 +316,7 @@ void ProgramBuilder::emit(KernelProgram& out) {
   // A stage is a level and a width; the level's row values belong to its last stage.
   std::map<int, std::vector<std::int64_t>> widths;
   for (const Item& i : items_) {
+    if (!i.live) continue;
     auto& w = widths[i.level];
     const bool has_cols = i.value.full || is_reduction(i.value.op);
     if (has_cols && std::find(w.begin(), w.end(), i.cols) == w.end()) w.push_back(i.cols);
@@ -310,7 +331,7 @@ void ProgramBuilder::emit(KernelProgram& out) {
       stage.cols = cols_list[w];
       stage.begin = static_cast<int>(out.values.size());
       auto wanted = [&](const Item& i, int pass) {
-        if (i.level != level) return false;
+        if (i.level != level || !i.live) return false;
         if (pass == 0) return i.value.full && i.cols == stage.cols;
         if (pass == 1) return is_reduction(i.value.op) && i.cols == stage.cols;
         return !i.value.full && !is_reduction(i.value.op) && w + 1 == cols_list.size();
@@ -365,6 +386,7 @@ KernelProgram ProgramBuilder::finish(std::int64_t batch, std::int64_t col_chunks
   settle_space();
   for (const PendingIndex& p : indices_) write_index(p);
   // A load that repeats along its row is a row value.
+  mark_live();
   assign_levels();
   sink();
   mark_kept();

@@ -39,6 +39,7 @@ class ProgramBuilder {
     KValue value;
     std::int64_t cols = 1;
     int level = 0;
+    bool live = false;  // something stored depends on it
   };
   struct PendingIndex {
     int item;
@@ -49,6 +50,7 @@ class ProgramBuilder {
   std::vector<std::int64_t> row_cuts() const;
   void fill(Access& a, const std::vector<std::int64_t>& dims);
   void write_index(const PendingIndex& pending);
+  void mark_live();
   void assign_levels();
   void sink();
   void mark_kept();
