@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs built benchmarks, the suite unless others are named: tools/bench.sh "[name...]" [arguments for each]. The programs print the
-# machine and what they measure; the commit they cannot know, nor where the peers live, so both come by environment.
+# Runs built benchmarks: tools/bench.sh "[name...]" [arguments for each]; the suite if none is named. They print the
+# machine; the commit they cannot know, nor where the peers live, so both come by environment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
