@@ -25,7 +25,7 @@ std::string explain(const std::vector<LazyTensor>& roots) {
   ScratchLease s;
   const GraphReader reader;
   s->capture.run(roots);
-  return plan_of(s->capture, Mode::probe)->plan->str();
+  return plan_of(s->capture)->plan->str();
 }
 
 }  // namespace metal_candle

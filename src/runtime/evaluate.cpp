@@ -6,7 +6,6 @@
 #include "graph/epoch.h"
 #include "graph/record.h"
 #include "metal_candle/error.hpp"
-#include "runtime/miss_watch.h"
 #include "runtime/runtime.h"
 #include "runtime/scratch.h"
 
@@ -129,7 +128,7 @@ void prepare(Scratch& s, Submission& submission, std::span<const LazyTensor> roo
              Mode mode) {
   const GraphReader reader;
   s.capture.run(roots, donated);
-  submission.entry = plan_of(s.capture, mode);
+  submission.entry = plan_of(s.capture, mode == Mode::lazy ? &s.misses : nullptr);
   submission.bind(s.capture);
 }
 
@@ -142,15 +141,15 @@ std::span<const LazyTensor> select_unevaluated(Scratch& s, std::span<const LazyT
 
 }  // namespace
 
-std::shared_ptr<PlanEntry> plan_of(const Capture& capture, Mode mode) {
+std::shared_ptr<PlanEntry> plan_of(const Capture& capture, MissWatch* watch) {
   Runtime& r = runtime();
   const PassMask passes = passes_on();
   const PlanKey key{capture.words, capture.hash ^ ~passes, passes};
   if (auto entry = r.plans.find(key)) {
-    note_hit(capture);
+    if (watch) watch->hit(capture);
     return entry;
   }
-  if (mode == Mode::lazy) note_miss(capture);
+  if (watch) watch->miss(capture);
   std::lock_guard lock(r.compiling);
   if (auto entry = r.plans.find(key)) return entry;
   auto entry = compile_entry(capture, key);

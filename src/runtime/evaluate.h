@@ -7,6 +7,7 @@
 
 #include "graph/capture.h"
 #include "metal_candle/runtime.hpp"
+#include "runtime/miss_watch.h"
 #include "runtime/submission.h"
 
 namespace metal_candle {
@@ -20,8 +21,9 @@ void evaluate(std::span<const LazyTensor> roots, Mode mode);
 /// Submits; null when there was nothing to compute and nothing to wait for.
 std::shared_ptr<Submission> evaluate_async(EvalOptions options);
 
-/// The plan of a capture, from the cache or compiled now. Call it inside the capture's GraphReader.
-std::shared_ptr<PlanEntry> plan_of(const Capture& capture, Mode mode);
+/// The plan of a capture, from the cache or compiled now; `watch` is told which. Call it inside the capture's
+/// GraphReader.
+std::shared_ptr<PlanEntry> plan_of(const Capture& capture, MissWatch* watch = nullptr);
 
 /// While it lives, what this thread records is not evaluated as it is recorded.
 class HookPause {
