@@ -5,16 +5,16 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <ctime>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "../tests/backend/vm_builder.h"
 #include "backend/cpu/vm/vm.h"
 #include "hwy/cache_control.h"
-#include "../tests/backend/vm_builder.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -53,7 +53,8 @@ class Pair {
     done_ = !helper_.joinable();
     generation_.fetch_add(1, std::memory_order_release);
     work(0);
-    while (!done_.load(std::memory_order_acquire)) {}
+    while (!done_.load(std::memory_order_acquire)) {
+    }
   }
 
  private:
@@ -79,7 +80,8 @@ class Pair {
 
 char* pages(std::size_t bytes) {
   bytes = (bytes + (2u << 20) - 1) >> 21 << 21;
-  char* p = static_cast<char*>(mmap(nullptr, bytes + (2u << 20), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  char* p =
+      static_cast<char*>(mmap(nullptr, bytes + (2u << 20), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   p = reinterpret_cast<char*>((reinterpret_cast<std::uintptr_t>(p) + (2u << 20) - 1) >> 21 << 21);
   madvise(p, bytes, MADV_HUGEPAGE);
   std::memset(p, 0, bytes);
@@ -97,7 +99,8 @@ void fill(char* p, std::size_t floats, float scale) {
 
 __attribute__((target("avx512f"))) void copy_stream(char* to, const char* from, std::size_t n) {
 #if defined(__x86_64__)
-  for (std::size_t i = 0; i < n; i += 64) _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i), _mm512_loadu_si512(from + i));
+  for (std::size_t i = 0; i < n; i += 64)
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i), _mm512_loadu_si512(from + i));
   _mm_sfence();
 #else
   std::memcpy(to, from, n);
@@ -127,7 +130,8 @@ KernelProgram rms_norm(Shape s) {
   ProgramBuilder b({s.rows});
   b.stage(s.cols);
   const int x = b.load(b.dense(0)), sum = b.reduce(KOp::reduce_sum, b.map(square, x));
-  const int scale = b.map(rsqrt, b.map(add, b.map(mul, sum, b.literal(1.0 / static_cast<double>(s.cols))), b.literal(1e-5)));
+  const int scale =
+      b.map(rsqrt, b.map(add, b.map(mul, sum, b.literal(1.0 / static_cast<double>(s.cols))), b.literal(1e-5)));
   b.stage(s.cols);
   KAccess out = b.dense(1);
   out.stream = true;
@@ -183,8 +187,12 @@ struct Bench {
   KernelProgram (*make)(Shape);
   int arrays;  // [rows, cols] arrays of compulsory traffic
 };
-const Bench kBenches[] = {{"softmax", softmax, 2}, {"rms_norm*w", rms_norm, 2}, {"silu(x)*z", silu_mul, 3},
-                          {"gelu_tanh(x*w+w)", gelu_affine, 2}, {"softmax backward", softmax_backward, 3}, {"cross entropy grad", cross_entropy, 2}};
+const Bench kBenches[] = {{"softmax", softmax, 2},
+                          {"rms_norm*w", rms_norm, 2},
+                          {"silu(x)*z", silu_mul, 3},
+                          {"gelu_tanh(x*w+w)", gelu_affine, 2},
+                          {"softmax backward", softmax_backward, 3},
+                          {"cross entropy grad", cross_entropy, 2}};
 
 void large(Pair& pool, Shape s, int repeats, const std::string& only) {
   const std::size_t n = static_cast<std::size_t>(s.rows) * s.cols, bytes = n * 4;
@@ -196,7 +204,8 @@ void large(Pair& pool, Shape s, int repeats, const std::string& only) {
   for (const Bench& bench : kBenches) {
     if (std::string(bench.name).find(only) == std::string::npos) continue;
     const auto program = cpu::RowProgram::lower(bench.make(s));
-    std::vector<char> scratch[2] = {std::vector<char>(program->scratch_bytes()), std::vector<char>(program->scratch_bytes())};
+    std::vector<char> scratch[2] = {std::vector<char>(program->scratch_bytes()),
+                                    std::vector<char>(program->scratch_bytes())};
     std::vector<double> times, copies;
     for (int i = 0; i < repeats; ++i) {
       double t = now();
@@ -214,10 +223,13 @@ void large(Pair& pool, Shape s, int repeats, const std::string& only) {
     std::sort(times.begin(), times.end());
     std::sort(copies.begin(), copies.end());
     const double mb = static_cast<double>(bytes) / 1e9;
-    const double best = bench.arrays * mb / times[0], median = bench.arrays * mb / times[repeats / 2], copy = 2 * mb / copies[0];
-    std::printf("%-20s %-14s %5lld tasks  best %6.1f  median %6.1f  copy %6.1f (median %6.1f) GB/s  ratio %.2f (medians %.2f)\n", bench.name,
-                s.str().c_str(), static_cast<long long>(program->tasks()), best, median, copy, 2 * mb / copies[repeats / 2], best / copy,
-                median / (2 * mb / copies[repeats / 2]));
+    const double best = bench.arrays * mb / times[0], median = bench.arrays * mb / times[repeats / 2],
+                 copy = 2 * mb / copies[0];
+    std::printf(
+        "%-20s %-14s %5lld tasks  best %6.1f  median %6.1f  copy %6.1f (median %6.1f) GB/s  ratio %.2f (medians "
+        "%.2f)\n",
+        bench.name, s.str().c_str(), static_cast<long long>(program->tasks()), best, median, copy,
+        2 * mb / copies[repeats / 2], best / copy, median / (2 * mb / copies[repeats / 2]));
   }
   for (char* b : {buffers[0], buffers[1], buffers[3]}) munmap(b, bytes);
 }
@@ -243,7 +255,8 @@ void small() {
       for (std::int64_t t = 0; t < p->tasks(); ++t) p->run(buffers, nullptr, t, scratch.data(), nullptr);
     });
     const double lower = microseconds(3, [&] { cpu::RowProgram::lower(k); });
-    std::printf("%-34s %8.3f us a run, %8.1f us to lower, %lld tasks\n", what, us, lower, static_cast<long long>(p->tasks()));
+    std::printf("%-34s %8.3f us a run, %8.1f us to lower, %lld tasks\n", what, us, lower,
+                static_cast<long long>(p->tasks()));
   };
   ProgramBuilder chain({1});
   chain.stage(16);
@@ -256,7 +269,8 @@ void small() {
   report("softmax [64,64]", softmax({64, 64}));
   report("rms_norm [4,1024]", rms_norm({4, 1024}));
   report("silu(x)*z [1,1024]", silu_mul({1, 1024}));
-  for (Elementwise op : {exp, expm1, log, log1p, tanh, sigmoid, silu, gelu, gelu_tanh, erf, sin, pow, sqrt, rsqrt, reciprocal, softplus}) {
+  for (Elementwise op : {exp, expm1, log, log1p, tanh, sigmoid, silu, gelu, gelu_tanh, erf, sin, pow, sqrt, rsqrt,
+                         reciprocal, softplus}) {
     ProgramBuilder b({1});
     b.stage(1024);
     const int in = b.load(b.dense(0));

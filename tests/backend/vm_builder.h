@@ -40,7 +40,8 @@ class ProgramBuilder {
     return a;
   }
   KAccess column_weights(int b, DType dtype = DType::f32) const {
-    return {.buffer = b, .dtype = dtype, .row_strides = std::vector<std::int64_t>(p.row_dims.size(), 0), .col_stride = 1};
+    return {
+        .buffer = b, .dtype = dtype, .row_strides = std::vector<std::int64_t>(p.row_dims.size(), 0), .col_stride = 1};
   }
   /// One element a row.
   KAccess per_row(int b, DType dtype = DType::f32) const {
@@ -63,8 +64,12 @@ class ProgramBuilder {
   }
   int map(Elementwise op, int a, int b = -1) {
     const bool truth = op >= Elementwise::equal;
-    return add({.op = KOp::map, .code = static_cast<std::uint16_t>(op), .type = truth ? RegType::i32 : type(a),
-                .full = full(a) || (b >= 0 && full(b)), .a = a, .b = b});
+    return add({.op = KOp::map,
+                .code = static_cast<std::uint16_t>(op),
+                .type = truth ? RegType::i32 : type(a),
+                .full = full(a) || (b >= 0 && full(b)),
+                .a = a,
+                .b = b});
   }
   int select(int c, int a, int b) {
     return add({.op = KOp::select, .type = type(a), .full = full(a) || full(b) || full(c), .a = c, .b = a, .c = b});
@@ -76,15 +81,24 @@ class ProgramBuilder {
   }
   int col_index() { return add({.op = KOp::col_index, .type = RegType::i64, .full = true}); }
   int random(bool normal, int key, int counter) {
-    return add({.op = normal ? KOp::random_normal : KOp::random_uniform, .full = full(key) || full(counter), .a = key, .b = counter});
+    return add({.op = normal ? KOp::random_normal : KOp::random_uniform,
+                .full = full(key) || full(counter),
+                .a = key,
+                .b = counter});
   }
   int reduce(KOp op, int a) {
     const bool arg = op == KOp::reduce_argmax || op == KOp::reduce_argmin;
     return add({.op = op, .type = arg ? RegType::i32 : type(a), .a = a});
   }
-  void store(int a, KAccess to) { add({.op = KOp::store, .type = type(a), .full = full(a), .a = a, .access = access(std::move(to))}); }
+  void store(int a, KAccess to) {
+    add({.op = KOp::store, .type = type(a), .full = full(a), .a = a, .access = access(std::move(to))});
+  }
   void col(KOp op, int a, int buffer, DType dtype = DType::f32) {
-    add({.op = op, .type = type(a), .full = true, .a = a, .access = access({.buffer = buffer, .dtype = dtype, .row_strides = {}, .col_stride = 1})});
+    add({.op = op,
+         .type = type(a),
+         .full = true,
+         .a = a,
+         .access = access({.buffer = buffer, .dtype = dtype, .row_strides = {}, .col_stride = 1})});
   }
   void keep(int v) { p.values[v].keep = true; }
   RegType type(int v) const { return p.values[v].type; }

@@ -1,5 +1,5 @@
-// A kernel program computed the slow way: one element at a time, in double, with the C++ library's functions. Results of
-// f32 values are rounded to f32 after every op, so that rounding ops see what the kernels see.
+// A kernel program computed the slow way: one element at a time, in double, with the C++ library's functions. Results
+// of f32 values are rounded to f32 after every op, so that rounding ops see what the kernels see.
 #pragma once
 
 #include <cmath>
@@ -35,7 +35,8 @@ struct Array {
       case DType::f16: return static_cast<float>(raw<f16>(i));
       case DType::bf16: return static_cast<float>(raw<bf16>(i));
       case DType::i8: return raw<std::int8_t>(i);
-      case DType::u8: case DType::boolean: return raw<std::uint8_t>(i);
+      case DType::u8:
+      case DType::boolean: return raw<std::uint8_t>(i);
       case DType::i32: return raw<std::int32_t>(i);
       case DType::i64: return static_cast<double>(raw<std::int64_t>(i));
     }
@@ -71,18 +72,20 @@ inline double gelu_tanh_grad(double x) {
   const double c0 = 1.5957691216057308, c1 = 0.07135481627260025, s = sigmoid(x * (c0 + c1 * x * x));
   return s + x * s * (1 - s) * (c0 + 3 * c1 * x * x);
 }
-using std::ceil, std::cos, std::erf, std::exp, std::expm1, std::floor, std::fma, std::log, std::log1p, std::pow, std::sin,
-    std::sqrt, std::tanh;
+using std::ceil, std::cos, std::erf, std::exp, std::expm1, std::floor, std::fma, std::log, std::log1p, std::pow,
+    std::sin, std::sqrt, std::tanh;
 
 inline double apply(Elementwise op, double x, double z) {
   using T = double;
   switch (op) {
+    // clang-format off
 #define MC_UNARY(name, domain, body, ...) case Elementwise::name: return body;
 #define MC_BINARY(name, domain, body, ...) case Elementwise::name: return body;
 #define MC_COMPARE(name, body) case Elementwise::name: return body;
 #define MC_LOGIC(name, body) \
   case Elementwise::name: return [](int x, int z) { return static_cast<double>(body); }(static_cast<int>(x), static_cast<int>(z));
 #include "metal_candle/elementwise.def"
+    // clang-format on
     case Elementwise::kCount: break;
   }
   return 0;
@@ -144,17 +147,23 @@ class Interpreter {
   static double identity(KOp op) {
     const double inf = std::numeric_limits<double>::infinity();
     switch (op) {
-      case KOp::reduce_max: case KOp::col_max: return -inf;
-      case KOp::reduce_min: case KOp::col_min: return inf;
-      case KOp::reduce_prod: case KOp::col_prod: return 1;
+      case KOp::reduce_max:
+      case KOp::col_max: return -inf;
+      case KOp::reduce_min:
+      case KOp::col_min: return inf;
+      case KOp::reduce_prod:
+      case KOp::col_prod: return 1;
       default: return 0;
     }
   }
   static double join(KOp op, double a, double b) {
     switch (op) {
-      case KOp::reduce_max: case KOp::col_max: return body::max(a, b);
-      case KOp::reduce_min: case KOp::col_min: return body::min(a, b);
-      case KOp::reduce_prod: case KOp::col_prod: return a * b;
+      case KOp::reduce_max:
+      case KOp::col_max: return body::max(a, b);
+      case KOp::reduce_min:
+      case KOp::col_min: return body::min(a, b);
+      case KOp::reduce_prod:
+      case KOp::col_prod: return a * b;
       default: return a + b;
     }
   }

@@ -43,7 +43,8 @@ TEST(VmMap, EveryOpOverItsDomain) {
       Case c{map_program(d.op, d.binary, n, dtype), {}, {}};
       c.buffers = {random_array(dtype, n, d.low, d.high, 1), random_array(dtype, n, d.low, d.high, 2),
                    Array(d.op >= equal ? DType::boolean : dtype, n)};
-      for (int i = 0; i < 100; ++i) c.buffers[0].set(i, std::floor(c.buffers[0].get(i)) + 0.5), c.buffers[1].set(i, c.buffers[0].get(i));
+      for (int i = 0; i < 100; ++i)
+        c.buffers[0].set(i, std::floor(c.buffers[0].get(i)) + 0.5), c.buffers[1].set(i, c.buffers[0].get(i));
       c.absolute = 4e-6;  // the cancellation in gelu's tails
       check(c);
     }
@@ -51,12 +52,15 @@ TEST(VmMap, EveryOpOverItsDomain) {
 }
 
 TEST(VmMap, SpecialValuesAsC99) {
-  const double specials[] = {0.0, -0.0, kInf, -kInf, kNan, 1e-45, -1e-45, 1e-40, 3.4e38, -3.4e38, 1, -1, 0.5, -0.5, 1.5, 2.5, 88.5, 89, 104, -104, 710};
+  const double specials[] = {0.0, -0.0, kInf, -kInf, kNan, 1e-45, -1e-45, 1e-40, 3.4e38, -3.4e38, 1,
+                             -1,  0.5,  -0.5, 1.5,   2.5,  88.5,  89,     104,   -104,   710};
   const std::int64_t n = std::size(specials) * std::size(specials);
   for (const Domain& d : kDomains) {
     if (d.op == silu_grad || d.op == gelu_grad || d.op == gelu_tanh_grad || d.op == gelu_tanh) continue;
     SCOPED_TRACE(d.name);
-    Case c{map_program(d.op, d.binary, n, DType::f32), {Array(DType::f32, n), Array(DType::f32, n), Array(d.op >= equal ? DType::boolean : DType::f32, n)}, {}};
+    Case c{map_program(d.op, d.binary, n, DType::f32),
+           {Array(DType::f32, n), Array(DType::f32, n), Array(d.op >= equal ? DType::boolean : DType::f32, n)},
+           {}};
     for (std::int64_t i = 0; i < n; ++i) {
       c.buffers[0].set(i, specials[i / std::size(specials)]);
       c.buffers[1].set(i, specials[i % std::size(specials)]);
@@ -82,7 +86,8 @@ double worst_ulp(Elementwise op, double low, double high, double (*f)(double)) {
     const double want = f(in[i]), y = got[2].get(i);
     if (std::isinf(static_cast<float>(want)) && std::isinf(y)) continue;
     const float near = static_cast<float>(std::fabs(want));
-    const double ulp = std::max(1.4e-45, static_cast<double>(std::nextafter(near, std::numeric_limits<float>::infinity())) - near);
+    const double ulp =
+        std::max(1.4e-45, static_cast<double>(std::nextafter(near, std::numeric_limits<float>::infinity())) - near);
     if (!(std::fabs(y - want) / ulp <= worst)) worst = std::fabs(y - want) / ulp;
   }
   return worst;
@@ -106,7 +111,9 @@ TEST(VmMap, FunctionsWithinAFewUlpOfAllFloats) {
 
 TEST(VmMap, PowWithinAFewUlp) {
   const std::int64_t n = 20000;
-  Case c{map_program(pow, true, n, DType::f32), {random_array(DType::f32, n, -3, 3, 4), random_array(DType::f32, n, -60, 60, 5), Array(DType::f32, n)}, {}};
+  Case c{map_program(pow, true, n, DType::f32),
+         {random_array(DType::f32, n, -3, 3, 4), random_array(DType::f32, n, -60, 60, 5), Array(DType::f32, n)},
+         {}};
   for (std::int64_t i = 0; i < n; ++i) c.buffers[0].set(i, std::exp(c.buffers[0].get(i)));
   c.relative = 4e-7;
   c.absolute = 3e-45;
@@ -115,11 +122,14 @@ TEST(VmMap, PowWithinAFewUlp) {
 
 TEST(VmMap, IntegersWrapAndKeepTheirType) {
   for (DType dtype : {DType::i32, DType::i64}) {
-    for (Elementwise op : {neg, abs, sign, square, floor, ceil, round, relu, add, sub, mul, maximum, minimum, equal, less, greater_equal}) {
+    for (Elementwise op : {neg, abs, sign, square, floor, ceil, round, relu, add, sub, mul, maximum, minimum, equal,
+                           less, greater_equal}) {
       SCOPED_TRACE(std::string(info(op).name));
       const bool binary = info(op).cls != ElementwiseClass::unary;
-      Case c{map_program(op, binary, 300, dtype), {random_array(dtype, 300, -100, 100, 1), random_array(dtype, 300, -100, 100, 2),
-             Array(op >= equal && dtype != DType::i32 ? DType::boolean : dtype, 300)}, {}};
+      Case c{map_program(op, binary, 300, dtype),
+             {random_array(dtype, 300, -100, 100, 1), random_array(dtype, 300, -100, 100, 2),
+              Array(op >= equal && dtype != DType::i32 ? DType::boolean : dtype, 300)},
+             {}};
       check(c);
     }
   }
@@ -136,7 +146,10 @@ TEST(VmMap, ElementwiseBitsDoNotDependOnPlaceOrFusion) {
         const int y = b.map(op, x, info(op).cls == ElementwiseClass::unary ? -1 : b.load(b.column_weights(1)));
         if (cols == 100) b.store(b.map(mul, y, b.literal(1)), b.dense(3));
         b.store(y, b.dense(2));
-        Case c{b.done(), {random_array(DType::f32, 6400, 0.1, 4), random_array(DType::f32, 6400, 2, 2), Array(DType::f32, 6400), Array(DType::f32, 6400)}, {}};
+        Case c{b.done(),
+               {random_array(DType::f32, 6400, 0.1, 4), random_array(DType::f32, 6400, 2, 2), Array(DType::f32, 6400),
+                Array(DType::f32, 6400)},
+               {}};
         c.buffers[1] = random_array(DType::f32, 6400, 2, 2.0001, 9);
         for (int i = 0; i < 6400; ++i) c.buffers[1].set(i, 2);
         std::vector<Array> got = execute(c);
@@ -188,8 +201,11 @@ TEST(VmGeometry, WeightsAndBroadcasts) {
       b.store(y, b.dense(3));
       b.store(b.select(b.map(greater, w, r), s, y), b.dense(4, DType::bf16));
       b.store(b.map(mul, r, s), b.per_row(5));
-      check({b.done(), {random_array(DType::f32, rows * cols, -2, 2), random_array(DType::f32, cols, -2, 2, 2), random_array(DType::f32, rows, -2, 2, 3),
-                        Array(DType::f32, rows * cols), Array(DType::bf16, rows * cols), Array(DType::f32, rows)}, {1.5}});
+      check({b.done(),
+             {random_array(DType::f32, rows * cols, -2, 2), random_array(DType::f32, cols, -2, 2, 2),
+              random_array(DType::f32, rows, -2, 2, 3), Array(DType::f32, rows * cols), Array(DType::bf16, rows * cols),
+              Array(DType::f32, rows)},
+             {1.5}});
     }
   }
 }
@@ -207,8 +223,10 @@ TEST(VmGeometry, FlatPrograms) {
         out.stream = out16.stream = stream;
         b.store(y, out);
         b.store(b.map(silu, y), out16);
-        check({b.done(), {random_array(DType::f32, rows * cols, -2, 2), random_array(DType::bf16, rows * cols, -2, 2, 2), random_array(DType::f32, 1, 1, 2),
-                          Array(DType::f32, rows * cols), Array(DType::bf16, rows * cols)}, {}});
+        check({b.done(),
+               {random_array(DType::f32, rows * cols, -2, 2), random_array(DType::bf16, rows * cols, -2, 2, 2),
+                random_array(DType::f32, 1, 1, 2), Array(DType::f32, rows * cols), Array(DType::bf16, rows * cols)},
+               {}});
       }
     }
   }
@@ -219,15 +237,19 @@ TEST(VmGeometry, StridesOfAnySign) {
   for (std::int64_t cols : {1, 4, 33, 300}) {
     ProgramBuilder b({3, 2, 5});
     b.stage(cols);
-    const KAccess permuted{.buffer = 0, .offset = cols - 1, .row_strides = {5 * cols, 15 * cols, cols}, .col_stride = -1};
+    const KAccess permuted{
+        .buffer = 0, .offset = cols - 1, .row_strides = {5 * cols, 15 * cols, cols}, .col_stride = -1};
     const KAccess transposed{.buffer = 1, .row_strides = {10, 5, 1}, .col_stride = 30};
-    const KAccess backwards{.buffer = 0, .offset = 29 * cols, .row_strides = {-10 * cols, -5 * cols, -cols}, .col_stride = 1};
+    const KAccess backwards{
+        .buffer = 0, .offset = 29 * cols, .row_strides = {-10 * cols, -5 * cols, -cols}, .col_stride = 1};
     const KAccess spread{.buffer = 2, .row_strides = {0, 1, 0}, .col_stride = 0};
     const int y = b.map(add, b.load(permuted), b.map(mul, b.load(transposed), b.load(spread)));
     b.store(b.map(sub, y, b.load(backwards)), b.dense(3));
     b.store(y, {.buffer = 4, .row_strides = {10, 5, 1}, .col_stride = 30});
-    check({b.done(), {random_array(DType::f32, 30 * cols, -2, 2), random_array(DType::f32, 30 * cols, -2, 2, 2), random_array(DType::f32, 2, -2, 2, 3),
-                      Array(DType::f32, 30 * cols), Array(DType::f32, 30 * cols)}, {}});
+    check({b.done(),
+           {random_array(DType::f32, 30 * cols, -2, 2), random_array(DType::f32, 30 * cols, -2, 2, 2),
+            random_array(DType::f32, 2, -2, 2, 3), Array(DType::f32, 30 * cols), Array(DType::f32, 30 * cols)},
+           {}});
   }
 }
 
@@ -259,11 +281,21 @@ TEST(VmGather, RowsElementsAndErrors) {
         ProgramBuilder b({9});
         b.stage(cols);
         const int row = b.load(b.per_row(1, index), false), each = b.load(b.dense(2, index));
-        const int table = b.load({.buffer = 0, .row_strides = {0}, .col_stride = 1, .gather = row, .gather_stride = cols, .gather_extent = 6});
-        const int picked = b.load({.buffer = 0, .row_strides = {0}, .col_stride = 0, .gather = each, .gather_stride = 1, .gather_extent = 6});
-        const int one = b.load({.buffer = 0, .row_strides = {0}, .gather = row, .gather_stride = 1, .gather_extent = 6}, false);
+        const int table = b.load({.buffer = 0,
+                                  .row_strides = {0},
+                                  .col_stride = 1,
+                                  .gather = row,
+                                  .gather_stride = cols,
+                                  .gather_extent = 6});
+        const int picked = b.load(
+            {.buffer = 0, .row_strides = {0}, .col_stride = 0, .gather = each, .gather_stride = 1, .gather_extent = 6});
+        const int one =
+            b.load({.buffer = 0, .row_strides = {0}, .gather = row, .gather_stride = 1, .gather_extent = 6}, false);
         b.store(b.map(add, b.map(mul, table, picked), one), b.dense(3));
-        Case c{b.done(), {random_array(DType::f32, 6 * cols, -2, 2), random_array(index, 9, -6, 6, 2), random_array(index, 9 * cols, -6, 6, 3), Array(DType::f32, 9 * cols)}, {}};
+        Case c{b.done(),
+               {random_array(DType::f32, 6 * cols, -2, 2), random_array(index, 9, -6, 6, 2),
+                random_array(index, 9 * cols, -6, 6, 3), Array(DType::f32, 9 * cols)},
+               {}};
         if (bad) c.buffers[1].set(4, 6);
         check(c);
       }
@@ -279,8 +311,12 @@ TEST(VmGather, RowAndColumnIndices) {
     const int hit = b.map(equal, c, t), causal = b.map(less_equal, c, b.row_index());
     b.store(b.map(add, b.map(mul, r, b.slot(0, RegType::i64)), c), b.dense(1, DType::i64));
     b.store(hit, b.dense(2, DType::boolean));
-    b.store(b.select(b.map(logical_and, causal, b.logical_not(hit)), b.cast(c, DType::f32), b.literal(-kInf)), b.dense(3));
-    check({b.done(), {random_array(DType::i64, 20, 0, cols, 2), Array(DType::i64, 20 * cols), Array(DType::boolean, 20 * cols), Array(DType::f32, 20 * cols)}, {1000}});
+    b.store(b.select(b.map(logical_and, causal, b.logical_not(hit)), b.cast(c, DType::f32), b.literal(-kInf)),
+            b.dense(3));
+    check({b.done(),
+           {random_array(DType::i64, 20, 0, cols, 2), Array(DType::i64, 20 * cols), Array(DType::boolean, 20 * cols),
+            Array(DType::f32, 20 * cols)},
+           {1000}});
   }
 }
 
@@ -353,9 +389,13 @@ TEST(VmReduce, ProductAndStagesOfDifferentWidth) {
     const int x = b.load(b.dense(0));
     const int best = b.reduce(KOp::reduce_argmax, x), product = b.reduce(KOp::reduce_prod, x);
     b.stage(24);
-    const int row = b.load({.buffer = 1, .row_strides = {0}, .col_stride = 1, .gather = best, .gather_stride = 24, .gather_extent = 300});
+    const int row = b.load(
+        {.buffer = 1, .row_strides = {0}, .col_stride = 1, .gather = best, .gather_stride = 24, .gather_extent = 300});
     b.store(b.map(mul, row, product), b.dense(2));
-    check({b.done(), {random_array(DType::f32, rows * 300, 0.95, 1.05), random_array(DType::f32, 300 * 24, -2, 2, 2), Array(DType::f32, rows * 24)}, {}});
+    check({b.done(),
+           {random_array(DType::f32, rows * 300, 0.95, 1.05), random_array(DType::f32, 300 * 24, -2, 2, 2),
+            Array(DType::f32, rows * 24)},
+           {}});
   }
 }
 
@@ -382,8 +422,13 @@ TEST(VmReduce, ColumnsWithBatchesAndChunks) {
           b.p.batch = batch;
           b.p.col_chunks = chunks;
           const std::int64_t n = batch * chunks * cols;
-          check({b.done(), {random_array(DType::f32, batch * 11 * cols, -2, 2), Array(DType::f32, n), Array(DType::f32, n), Array(DType::f32, n),
-                            Array(DType::bf16, n), Array(DType::f32, n), Array(DType::f32, batch * 11 * cols)}, {}, 3e-6, 1e-5});
+          check({b.done(),
+                 {random_array(DType::f32, batch * 11 * cols, -2, 2), Array(DType::f32, n), Array(DType::f32, n),
+                  Array(DType::f32, n), Array(DType::bf16, n), Array(DType::f32, n),
+                  Array(DType::f32, batch * 11 * cols)},
+                 {},
+                 3e-6,
+                 1e-5});
         }
       }
     }
@@ -393,7 +438,8 @@ TEST(VmReduce, ColumnsWithBatchesAndChunks) {
 // --- dtypes ---
 
 TEST(VmDtypes, LoadsCastsAndStores) {
-  const DType all[] = {DType::f32, DType::f64, DType::f16, DType::bf16, DType::i8, DType::u8, DType::i32, DType::i64, DType::boolean};
+  const DType all[] = {DType::f32, DType::f64, DType::f16, DType::bf16,   DType::i8,
+                       DType::u8,  DType::i32, DType::i64, DType::boolean};
   for (DType from : all) {
     for (DType to : all) {
       for (std::int64_t cols : {5, 50}) {
@@ -403,9 +449,18 @@ TEST(VmDtypes, LoadsCastsAndStores) {
         const int x = b.load(b.dense(0, from));
         const int y = b.cast(x, to);
         b.store(y, b.dense(1, to));
-        b.store(b.map(sub, y, b.map(square, y)), b.dense(2, reg_type(to) == RegType::f32 ? DType::f32 : reg_type(to) == RegType::i32 ? DType::i32 : to));
-        Case c{b.done(), {random_array(from, 7 * cols, from == DType::boolean || from == DType::u8 ? 0 : -5, from == DType::boolean ? 2 : 5), Array(to, 7 * cols),
-               Array(reg_type(to) == RegType::f32 ? DType::f32 : reg_type(to) == RegType::i32 ? DType::i32 : to, 7 * cols)}, {}};
+        b.store(b.map(sub, y, b.map(square, y)), b.dense(2, reg_type(to) == RegType::f32   ? DType::f32
+                                                            : reg_type(to) == RegType::i32 ? DType::i32
+                                                                                           : to));
+        Case c{b.done(),
+               {random_array(from, 7 * cols, from == DType::boolean || from == DType::u8 ? 0 : -5,
+                             from == DType::boolean ? 2 : 5),
+                Array(to, 7 * cols),
+                Array(reg_type(to) == RegType::f32   ? DType::f32
+                      : reg_type(to) == RegType::i32 ? DType::i32
+                                                     : to,
+                      7 * cols)},
+               {}};
         if (to == DType::u8 && from != DType::boolean) c.buffers[0] = random_array(from, 7 * cols, 0, 9);
         check(c);
       }
@@ -424,7 +479,8 @@ TEST(VmDtypes, HalfFloatsRoundToNearestEven) {
     Case c{b.done(), {Array(DType::f32, n), Array(dtype, n), Array(dtype, n), Array(DType::f32, n)}, {}};
     std::mt19937 rng(3);
     for (std::int64_t i = 0; i < n; ++i) {
-      c.buffers[0].put<std::uint32_t>(i, i < n / 2 ? rng() : 0x38000000u + static_cast<std::uint32_t>(i - n / 2) * 0x1000u);
+      c.buffers[0].put<std::uint32_t>(
+          i, i < n / 2 ? rng() : 0x38000000u + static_cast<std::uint32_t>(i - n / 2) * 0x1000u);
       c.buffers[2].put<std::uint16_t>(i, static_cast<std::uint16_t>(i));
     }
     std::vector<Array> want = c.buffers;
@@ -432,7 +488,8 @@ TEST(VmDtypes, HalfFloatsRoundToNearestEven) {
     for_each_isa([&] {
       const auto got = execute(c);
       for (std::int64_t i = 0; i < n; ++i) {
-        ASSERT_TRUE(got[1].get(i) == want[1].get(i) || (std::isnan(got[1].get(i)) && std::isnan(want[1].get(i)))) << c.buffers[0].get(i);
+        ASSERT_TRUE(got[1].get(i) == want[1].get(i) || (std::isnan(got[1].get(i)) && std::isnan(want[1].get(i))))
+            << c.buffers[0].get(i);
         ASSERT_TRUE(got[3].get(i) == want[3].get(i) || (std::isnan(got[3].get(i)) && std::isnan(want[3].get(i)))) << i;
       }
     });
@@ -475,12 +532,16 @@ TEST(VmTile, EpilogueOfPartsOfTheOutput) {
   const std::int64_t rows = 37, cols = 300, ld = 160;
   ProgramBuilder b({rows});
   b.stage(cols);
-  const int product = b.load(b.dense(0)), bias = b.load(b.column_weights(1)), residual = b.load(b.dense(2, DType::bf16)), scale = b.load(b.per_row(3), false);
+  const int product = b.load(b.dense(0)), bias = b.load(b.column_weights(1)),
+            residual = b.load(b.dense(2, DType::bf16)), scale = b.load(b.per_row(3), false);
   const int y = b.map(add, b.map(gelu, b.map(add, b.map(mul, product, scale), bias)), residual);
   b.store(y, b.dense(4));
   b.store(y, b.dense(5, DType::bf16));
-  Case c{b.done(), {random_array(DType::f32, rows * cols, -2, 2), random_array(DType::f32, cols, -2, 2, 2), random_array(DType::bf16, rows * cols, -2, 2, 3),
-         random_array(DType::f32, rows, -2, 2, 4), Array(DType::f32, rows * cols), Array(DType::bf16, rows * cols)}, {}};
+  Case c{b.done(),
+         {random_array(DType::f32, rows * cols, -2, 2), random_array(DType::f32, cols, -2, 2, 2),
+          random_array(DType::bf16, rows * cols, -2, 2, 3), random_array(DType::f32, rows, -2, 2, 4),
+          Array(DType::f32, rows * cols), Array(DType::bf16, rows * cols)},
+         {}};
   for_each_isa([&] {
     const auto whole = execute(c);
     auto buffers = c.buffers;
@@ -516,16 +577,19 @@ Case random_program(unsigned seed) {
   ProgramBuilder b(rows % 5 == 0 && pick(2) ? std::vector<std::int64_t>{5, rows / 5} : std::vector<std::int64_t>{rows});
   b.stage(cols);
   Case c;
-  c.buffers = {random_array(DType::f32, rows * cols, -1, 1, seed), random_array(DType::bf16, rows * cols, -1, 1, seed + 1),
-               random_array(DType::f32, cols, -1, 1, seed + 2), random_array(DType::f32, rows, -1, 1, seed + 3)};
-  std::vector<int> values = {b.load(b.dense(0)), b.load(b.dense(1, DType::bf16)), b.load(b.column_weights(2)), b.slot(0), b.literal(0.5)};
+  c.buffers = {random_array(DType::f32, rows * cols, -1, 1, seed),
+               random_array(DType::bf16, rows * cols, -1, 1, seed + 1), random_array(DType::f32, cols, -1, 1, seed + 2),
+               random_array(DType::f32, rows, -1, 1, seed + 3)};
+  std::vector<int> values = {b.load(b.dense(0)), b.load(b.dense(1, DType::bf16)), b.load(b.column_weights(2)),
+                             b.slot(0), b.literal(0.5)};
   std::vector<int> row_values = {b.load(b.per_row(3), false)};
   const int stages = 1 + pick(3);
   for (int stage = 0; stage < stages; ++stage) {
     if (stage > 0) b.stage(cols);
     for (int n = 3 + pick(20); n > 0; --n) {
       const int x = values[pick(static_cast<int>(values.size()))];
-      const int z = pick(4) ? values[pick(static_cast<int>(values.size()))] : row_values[pick(static_cast<int>(row_values.size()))];
+      const int z = pick(4) ? values[pick(static_cast<int>(values.size()))]
+                            : row_values[pick(static_cast<int>(row_values.size()))];
       const Elementwise smooth[] = {tanh, sigmoid, sin, cos, neg, abs}, two[] = {add, sub, mul, maximum, minimum};
       int y = pick(2) ? b.map(smooth[pick(6)], x) : b.map(tanh, b.map(two[pick(5)], x, z));
       if (pick(8) == 0) y = b.select(b.map(less, b.map(floor, b.map(mul, x, b.literal(0))), b.literal(0.5)), y, z);

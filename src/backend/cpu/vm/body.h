@@ -1,4 +1,5 @@
-// What `lower` makes and `run` walks: code by stage, the geometry of blocks and tasks, the layout of the scratch memory.
+// What `lower` makes and `run` walks: code by stage, the geometry of blocks and tasks, the layout of the scratch
+// memory.
 #pragma once
 
 #include <deque>
@@ -44,7 +45,7 @@ struct Body {
   std::vector<Instr> code;
   std::deque<Extra> extras;  // stable addresses
   std::vector<Moving> moving;
-  Range init;                // values that are the same for all rows
+  Range init;  // values that are the same for all rows
   std::vector<StageCode> stages;
   std::vector<ColumnSum> column_sums;
   std::vector<SlotUse> slots;

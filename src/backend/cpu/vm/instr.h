@@ -20,7 +20,7 @@
 namespace metal_candle::cpu::vm {
 
 inline constexpr int kLanes = 16;          // registers are padded to this many elements
-inline constexpr int kBlock = 1024;        // elements of a block, at most
+inline constexpr int kBlock = 4096;        // elements of a block, at most
 inline constexpr int kReduceChunk = 1024;  // columns whose reduction is combined before it joins the total
 inline constexpr int kMaxDims = 16;
 
@@ -100,14 +100,14 @@ struct VectorKernels {
   Kernel map[static_cast<int>(Elementwise::kCount)][3];  // f32: unary (VV only), binary, compare; i32 logic
   Pair pairs[96];                                        // f32: two ops in one pass; operands a, b of the first, c
   int pair_count;
-  Kernel compare_column[6];                              // i64 column index ∘ row value b, in the order of the table
+  Kernel compare_column[6];  // i64 column index ∘ row value b, in the order of the table
   Kernel i32_to_f32;
-  Kernel select[kForms];                                 // 4-byte values
-  Kernel fill;                                           // 4-byte: a row value along the columns
-  Kernel reduce[static_cast<int>(Reduce::kCount)];       // f32
-  Kernel accumulate[4];                                  // f32 column reductions: sum, max, min, prod
-  Kernel load_bf16, load_f16, store_bf16, store_f16;     // unit stride, no gather; in.a / in.out are memory
-  Kernel copy, stream;                                   // f32, unit stride; `stream` goes past the caches
+  Kernel select[kForms];                              // 4-byte values
+  Kernel fill;                                        // 4-byte: a row value along the columns
+  Kernel reduce[static_cast<int>(Reduce::kCount)];    // f32
+  Kernel accumulate[4];                               // f32 column reductions: sum, max, min, prod
+  Kernel load_bf16, load_f16, store_bf16, store_f16;  // unit stride, no gather; in.a / in.out are memory
+  Kernel copy, stream;                                // f32, unit stride; `stream` goes past the caches
   Kernel stream_bf16;
   Kernel uniform, normal;
   const char* name;
@@ -132,9 +132,12 @@ void store_dense(RegType type, const void* from, DType dtype, void* to, std::int
 constexpr int reg_size(RegType type) { return type == RegType::f32 || type == RegType::i32 ? 4 : 8; }
 constexpr int dtype_size(DType dtype) {
   switch (dtype) {
-    case DType::f64: case DType::i64: return 8;
-    case DType::f32: case DType::i32: return 4;
-    case DType::f16: case DType::bf16: return 2;
+    case DType::f64:
+    case DType::i64: return 8;
+    case DType::f32:
+    case DType::i32: return 4;
+    case DType::f16:
+    case DType::bf16: return 2;
     default: return 1;
   }
 }

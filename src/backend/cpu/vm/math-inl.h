@@ -74,7 +74,7 @@ MC_INLINE F clamp_high(F x, F high) { return select(x > high, high, x); }
 MC_INLINE F max(F a, F b) { return select(is_nan(a), a, select(a > b, a, b)); }
 MC_INLINE F min(F a, F b) { return select(is_nan(a), a, select(a < b, a, b)); }
 #else
-MC_INLINE F clamp_low(F x, F low) { return hn::Max(low.v, x.v); }    // NaN stays
+MC_INLINE F clamp_low(F x, F low) { return hn::Max(low.v, x.v); }  // NaN stays
 MC_INLINE F clamp_high(F x, F high) { return hn::Min(high.v, x.v); }
 MC_INLINE F max(F a, F b) { return select(is_nan(a), a, hn::Max(a.v, b.v)); }
 MC_INLINE F min(F a, F b) { return select(is_nan(a), a, hn::Min(a.v, b.v)); }
@@ -104,9 +104,9 @@ inline constexpr float kLn2Hi = 0.693115234375f, kLn2Lo = 3.19461833e-5f;  // hi
 #if HWY_TARGET == HWY_AVX3
 // x = b·ln 2 + r, b a multiple of 1/16: 2^(b's fraction) comes from a register by its last four bits, and e^r needs
 // three terms only. Adding 1.5·2^19 rounds b and leaves these bits at the end of the mantissa.
-inline constexpr float kSixteenths[16] = {1.0f,         1.04427378f, 1.09050773f, 1.13878863f, 1.18920712f, 1.24185781f,
-                                          1.29683955f,  1.35425555f, 1.41421356f, 1.47682615f, 1.54221083f, 1.61049033f,
-                                          1.68179283f,  1.75625216f, 1.83400809f, 1.91520656f};
+inline constexpr float kSixteenths[16] = {1.0f,        1.04427378f, 1.09050773f, 1.13878863f, 1.18920712f, 1.24185781f,
+                                          1.29683955f, 1.35425555f, 1.41421356f, 1.47682615f, 1.54221083f, 1.61049033f,
+                                          1.68179283f, 1.75625216f, 1.83400809f, 1.91520656f};
 MC_INLINE F exp_bounded(F x) {
   const F magic = k(1.5f * 524288.0f);
   const F t = fma(x, k(kLog2e), magic);

@@ -10,8 +10,8 @@
 #include <cstring>
 
 #include "backend/cpu/vm/kernel_parts.h"
-#include "backend/cpu/vm/rows-inl.h"
 #include "backend/cpu/vm/philox.h"
+#include "backend/cpu/vm/rows-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace metal_candle::cpu::vm::HWY_NAMESPACE {
@@ -140,7 +140,8 @@ void stream_bf16(const Instr& in, const Frame& f) {
 constexpr int kDraws = 16;
 
 /// Words 0 and 1 for kDraws keys and counters. Plain loops: the compiler makes vectors of them.
-HWY_INLINE void philox(const std::uint64_t* key, const std::uint64_t* counter, std::uint32_t* word0, std::uint32_t* word1) {
+HWY_INLINE void philox(const std::uint64_t* key, const std::uint64_t* counter, std::uint32_t* word0,
+                       std::uint32_t* word1) {
   std::uint32_t x0[kDraws], x1[kDraws], x2[kDraws], x3[kDraws], k0[kDraws], k1[kDraws];
   for (int i = 0; i < kDraws; ++i) {
     k0[i] = static_cast<std::uint32_t>(key[i]);

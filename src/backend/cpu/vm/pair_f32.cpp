@@ -23,7 +23,9 @@ struct Chain {
   Input<kFirst != kVS> b;
   Input<kWalks> c;
   HWY_INLINE F all(int i) const { return Second::apply(First::apply(a.all(i), b.all(i)), c.all(i)); }
-  HWY_INLINE F some(int i, int n) const { return Second::apply(First::apply(a.some(i, n), b.some(i, n)), c.some(i, n)); }
+  HWY_INLINE F some(int i, int n) const {
+    return Second::apply(First::apply(a.some(i, n), b.some(i, n)), c.some(i, n));
+  }
   HWY_INLINE void next() {
     a.next();
     b.next();

@@ -1,9 +1,11 @@
 // Reductions along rows and over rows, select, and row values spread along columns: f32, every instruction set.
 //
-// The sum of a row has a shape that only its number of columns decides: vector i of a chunk of kReduceChunk columns goes
-// to accumulator i mod 4; at the end of the chunk the four are combined and join a total; at the end of the row the
-// total's lanes are combined pairwise. Blocks hand the accumulators on through the state in scratch memory.
+// The sum of a row has a shape that only its number of columns decides: vector i of a chunk of kReduceChunk columns
+// goes to accumulator i mod 4; at the end of the chunk the four are combined and join a total; at the end of the row
+// the total's lanes are combined pairwise. Blocks hand the accumulators on through the state in scratch memory.
 #include "backend/cpu/vm/targets.h"
+
+#include <algorithm>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/vm/row_f32.cpp"
@@ -53,6 +55,7 @@ template <class R>
 struct Accumulators {
   F v[4];
   MF nan;
+  HWY_INLINE Accumulators() {}  // written out: an implicit one would not be compiled for the instruction set
 
   HWY_INLINE void begin(const float* state) {
     const int n = static_cast<int>(hn::Lanes(df));
@@ -93,30 +96,38 @@ float lanes_of(F total) {
   return hn::GetLane(total.v);
 }
 
+/// One row of a block: chunk after chunk. True when the row is complete and `total` its reduction.
+template <class R>
+HWY_INLINE bool reduce_row(const float* a, float* state, const Frame& f, F& total) {
+  const int n = static_cast<int>(hn::Lanes(df));
+  for (int c = 0;;) {
+    const std::int64_t at = f.col0 + c;
+    const int some = static_cast<int>(std::min<std::int64_t>(f.cols - c, kReduceChunk - at % kReduceChunk));
+    const std::int64_t end = at + some;
+    Accumulators<R> acc;
+    acc.begin(at % kReduceChunk == 0 ? nullptr : state);
+    acc.add_row(a + c, some);
+    c += some;
+    if (end % kReduceChunk != 0 && end != f.stage_cols) {
+      for (int i = 0; i < 4; ++i) store(acc.v[i], state + i * n);
+      return false;
+    }
+    total = R::join(R::join(acc.v[0], acc.v[1]), R::join(acc.v[2], acc.v[3]));
+    if (end > kReduceChunk) total = R::join(load(state + 4 * n), total);
+    if (end == f.stage_cols) return true;
+    store(total, state + 4 * n);
+    if (c == f.cols) return false;
+  }
+}
+
 template <class R>
 void reduce(const Instr& in, const Frame& f) {
-  const int n = static_cast<int>(hn::Lanes(df));
   const float* a = at<const float>(in.a, f);
   float* state = at<float>(in.b, f);
   float* out = at<float>(in.out, f);
-  const std::int64_t end = f.col0 + f.cols;
-  const bool chunk_begins = f.col0 % kReduceChunk == 0;
-  const bool row_ends = end == f.stage_cols, chunk_ends = row_ends || end % kReduceChunk == 0;
   for (int r = 0; r < f.rows; ++r) {
-    Accumulators<R> acc;
-    acc.begin(chunk_begins ? nullptr : state);
-    acc.add_row(a, f.cols);
-    if (chunk_ends) {
-      F total = R::join(R::join(acc.v[0], acc.v[1]), R::join(acc.v[2], acc.v[3]));
-      if (end > kReduceChunk) total = R::join(load(state + 4 * n), total);
-      if (row_ends) {
-        *out = lanes_of<R>(total);
-      } else {
-        store(total, state + 4 * n);
-      }
-    } else {
-      for (int i = 0; i < 4; ++i) store(acc.v[i], state + i * n);
-    }
+    F total;
+    if (reduce_row<R>(a, state, f, total)) *out = lanes_of<R>(total);
     a = step(a, pitch(in.a, f));
     state = step(state, kReduceState);
     out = step(out, pitch(in.out, f));
@@ -267,7 +278,9 @@ struct IntegerToFloat {
   }
   HWY_INLINE void next() { p = step(p, row); }
 };
-void i32_to_f32(const Instr& in, const Frame& f) { run_rows(IntegerToFloat{at<const std::int32_t>(in.a, f), pitch(in.a, f)}, in, f); }
+void i32_to_f32(const Instr& in, const Frame& f) {
+  run_rows(IntegerToFloat{at<const std::int32_t>(in.a, f), pitch(in.a, f)}, in, f);
+}
 
 void fill(const Instr& in, const Frame& f) {
   const int n = static_cast<int>(hn::Lanes(df));

@@ -77,23 +77,26 @@ struct Bits {
 MC_INLINE F truth(M m) { return from_bits(hn::IfThenElseZero(hn::RebindMask(di, m.m), hn::Set(di, 1))); }
 
 // One struct an op.
-#define MC_UNARY(name, domain, body, ...) \
-  struct Op_##name {                      \
-    using T = F;                          \
+#define MC_UNARY(name, domain, body, ...)           \
+  struct Op_##name {                                \
+    using T = F;                                    \
     static HWY_INLINE F apply(F x) { return body; } \
   };
-#define MC_BINARY(name, domain, body, ...) \
-  struct Op_##name {                       \
-    using T = F;                           \
+#define MC_BINARY(name, domain, body, ...)               \
+  struct Op_##name {                                     \
+    using T = F;                                         \
     static HWY_INLINE F apply(F x, F z) { return body; } \
   };
-#define MC_COMPARE(name, body) \
-  struct Op_##name {           \
+#define MC_COMPARE(name, body)                                  \
+  struct Op_##name {                                            \
     static HWY_INLINE F apply(F x, F z) { return truth(body); } \
   };
-#define MC_LOGIC(name, body) \
-  struct Op_##name {         \
-    static HWY_INLINE F apply(F a, F b) { const Bits x{a.v}, z{b.v}; return (body).v; } \
+#define MC_LOGIC(name, body)              \
+  struct Op_##name {                      \
+    static HWY_INLINE F apply(F a, F b) { \
+      const Bits x{a.v}, z{b.v};          \
+      return (body).v;                    \
+    }                                     \
   };
 #include "metal_candle/elementwise.def"
 

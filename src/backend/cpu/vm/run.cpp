@@ -14,8 +14,10 @@ namespace {
 
 class Runner {
  public:
-  Runner(const Body& body, void* const* buffers, const std::uint64_t* slots, void* scratch, std::atomic<int>* index_error)
-      : b_(body), scratch_(reinterpret_cast<char*>((reinterpret_cast<std::uintptr_t>(scratch) + 63) & ~std::uintptr_t{63})) {
+  Runner(const Body& body, void* const* buffers, const std::uint64_t* slots, void* scratch,
+         std::atomic<int>* index_error)
+      : b_(body),
+        scratch_(reinterpret_cast<char*>((reinterpret_cast<std::uintptr_t>(scratch) + 63) & ~std::uintptr_t{63})) {
     bases_ = reinterpret_cast<Base*>(scratch_);
     origins_ = reinterpret_cast<char**>(bases_ + b_.moving.size() + 1);
     bases_[0] = {scratch_, 0};
@@ -65,7 +67,8 @@ class Runner {
     const auto narrow = static_cast<std::int32_t>(static_cast<std::int64_t>(bits));
     switch (use.type) {
       case RegType::f32: std::memcpy(to, &single, 4); break;
-      case RegType::f64: case RegType::i64: std::memcpy(to, &bits, 8); break;
+      case RegType::f64:
+      case RegType::i64: std::memcpy(to, &bits, 8); break;
       case RegType::i32: std::memcpy(to, &narrow, 4); break;
     }
   }
@@ -101,9 +104,10 @@ class Runner {
         do {  // at least once: a reduction over no columns has a value, too
           f_.col0 = c;
           f_.cols = static_cast<int>(std::min<std::int64_t>(b_.block_cols, end - c));
-          for (int i = stage.moving.begin; i < stage.moving.end; ++i) bases_[1 + i].ptr = origins_[i] + c * b_.moving[i].step;
+          for (int i = stage.moving.begin; i < stage.moving.end; ++i)
+            bases_[1 + i].ptr = origins_[i] + c * b_.moving[i].step;
           if (!b_.ahead.empty() && find_ahead(stage, n, c, end)) {
-            execute_fetching(stage.loop);
+            execute_fetching(stage);
           } else {
             execute(stage.loop);
           }
@@ -114,32 +118,55 @@ class Runner {
     }
   }
 
-  /// What the block after this one reads first, if it is known: where to fetch from while this one computes.
+  /// What is read after this block, if it is known: the next block's columns, or the share of the next rows that falls
+  /// to this block, so that all stages of a row together fetch the next one.
   bool find_ahead(const StageCode& stage, int n, std::int64_t c, std::int64_t end) {
-    const bool first = &stage == &b_.stages.front(), last = &stage == &b_.stages.back();
-    const bool columns = b_.ahead_of == Body::kColumns;
-    if (columns && first && c + b_.block_cols < end) {
-      ahead_ = {0, n, c + b_.block_cols, std::min<std::int64_t>(b_.block_cols, end - c - b_.block_cols)};
+    const std::int64_t stages = static_cast<std::int64_t>(b_.stages.size()), number = &stage - b_.stages.data();
+    if (b_.ahead_of == Body::kColumns && number == 0 && c + b_.block_cols < end) {
+      ahead_ = {0, n, c + b_.block_cols, std::min(c + 2 * b_.block_cols, end)};
       return true;
     }
-    ahead_ = {n, static_cast<int>(ahead_rows_), columns ? 0 : c, f_.cols};
-    return last && ahead_rows_ > 0;
+    if (ahead_rows_ <= 0 || stage.cols == 0) return false;
+    ahead_ = {n, static_cast<int>(ahead_rows_), c, c + f_.cols};
+    if (b_.ahead_of == Body::kRows) {
+      const std::int64_t cols = b_.stages[0].cols, all = stages * stage.cols;
+      ahead_.begin = cols * (number * stage.cols + c) / all;
+      ahead_.end = cols * (number * stage.cols + c + f_.cols) / all;
+    } else if (number + 1 != stages || c != 0) {
+      return false;
+    }
+    return true;
   }
-  /// A share of the rows' cache lines before each instruction: asked for all at once they keep other requests waiting.
-  void execute_fetching(Range range) {
-    const int parts = range.end - range.begin;
-    for (int part = 0; part < parts; ++part) {
-      fetch(part, parts);
-      const Instr& i = b_.code[range.begin + part];
-      i.fn(i, f_);
+  /// In smaller blocks, with a share of the cache lines before each instruction: asked for all at once they keep other
+  /// requests waiting.
+  void execute_fetching(const StageCode& stage) {
+    constexpr int kPiece = 1024;
+    const Range range = stage.loop;
+    const int whole = f_.cols, pieces = f_.rows > 1 ? 1 : (whole + kPiece - 1) / kPiece;
+    const int parts = (range.end - range.begin) * pieces;
+    const std::int64_t col0 = f_.col0;
+    for (int part = 0, piece = 0; piece < pieces; ++piece) {
+      if (pieces > 1) {
+        f_.col0 = col0 + piece * kPiece;
+        f_.cols = std::min(kPiece, whole - piece * kPiece);
+        for (int i = stage.moving.begin; i < stage.moving.end; ++i)
+          bases_[1 + i].ptr = origins_[i] + f_.col0 * b_.moving[i].step;
+      }
+      for (const Instr* i = b_.code.data() + range.begin; i != b_.code.data() + range.end; ++i) {
+        fetch(part++, parts);
+        i->fn(*i, f_);
+      }
     }
   }
   // Inline: g++ 12 takes a function that only prefetches for one without effect, and drops its calls.
   HWY_INLINE void fetch(int part, int parts) {
     for (int i : b_.ahead) {
-      const std::int64_t stride = bases_[1 + i].stride, bytes = ahead_.cols * b_.moving[i].step;
-      const char* p = origins_[i] + ahead_.col * b_.moving[i].step + ahead_.skip * stride;
-      const std::int64_t begin = (bytes * part / parts) & ~std::int64_t{63}, end = part + 1 == parts ? bytes : (bytes * (part + 1) / parts) & ~std::int64_t{63};
+      const Moving& m = b_.moving[i];
+      const std::int64_t stride = bases_[1 + i].stride;
+      const std::int64_t all = (ahead_.end - ahead_.begin) * m.step;
+      const std::int64_t begin = (all * part / parts) & ~std::int64_t{63};
+      const std::int64_t end = part + 1 == parts ? all : (all * (part + 1) / parts) & ~std::int64_t{63};
+      const char* p = origins_[i] + ahead_.begin * m.step + ahead_.skip * stride;
       for (int r = 0; r < ahead_.rows; ++r, p += stride) {
         for (std::int64_t at = begin; at < end; at += 64) __builtin_prefetch(p + at, 0, 3);
       }
@@ -202,7 +229,7 @@ class Runner {
   Frame f_{};
   struct Ahead {
     int skip, rows;
-    std::int64_t col, cols;
+    std::int64_t begin, end;  // columns
   } ahead_{};
   std::int64_t ahead_rows_ = 0;  // rows of the block after this one
 };

@@ -17,7 +17,7 @@ struct Lane {
   E v;
   Lane() = default;
   template <class N>
-    requires std::is_arithmetic_v<N>
+  requires std::is_arithmetic_v<N>
   explicit Lane(N x) : v(static_cast<E>(x)) {}
 
   // Integers compute in their unsigned type, where overflow is defined.
@@ -29,9 +29,15 @@ struct Lane {
   friend Lane operator*(Lane a, Lane b) { return of(static_cast<U>(a.v) * static_cast<U>(b.v)); }
   friend Lane operator/(Lane a, Lane b) { return Lane(a.v / b.v); }
   friend Lane operator-(Lane a) { return kFloat ? Lane(-a.v) : Lane(E(0)) - a; }
-  friend Lane operator&(Lane a, Lane b) { return Lane(static_cast<E>(static_cast<std::int64_t>(a.v) & static_cast<std::int64_t>(b.v))); }
-  friend Lane operator|(Lane a, Lane b) { return Lane(static_cast<E>(static_cast<std::int64_t>(a.v) | static_cast<std::int64_t>(b.v))); }
-  friend Lane operator^(Lane a, Lane b) { return Lane(static_cast<E>(static_cast<std::int64_t>(a.v) ^ static_cast<std::int64_t>(b.v))); }
+  friend Lane operator&(Lane a, Lane b) {
+    return Lane(static_cast<E>(static_cast<std::int64_t>(a.v) & static_cast<std::int64_t>(b.v)));
+  }
+  friend Lane operator|(Lane a, Lane b) {
+    return Lane(static_cast<E>(static_cast<std::int64_t>(a.v) | static_cast<std::int64_t>(b.v)));
+  }
+  friend Lane operator^(Lane a, Lane b) {
+    return Lane(static_cast<E>(static_cast<std::int64_t>(a.v) ^ static_cast<std::int64_t>(b.v)));
+  }
   friend bool operator<(Lane a, Lane b) { return a.v < b.v; }
   friend bool operator<=(Lane a, Lane b) { return a.v <= b.v; }
   friend bool operator>(Lane a, Lane b) { return a.v > b.v; }
@@ -40,39 +46,67 @@ struct Lane {
   friend bool operator!=(Lane a, Lane b) { return a.v != b.v; }
 };
 
-template <class E> Lane<E> select(bool m, Lane<E> a, Lane<E> b) { return m ? a : b; }
-template <class E> Lane<E> max(Lane<E> a, Lane<E> b) { return a.v != a.v || a.v > b.v ? a : b; }
-template <class E> Lane<E> min(Lane<E> a, Lane<E> b) { return a.v != a.v || a.v < b.v ? a : b; }
-template <class E> Lane<E> abs(Lane<E> x) {
+template <class E>
+Lane<E> select(bool m, Lane<E> a, Lane<E> b) {
+  return m ? a : b;
+}
+template <class E>
+Lane<E> max(Lane<E> a, Lane<E> b) {
+  return a.v != a.v || a.v > b.v ? a : b;
+}
+template <class E>
+Lane<E> min(Lane<E> a, Lane<E> b) {
+  return a.v != a.v || a.v < b.v ? a : b;
+}
+template <class E>
+Lane<E> abs(Lane<E> x) {
   if constexpr (Lane<E>::kFloat) return Lane<E>(std::fabs(x.v));
   else return x.v < 0 ? -x : x;
 }
 // Integers are whole already.
-#define MC_ROUNDING(name, call)                                        \
-  template <class E> Lane<E> name(Lane<E> x) {                         \
-    if constexpr (Lane<E>::kFloat) return Lane<E>(std::call(x.v));     \
-    else return x;                                                     \
+#define MC_ROUNDING(name, call)                                    \
+  template <class E>                                               \
+  Lane<E> name(Lane<E> x) {                                        \
+    if constexpr (Lane<E>::kFloat) return Lane<E>(std::call(x.v)); \
+    else return x;                                                 \
   }
 MC_ROUNDING(floor, floor)
 MC_ROUNDING(ceil, ceil)
 MC_ROUNDING(round, nearbyint)
 #undef MC_ROUNDING
-#define MC_STD(name) \
-  template <class E> Lane<E> name(Lane<E> x) { return Lane<E>(std::name(x.v)); }
-MC_STD(exp) MC_STD(expm1) MC_STD(log) MC_STD(log1p) MC_STD(sqrt) MC_STD(sin) MC_STD(cos) MC_STD(tanh) MC_STD(erf)
+#define MC_STD(name)                \
+  template <class E>                \
+  Lane<E> name(Lane<E> x) {         \
+    return Lane<E>(std::name(x.v)); \
+  }
+MC_STD(exp)
+MC_STD(expm1)
+MC_STD(log) MC_STD(log1p) MC_STD(sqrt) MC_STD(sin) MC_STD(cos) MC_STD(tanh) MC_STD(erf)
 #undef MC_STD
-template <class E> Lane<E> rsqrt(Lane<E> x) { return Lane<E>(1 / std::sqrt(x.v)); }
-template <class E> Lane<E> pow(Lane<E> x, Lane<E> y) { return Lane<E>(std::pow(x.v, y.v)); }
-template <class E> Lane<E> fma(Lane<E> a, Lane<E> b, Lane<E> c) { return Lane<E>(std::fma(a.v, b.v, c.v)); }
-template <class E> Lane<E> sigmoid(Lane<E> x) {
+    template <class E>
+    Lane<E> rsqrt(Lane<E> x) {
+  return Lane<E>(1 / std::sqrt(x.v));
+}
+template <class E>
+Lane<E> pow(Lane<E> x, Lane<E> y) {
+  return Lane<E>(std::pow(x.v, y.v));
+}
+template <class E>
+Lane<E> fma(Lane<E> a, Lane<E> b, Lane<E> c) {
+  return Lane<E>(std::fma(a.v, b.v, c.v));
+}
+template <class E>
+Lane<E> sigmoid(Lane<E> x) {
   const E e = std::exp(-std::fabs(x.v));
   return Lane<E>((x.v >= 0 ? E(1) : e) / (1 + e));
 }
-template <class E> Lane<E> silu_grad(Lane<E> x) {
+template <class E>
+Lane<E> silu_grad(Lane<E> x) {
   const E s = sigmoid(x).v;
   return Lane<E>(s * (1 + x.v * (1 - s)));
 }
-template <class E> Lane<E> gelu_tanh_grad(Lane<E> x) {
+template <class E>
+Lane<E> gelu_tanh_grad(Lane<E> x) {
   const E c0 = E(1.5957691216057308), c1 = E(0.07135481627260025);
   const E xx = x.v * x.v > 400 ? E(400) : x.v * x.v;
   const E s = sigmoid(Lane<E>(x.v * (xx * c1 + c0))).v;

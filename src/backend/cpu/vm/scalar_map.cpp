@@ -10,20 +10,29 @@ namespace {
 constexpr bool FLOAT = true, NUMERIC = false;
 
 // A struct an op; `apply` is a template over Lane<E>, instantiated only where the op is defined.
-#define MC_UNARY(name, domain, body, ...)       \
-  struct Op_##name {                            \
-    static constexpr bool float_only = domain;  \
-    template <class T> static T apply(T x) { return body; } \
-  };
-#define MC_BINARY(name, domain, body, ...)      \
-  struct Op_##name {                            \
-    static constexpr bool float_only = domain;  \
-    template <class T> static T apply(T x, T z) { return body; } \
-  };
-#define MC_COMPARE(name, body)                 \
+#define MC_UNARY(name, domain, body, ...)      \
   struct Op_##name {                           \
-    static constexpr bool float_only = false;  \
-    template <class T> static Lane<std::int32_t> apply(T x, T z) { return Lane<std::int32_t>(body); } \
+    static constexpr bool float_only = domain; \
+    template <class T>                         \
+    static T apply(T x) {                      \
+      return body;                             \
+    }                                          \
+  };
+#define MC_BINARY(name, domain, body, ...)     \
+  struct Op_##name {                           \
+    static constexpr bool float_only = domain; \
+    template <class T>                         \
+    static T apply(T x, T z) {                 \
+      return body;                             \
+    }                                          \
+  };
+#define MC_COMPARE(name, body)                  \
+  struct Op_##name {                            \
+    static constexpr bool float_only = false;   \
+    template <class T>                          \
+    static Lane<std::int32_t> apply(T x, T z) { \
+      return Lane<std::int32_t>(body);          \
+    }                                           \
   };
 #define MC_LOGIC(name, body) MC_BINARY(name, NUMERIC, body)
 #include "metal_candle/elementwise.def"
@@ -63,18 +72,23 @@ Kernel binary_kernel(Form form) {
   if constexpr (Op::float_only && !std::is_floating_point_v<E>) {
     return nullptr;
   } else {
-    return form == kVV ? binary<Op, E, kVV> : form == kVS ? binary<Op, E, kVS> : form == kSV ? binary<Op, E, kSV> : nullptr;
+    return form == kVV   ? binary<Op, E, kVV>
+           : form == kVS ? binary<Op, E, kVS>
+           : form == kSV ? binary<Op, E, kSV>
+                         : nullptr;
   }
 }
 
 template <class E>
 Kernel find_map(Elementwise op, Form form) {
   switch (op) {
+    // clang-format off
 #define MC_UNARY(name, ...) case Elementwise::name: return unary_kernel<Op_##name, E>();
 #define MC_BINARY(name, ...) case Elementwise::name: return binary_kernel<Op_##name, E>(form);
 #define MC_COMPARE(name, body) case Elementwise::name: return binary_kernel<Op_##name, E>(form);
 #define MC_LOGIC(name, body) case Elementwise::name: return binary_kernel<Op_##name, E>(form);
 #include "metal_candle/elementwise.def"
+    // clang-format on
     case Elementwise::kCount: break;
   }
   return nullptr;
@@ -161,7 +175,8 @@ Kernel cast_from(DType to, RegType type) {
 
 template <class E>
 Kernel find_select(Form form) {
-  constexpr Kernel kernels[] = {select_kernel<E, kVV>, select_kernel<E, kVS>, select_kernel<E, kSV>, select_kernel<E, kSS>};
+  constexpr Kernel kernels[] = {select_kernel<E, kVV>, select_kernel<E, kVS>, select_kernel<E, kSV>,
+                                select_kernel<E, kSS>};
   return kernels[form];
 }
 

@@ -38,7 +38,8 @@ class RowWalk {
 
 /// Elements to add for a gathered index; false when it is out of range.
 bool gathered(const Access& a, const void* indices, std::int64_t i, const Frame& f, std::int64_t& add) {
-  std::int64_t index = a.gather64 ? static_cast<const std::int64_t*>(indices)[i] : static_cast<const std::int32_t*>(indices)[i];
+  std::int64_t index =
+      a.gather64 ? static_cast<const std::int64_t*>(indices)[i] : static_cast<const std::int32_t*>(indices)[i];
   if (index < 0) index += a.gather_extent;
   const bool good = index >= 0 && index < a.gather_extent;
   if (!good && f.index_error) f.index_error->store(1, std::memory_order_relaxed);
@@ -78,7 +79,8 @@ void load_full(const Instr& in, const Frame& f) {
   const M* base = static_cast<const M*>(f.buffers[a.buffer]);
   if (a.buffer == f.tile_buffer && std::is_same_v<M, float>) {
     const float* tile = f.tile + (f.row0 - f.tile_row0) * f.tile_ld + (f.col0 - f.tile_col0);
-    for (int r = 0; r < f.rows; ++r, tile += f.tile_ld, out = step(out, pitch(in.out, f))) load_row(tile, 1, out, f.cols);
+    for (int r = 0; r < f.rows; ++r, tile += f.tile_ld, out = step(out, pitch(in.out, f)))
+      load_row(tile, 1, out, f.cols);
     return;
   }
   const char* index = at<const char>(in.b, f);
@@ -161,13 +163,23 @@ void store_rows(const Instr& in, const Frame& f) {
 // Reductions: eight accumulators, element i goes to number i mod 8; joined in order at the end of the row.
 constexpr int kWays = 8;
 
-template <class E> struct Sum { static constexpr E identity = 0; static E join(E a, E b) { return (Lane<E>(a) + Lane<E>(b)).v; } };
-template <class E> struct Prod { static constexpr E identity = 1; static E join(E a, E b) { return (Lane<E>(a) * Lane<E>(b)).v; } };
-template <class E> struct Max {
+template <class E>
+struct Sum {
+  static constexpr E identity = 0;
+  static E join(E a, E b) { return (Lane<E>(a) + Lane<E>(b)).v; }
+};
+template <class E>
+struct Prod {
+  static constexpr E identity = 1;
+  static E join(E a, E b) { return (Lane<E>(a) * Lane<E>(b)).v; }
+};
+template <class E>
+struct Max {
   static constexpr E identity = Lane<E>::kFloat ? -std::numeric_limits<E>::infinity() : std::numeric_limits<E>::min();
   static E join(E a, E b) { return max(Lane<E>(a), Lane<E>(b)).v; }
 };
-template <class E> struct Min {
+template <class E>
+struct Min {
   static constexpr E identity = Lane<E>::kFloat ? std::numeric_limits<E>::infinity() : std::numeric_limits<E>::max();
   static E join(E a, E b) { return min(Lane<E>(a), Lane<E>(b)).v; }
 };

@@ -67,7 +67,8 @@ void find_kinds(const KernelProgram& p, ProgramShape& s, bool tile) {
   for (const KValue& v : p.values) {
     Kind kind = Kind::uniform;
     switch (v.op) {
-      case KOp::literal: case KOp::slot: break;
+      case KOp::literal:
+      case KOp::slot: break;
       case KOp::load: kind = load_kind(p, s, v, tile); break;
       case KOp::row_index: kind = Kind::row; break;
       case KOp::col_index: kind = Kind::full; break;
@@ -134,7 +135,8 @@ int round_up(std::int64_t n, int to) { return static_cast<int>((n + to - 1) / to
 
 /// A load or store whose rows are closer together than its columns: square blocks use whole cache lines.
 bool is_transposed(const Access& a) {
-  return a.dims > 0 && a.col_stride != 0 && a.col_stride != 1 && std::abs(a.strides[a.dims - 1]) < std::abs(a.col_stride);
+  return a.dims > 0 && a.col_stride != 0 && a.col_stride != 1 &&
+         std::abs(a.strides[a.dims - 1]) < std::abs(a.col_stride);
 }
 
 }  // namespace
@@ -167,15 +169,18 @@ namespace {
 double value_cost(const KValue& v) {
   const bool single = v.type == RegType::f32, wide = v.type == RegType::f64;
   switch (v.op) {
-    case KOp::load: case KOp::store: return 0.08;
+    case KOp::load:
+    case KOp::store: return 0.08;
     case KOp::map: {
       const auto op = static_cast<Elementwise>(v.code);
       const bool heavy = op >= Elementwise::exp && op <= Elementwise::gelu_tanh_grad;
       if (op == Elementwise::pow) return wide ? 30 : 3;
       return heavy ? (wide ? 12 : 0.12) : (single ? 0.02 : 0.15);
     }
-    case KOp::random_uniform: case KOp::random_normal: return 1.5;
-    case KOp::literal: case KOp::slot: return 0;
+    case KOp::random_uniform:
+    case KOp::random_normal: return 1.5;
+    case KOp::literal:
+    case KOp::slot: return 0;
     default: return single ? 0.03 : 0.2;
   }
 }

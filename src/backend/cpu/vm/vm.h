@@ -47,8 +47,9 @@ class RowProgram {
   /// As the epilogue of a matmul: evaluates rows [row0, row0+rows) × columns [col0, col0+cols) only. The f32 loads of
   /// buffer `tile_buffer` read `tile` instead (its first element is the one of row0, col0; ld elements a row), wherever
   /// their access points. Values of one element a row are stored by the call whose col0 is 0.
-  void run_tile(void* const* buffers, const std::uint64_t* slots, std::int64_t row0, std::int64_t rows, std::int64_t col0,
-                std::int64_t cols, int tile_buffer, const float* tile, std::int64_t ld, void* scratch) const;
+  void run_tile(void* const* buffers, const std::uint64_t* slots, std::int64_t row0, std::int64_t rows,
+                std::int64_t col0, std::int64_t cols, int tile_buffer, const float* tile, std::int64_t ld,
+                void* scratch) const;
 
  private:
   RowProgram();
