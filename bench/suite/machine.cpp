@@ -40,7 +40,7 @@ std::string isa_of(const std::string& flags) {
   std::string out;
   for (const char* name : {"sse4_2", "avx2", "fma", "avx512f", "avx512bw", "avx512_bf16", "avx512_vnni", "amx_bf16",
                            "asimd", "bf16", "sve"})
-    if (have.count(name)) out += (out.empty() ? "" : " ") + std::string(name);
+    if (have.count(name)) out += fmt::format("{}{}", out.empty() ? "" : " ", name);
   return out;
 }
 

@@ -84,13 +84,13 @@ std::string Peer::ask(const std::string& line) {
 }
 
 std::optional<double> number_in(const std::string& json, const std::string& key) {
-  const auto at = json.find('"' + key + "\": ");
+  const auto at = json.find(fmt::format("\"{}\": ", key));
   if (at == std::string::npos) return std::nullopt;
   return std::strtod(json.c_str() + at + key.size() + 4, nullptr);
 }
 
 std::optional<std::string> text_in(const std::string& json, const std::string& key) {
-  const std::string head = '"' + key + "\": \"";
+  const std::string head = fmt::format("\"{}\": \"", key);
   const auto at = json.find(head);
   if (at == std::string::npos) return std::nullopt;
   const auto begin = at + head.size();
