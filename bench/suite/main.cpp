@@ -70,9 +70,14 @@ void describe_run(Suite& suite) {
   r.fact("own GEMM", metal_candle::cpu::gemm_isa_name());
   r.fact("mode",
          fmt::format("{}{}", suite.options.full ? "full" : "quick", suite.options.cpu_time ? ", processor time" : ""));
-  for (const PeerKind kind : {PeerKind::torch_eager, PeerKind::mlx})
-    if (const Peer* peer = suite.peers.get({kind})) r.fact("peer", peer->version());
-  if (!suite.peers.available()) r.fact("peer", "none were run: `make bench-peers` installs them");
+  bool any_peer = false;
+  for (const PeerKind kind : {PeerKind::torch_eager, PeerKind::mlx}) {
+    const Peer* peer = suite.peers.get({kind});
+    if (!peer) continue;
+    any_peer = true;
+    r.fact(kind == PeerKind::mlx ? "peer mlx" : "peer torch", peer->version());
+  }
+  if (!any_peer) r.fact("peer", "none were run: `make bench-peers` installs them");
   r.print_facts();
 }
 
