@@ -153,7 +153,8 @@ void Capture::visit(Node* root, std::span<const LazyTensor> donated) {
       insert(child);
       stack_.push_back({child, 0});
     } else {
-      emit(node);
+      // Another thread may have evaluated the node since its inputs were visited, and have let them go.
+      if (!emit(node)) emit_leaf(node, node->storage.load(std::memory_order_acquire), donated);
       stack_.pop_back();
     }
   }
@@ -178,9 +179,7 @@ void Capture::emit_leaf(Node* node, Storage* storage, std::span<const LazyTensor
   words.push_back(alias);
 }
 
-void Capture::emit(Node* node) {
-  *find(node) = static_cast<int>(nodes.size());
-  nodes.push_back(node);
+bool Capture::emit(Node* node) {
   const Attrs* attrs = node->attrs;
   const int attr_count = attrs ? attrs->size() : 0;
   const std::size_t begin = words.size();
@@ -190,15 +189,23 @@ void Capture::emit(Node* node) {
   *w++ = Head::of(*node, attr_count).packed;
   for (const std::int64_t d : node->shape) *w++ = static_cast<std::uint64_t>(d);
   for (int i = 0; i < attr_count; ++i) *w++ = static_cast<std::uint64_t>((*attrs)[i]);
+  int missing = (node->scalar_flags & Node::kScalarOperand) ? 1 : 0;
   for (int i = 0; i < node->input_count; ++i) {
     const Node* in = node->input(i).load(std::memory_order_acquire);
+    if (!in && --missing < 0) {
+      words.resize(begin);
+      return false;
+    }
     *w++ = in ? static_cast<std::uint64_t>(number_of(in)) : ~std::uint64_t{0};
   }
+  *find(node) = static_cast<int>(nodes.size());
+  nodes.push_back(node);
   const bool has_number = node->op->kind == OpKind::scalar || (node->scalar_flags & Node::kScalarOperand);
   const auto number = static_cast<std::uint64_t>(node->scalar_i);
   if (has_number && (node->scalar_flags & Node::kScalarLiteral)) *w++ = number;
   else if (has_number) slots.push_back(number);
   words.resize(static_cast<std::size_t>(w - words.data()));
+  return true;
 }
 
 ComputationGraph Capture::graph() const {

@@ -41,7 +41,7 @@ struct Capture {
   void grow();
   void reset();
   void visit(Node* root, std::span<const LazyTensor> donated);
-  void emit(Node* node);
+  bool emit(Node* node);  // false: evaluated meanwhile
   void emit_leaf(Node* node, Storage* storage, std::span<const LazyTensor> donated);
   int number_of(const Node* node) { return *find(node); }
 

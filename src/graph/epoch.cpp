@@ -65,11 +65,13 @@ std::uint64_t oldest_reader() {
 
 void drop(Node* node) { LazyTensor::adopt(node); }
 
-void drain(std::uint64_t oldest) {
+void drain() {
   Pending& p = pending();
   std::vector<std::pair<std::uint64_t, Node*>> done;
   {
     std::lock_guard lock(p.mutex);
+    // Looked up here and not before: a node may have been put aside for a reader that came after an earlier look.
+    const std::uint64_t oldest = oldest_reader();
     std::size_t n = 0;
     while (n < p.nodes.size() && p.nodes[n].first < oldest) ++n;
     done.assign(p.nodes.begin(), p.nodes.begin() + static_cast<std::ptrdiff_t>(n));
@@ -101,7 +103,7 @@ void retire(std::span<Node* const> nodes) {
   Pending& p = pending();
   if (oldest > tag) {
     for (Node* node : nodes) drop(node);
-    if (p.any.load(std::memory_order_relaxed)) drain(oldest);
+    if (p.any.load(std::memory_order_relaxed)) drain();
     return;
   }
   std::lock_guard lock(p.mutex);
