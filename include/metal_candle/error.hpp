@@ -44,6 +44,31 @@ class OutOfMemory : public UserError {
   std::size_t asked_, free_;
 };
 
+/// What is wrong with a file: the file itself, or one thing in it.
+enum class FileFault {
+  missing,   // it is not there, or may not be read
+  bad,       // its content is not what it must be
+  create,    // an output cannot be made there
+  transfer,  // reading or writing it failed half-way
+};
+
+/// A file that cannot be used. The message is put together from the parts: "file: field: expected …, got …".
+class FileError : public UserError {
+ public:
+  /// `field` names the place in the file (a key, a tensor, "line 7"); `expected` and `got` may be empty.
+  FileError(FileFault fault, std::string file, std::string field, std::string expected, std::string got = {});
+
+  FileFault fault() const { return fault_; }
+  const std::string& file() const { return file_; }
+  const std::string& field() const { return field_; }
+  const std::string& expected() const { return expected_; }
+  const std::string& got() const { return got_; }
+
+ private:
+  FileFault fault_;
+  std::string file_, field_, expected_, got_;
+};
+
 class InternalError : public Error {
  public:
   explicit InternalError(std::string message);
