@@ -11,6 +11,7 @@ packages_of() {
     bench) echo libbenchmark-dev libdnnl-dev ;;
     peers) echo g++ python3 python3-venv python3-dev ;;
     lint) echo git clang-format-14 clang-tidy-14 ;;
+    model) echo python3 python3-pip ;;
     cross) echo g++-aarch64-linux-gnu qemu-user-static ;;
     *) echo "setup.sh: no group '$1'" >&2; exit 2 ;;
   esac
