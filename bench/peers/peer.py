@@ -1,4 +1,4 @@
-"""One peer of the benchmarks, as a process that answers questions: peer.py eager|compile|mlx.
+"""One peer of the benchmarks, as a process that answers questions: peer.py eager|compile|mlx|llama.
 
 The harness (bench/suite/peer.cpp) writes lines and reads one line of JSON for each:
 
@@ -88,6 +88,11 @@ if __name__ == "__main__":
 
         print(json.dumps({"peer": mlx_work.VERSION}), flush=True)
         serve(mlx_work.make)
+    elif kind == "llama":
+        import llama_work
+
+        print(json.dumps({"peer": llama_work.VERSION}), flush=True)
+        serve(llama_work.make)
     else:
         import torch_work
 

@@ -209,9 +209,14 @@ WORK = {f.__name__: f for f in (linear, rows, programs, cross_entropy, lora, tin
 
 def make(name, kind):
     what, *arguments = name.split(":")
-    if what not in WORK:
+    work = WORK.get(what)
+    if work is None:
+        import lm_work  # transformers takes seconds to import
+
+        work = lm_work.WORK.get(what)
+    if work is None:
         raise Missing
     if kind == "compile":
         torch._dynamo.reset()
-        return WORK[what](lambda f: torch.compile(f, dynamic=False), *arguments)
-    return WORK[what](lambda f: f, *arguments)
+        return work(lambda f: torch.compile(f, dynamic=False), *arguments)
+    return work(lambda f: f, *arguments)

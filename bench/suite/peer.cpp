@@ -17,6 +17,7 @@ const char* argument(PeerKind kind) {
     case PeerKind::torch_eager: return "eager";
     case PeerKind::torch_compile: return "compile";
     case PeerKind::mlx: return "mlx";
+    case PeerKind::llama: return "llama";
   }
   return "";
 }
@@ -44,7 +45,8 @@ const char* argument(PeerKind kind) {
 }  // namespace
 
 std::string PeerConfig::name() const {
-  const std::string base = kind == PeerKind::mlx ? "mlx" : fmt::format("torch {}", argument(kind));
+  const bool torch = kind == PeerKind::torch_eager || kind == PeerKind::torch_compile;
+  const std::string base = torch ? fmt::format("torch {}", argument(kind)) : kind == PeerKind::llama ? "llama.cpp" : "mlx";
   return reuse_heap ? base + ", heap reuse" : base;
 }
 
