@@ -70,7 +70,7 @@ def lm_decode(wrap, shape, length, dtype):
     @torch.no_grad()
     def token():
         forward(input_ids=last, past_key_values=cache, use_cache=True)
-        cache.crop(int(length))
+        cache.crop(-1)  # that token
 
     return token
 
