@@ -7,6 +7,8 @@
 #include "metal_candle/error.hpp"
 #include "metal_candle/graph.hpp"
 #include "metal_candle/lazy_tensor.hpp"
+#include "metal_candle/model.hpp"
+#include "metal_candle/nn.hpp"
 #include "metal_candle/op_def.hpp"
 #include "metal_candle/ops.hpp"
 #include "metal_candle/param_tree.hpp"
