@@ -6,6 +6,7 @@
 #include "metal_candle/dtype.hpp"
 #include "metal_candle/error.hpp"
 #include "metal_candle/graph.hpp"
+#include "metal_candle/json.hpp"
 #include "metal_candle/lazy_tensor.hpp"
 #include "metal_candle/model.hpp"
 #include "metal_candle/nn.hpp"

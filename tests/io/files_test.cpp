@@ -1,0 +1,198 @@
+#include "io/files.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <functional>
+
+#include "metal_candle/error.hpp"
+#include "tests/io/temp_folder.h"
+
+namespace metal_candle::io {
+namespace {
+
+FileFault fault_of(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const FileError& e) {
+    EXPECT_NE(e.file(), "");
+    return e.fault();
+  }
+  ADD_FAILURE() << "nothing was thrown";
+  return FileFault::bad;
+}
+
+TEST(MappedFile, GivesTheBytesAndRefusesTheRest) {
+  const TempFolder folder;
+  const auto file = MappedFile::open(folder.write("a", "hello"));
+  EXPECT_EQ(std::string_view(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size()), "hello");
+  file->will_need(2, 100);
+  file->will_need(200, 1);
+  EXPECT_TRUE(MappedFile::open(folder.write("empty", ""))->bytes().empty());
+  EXPECT_EQ(fault_of([&] { MappedFile::open(folder / "none"); }), FileFault::missing);
+  EXPECT_EQ(fault_of([&] { MappedFile::open(folder.path()); }), FileFault::bad);
+  ASSERT_EQ(mkfifo((folder / "pipe").c_str(), 0600), 0);
+  EXPECT_EQ(fault_of([&] { MappedFile::open(folder / "pipe"); }), FileFault::bad);
+}
+
+TEST(AtomicFile, WritesWholeOrNotAtAll) {
+  const TempFolder folder;
+  folder.write("a", "old");
+  chmod((folder / "a").c_str(), 0640);
+  {
+    AtomicFile file(folder / "a");
+    file.write("new");
+    EXPECT_EQ(folder.read("a"), "old");
+  }
+  EXPECT_EQ(folder.read("a"), "old");
+  EXPECT_EQ(folder.entries(), 1);
+  write_file(folder / "a", "new");
+  EXPECT_EQ(folder.read("a"), "new");
+  EXPECT_EQ(folder.entries(), 1);
+  struct stat info;
+  ASSERT_EQ(stat((folder / "a").c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0640u);
+  EXPECT_EQ(fault_of([&] { write_file(folder / "no/such/a", "x"); }), FileFault::create);
+  std::filesystem::create_directory(folder / "d");
+  EXPECT_EQ(fault_of([&] { write_file(folder / "d", "x"); }), FileFault::create);
+  EXPECT_EQ(folder.entries(), 2);
+}
+
+TEST(AtomicFile, InterruptedAndShortWritesAreNoFailures) {
+  const TempFolder folder;
+  const std::string text(10'001, 'x');
+  for (int nth = 1; nth <= 6; ++nth) {
+    for (const auto& [kind, error] :
+         {std::pair{WriteFaults::Kind::error, EINTR}, {WriteFaults::Kind::short_write, 0}}) {
+      const WriteFaults faults(nth, kind, error);
+      write_file(folder / "a", text);
+      EXPECT_EQ(folder.read("a"), text);
+      EXPECT_GE(faults.calls(), 6 - 1);
+    }
+  }
+}
+
+/// Makes each call of `save` fail in turn. `check` looks whether the old or the new is there, and puts the old back.
+void fail_every_call(const std::function<void()>& save, const std::function<void(bool after_rename)>& check,
+                     int calls_after_rename) {
+  for (const int error : {ENOSPC, EIO, EACCES}) {
+    int calls = 0;
+    {
+      const WriteFaults count(0, WriteFaults::Kind::error);
+      save();
+      calls = count.calls();
+    }
+    ASSERT_GE(calls, 5);
+    check(true);
+    for (int nth = 1; nth <= calls; ++nth) {
+      const WriteFaults faults(nth, WriteFaults::Kind::error, error);
+      const FileFault fault = fault_of(save);
+      EXPECT_TRUE(fault == FileFault::create || fault == FileFault::transfer);
+      EXPECT_EQ(faults.calls(), nth);
+      check(nth > calls - calls_after_rename);
+    }
+  }
+}
+
+TEST(AtomicFile, EveryFailingCallLeavesTheOldFile) {
+  const TempFolder folder;
+  const auto save = [&] {
+    AtomicFile file(folder / "a");
+    file.write("ne"), file.write("w");
+    file.commit();
+  };
+  fail_every_call(
+      save,
+      [&](bool replaced) {
+        EXPECT_EQ(folder.read("a"), replaced ? "new" : "old");
+        EXPECT_EQ(folder.entries(), 1);
+        folder.write("a", "old");
+      },
+      1);
+}
+
+TEST(AtomicFile, AFullDiskIsATransferError) {
+  const TempFolder folder;
+  const WriteFaults faults(2, WriteFaults::Kind::error, ENOSPC);
+  EXPECT_EQ(fault_of([&] { write_file(folder / "a", "x"); }), FileFault::transfer);
+}
+
+TEST(AtomicFile, AKilledWriterLeavesOldOrNew) {
+  const TempFolder folder;
+  int ends = 0;
+  for (int nth = 1; ends == 0; ++nth) {
+    folder.write("a", "old");
+    const pid_t child = fork();
+    if (child == 0) {
+      const WriteFaults faults(nth, WriteFaults::Kind::die);
+      write_file(folder / "a", "new");
+      _exit(0);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFEXITED(status));
+    const bool killed = WEXITSTATUS(status) == 137;
+    EXPECT_TRUE(killed || WEXITSTATUS(status) == 0);
+    ends += killed ? 0 : 1;
+    const std::string now = folder.read("a");
+    EXPECT_TRUE(now == "new" || (killed && now == "old")) << now;
+  }
+}
+
+TEST(AtomicFolder, AppearsWhole) {
+  const TempFolder folder;
+  {
+    AtomicFolder out(folder / "step-1/");
+    write_file(out.path() / "a", "1");
+    std::filesystem::create_directory(out.path() / "sub");
+    write_file(out.path() / "sub/b", "2");
+    EXPECT_FALSE(std::filesystem::exists(folder / "step-1"));
+    out.commit();
+  }
+  EXPECT_EQ(folder.read("step-1/a"), "1");
+  EXPECT_EQ(folder.read("step-1/sub/b"), "2");
+  EXPECT_EQ(folder.entries(), 1);
+  {
+    AtomicFolder abandoned(folder / "step-2");
+    write_file(abandoned.path() / "a", "1");
+  }
+  EXPECT_EQ(folder.entries(), 1);
+  EXPECT_EQ(fault_of([&] { AtomicFolder again(folder / "step-1"); }), FileFault::create);
+  EXPECT_EQ(fault_of([&] { AtomicFolder nowhere(folder / "no/such/folder"); }), FileFault::create);
+  folder.write("file", "x");
+  EXPECT_EQ(fault_of([&] { AtomicFolder file(folder / "file", AtomicFolder::Existing::replace); }), FileFault::create);
+}
+
+TEST(AtomicFolder, ReplacesInOneStep) {
+  const TempFolder folder;
+  for (const char* text : {"1", "2"}) {
+    AtomicFolder out(folder / "latest", AtomicFolder::Existing::replace);
+    write_file(out.path() / "a", text);
+    out.commit();
+    EXPECT_EQ(folder.read("latest/a"), text);
+    EXPECT_EQ(folder.entries(), 1);
+  }
+}
+
+TEST(AtomicFolder, EveryFailingCallLeavesTheOldFolder) {
+  const TempFolder folder;
+  const auto fill = [&](const char* text) {
+    AtomicFolder out(folder / "d", AtomicFolder::Existing::replace);
+    write_file(out.path() / "a", text);
+    out.commit();
+  };
+  fill("old");
+  fail_every_call([&] { fill("new"); },
+                  [&](bool replaced) {
+                    EXPECT_EQ(folder.read("d/a"), replaced ? "new" : "old");
+                    EXPECT_EQ(folder.entries(), 1);
+                    fill("old");
+                  },
+                  1);
+}
+
+}  // namespace
+}  // namespace metal_candle::io
