@@ -31,12 +31,17 @@ struct Family {
   std::span<const std::string_view> layer_norms;
   bool norms_add_one = false;  // a norm's weight is what one is added to
 
-  // What transformers' class takes where config.json is silent, and what it never asks.
+  // What the family's config.json means, and what transformers' class takes where it is silent.
+  std::string_view architecture;  // "LlamaForCausalLM"
+  std::string_view activation_key = "hidden_act", activation = "silu";
   bool tied = false;         // tie_word_embeddings
   bool qkv_bias = false;     // there whatever config.json says
-  bool asks_biases = false;  // attention_bias and mlp_bias are read
+  bool asks_attention_bias = false, asks_mlp_bias = false;
   bool qk_norm = false;
-  enum class Window { none, all, from_layer, alternate } window = Window::none;  // which layers have one
+  bool softcaps = false;     // attn_logit_softcapping, final_logit_softcapping, query_pre_attn_scalar are read
+  enum class Window { none, all, when_used, alternate } window = Window::none;  // how sliding_window is meant
+  std::int64_t positions = 32768, head_width = 0;  // max_position_embeddings, head_dim (0: hidden_size / heads)
+  int bos = -1, eos = -1;
 };
 
 /// Throws UserError naming the families that there are.

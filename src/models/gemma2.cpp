@@ -45,9 +45,17 @@ constexpr Family kFamilies[] = {{.name = "gemma2",
                                  .finish = finish,
                                  .layer_norms = kNorms,
                                  .norms_add_one = true,
+                                 .architecture = "Gemma2ForCausalLM",
+                                 .activation_key = "hidden_activation",
+                                 .activation = "gelu_pytorch_tanh",
                                  .tied = true,
-                                 .asks_biases = true,
-                                 .window = Family::Window::alternate}};
+                                 .asks_attention_bias = true,
+                                 .softcaps = true,
+                                 .window = Family::Window::alternate,
+                                 .positions = 8192,
+                                 .head_width = 256,
+                                 .bos = 2,
+                                 .eos = 1}};
 
 }  // namespace
 

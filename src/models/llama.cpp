@@ -27,36 +27,47 @@ LazyTensor finish(const Pass& p, const LazyTensor& x) {
   return nn::rms_norm(p.weights, "model.norm", x, p.config.norm_eps);
 }
 
-using Window = Family::Window;
-constexpr Family row(std::string_view name) {
-  return {.name = name, .embed = embed, .layer = layer, .finish = finish, .layer_norms = kNorms};
-}
-
-constexpr Family llama() {
-  Family f = row("llama");
-  f.asks_biases = true;
-  return f;
-}
-constexpr Family mistral() {
-  Family f = row("mistral");
-  f.window = Window::all;
-  return f;
-}
-constexpr Family qwen2() {
-  Family f = row("qwen2");
-  f.qkv_bias = true;
-  f.window = Window::from_layer;
-  return f;
-}
-constexpr Family qwen3() {
-  Family f = row("qwen3");
-  f.asks_biases = true;
-  f.qk_norm = true;
-  f.window = Window::from_layer;
-  return f;
-}
-
-constexpr Family kFamilies[] = {llama(), mistral(), qwen2(), qwen3()};
+constexpr Family kFamilies[] = {
+    {.name = "llama",
+     .embed = embed,
+     .layer = layer,
+     .finish = finish,
+     .layer_norms = kNorms,
+     .architecture = "LlamaForCausalLM",
+     .asks_attention_bias = true,
+     .asks_mlp_bias = true,
+     .positions = 2048,
+     .bos = 1,
+     .eos = 2},
+    {.name = "mistral",
+     .embed = embed,
+     .layer = layer,
+     .finish = finish,
+     .layer_norms = kNorms,
+     .architecture = "MistralForCausalLM",
+     .window = Family::Window::all,
+     .positions = 131072,
+     .bos = 1,
+     .eos = 2},
+    {.name = "qwen2",
+     .embed = embed,
+     .layer = layer,
+     .finish = finish,
+     .layer_norms = kNorms,
+     .architecture = "Qwen2ForCausalLM",
+     .qkv_bias = true,
+     .window = Family::Window::when_used},
+    {.name = "qwen3",
+     .embed = embed,
+     .layer = layer,
+     .finish = finish,
+     .layer_norms = kNorms,
+     .architecture = "Qwen3ForCausalLM",
+     .asks_attention_bias = true,
+     .qk_norm = true,
+     .window = Family::Window::when_used,
+     .head_width = 128},
+};
 
 }  // namespace
 
