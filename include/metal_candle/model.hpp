@@ -44,8 +44,10 @@ struct ModelConfig {
   std::vector<std::int32_t> eos;  // any of these ends a text
   std::optional<std::int32_t> pad;
 
-  /// Reads config.json as transformers 4 and 5 write it. What changes the mathematics and is not known here (a family, a
-  /// rope scaling, a quantization, an activation) is refused: FileError with the field and what is known.
+  /// Tokens that a sequence may have: max_positions, or what dynamic scaling makes of it.
+  std::int64_t context() const;
+  /// Reads config.json as transformers 4 and 5 write it. What changes the mathematics and is not known here (a family,
+  /// a rope scaling, a quantization, an activation) is refused: FileError with the field and what is known.
   static ModelConfig from_json(const Json& config);
   /// A config.json that transformers 4 and 5 load.
   Json to_json(DType dtype = DType::f32) const;

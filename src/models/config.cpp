@@ -156,7 +156,8 @@ nn::RopeScaling read_scaling(const Json& params, const ModelConfig& c) {
   if (s.factor < 1) factor.fail("a number of at least 1");
   if (s.kind == Kind::linear) return s;
   s.original_positions = c.max_positions;
-  if (s.kind != Kind::dynamic) s.original_positions = extent(params, "original_max_position_embeddings", c.max_positions);
+  if (s.kind != Kind::dynamic)
+    s.original_positions = extent(params, "original_max_position_embeddings", c.max_positions);
   if (s.kind == Kind::llama3) {
     s.low_factor = positive_real(params.at("low_freq_factor"));
     s.high_factor = positive_real(params.at("high_freq_factor"));
@@ -222,7 +223,8 @@ ModelConfig ModelConfig::from_json(const Json& json) {
   return c;
 }
 
-// ---- writing ---------------------------------------------------------------------------------------------------------
+// ---- writing
+// ---------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -260,14 +262,18 @@ void windows_to_json(const ModelConfig& c, const Family& family, Json& out) {
 void tokens_to_json(const ModelConfig& c, Json& out) {
   Json eos;
   if (c.eos.size() == 1) eos = c.eos[0];
-  else for (const std::int32_t id : c.eos) eos.push_back(id);
+  else
+    for (const std::int32_t id : c.eos) eos.push_back(id);
   out.set("bos_token_id", c.bos ? Json(*c.bos) : Json());
   out.set("eos_token_id", std::move(eos));
   out.set("pad_token_id", c.pad ? Json(*c.pad) : Json());
 }
 
 std::string_view torch_name(DType dtype) {
-  return dtype == DType::bf16 ? "bfloat16" : dtype == DType::f16 ? "float16" : dtype == DType::f64 ? "float64" : "float32";
+  return dtype == DType::bf16  ? "bfloat16"
+         : dtype == DType::f16 ? "float16"
+         : dtype == DType::f64 ? "float64"
+                               : "float32";
 }
 
 }  // namespace

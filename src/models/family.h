@@ -34,11 +34,11 @@ struct Family {
   // What the family's config.json means, and what transformers' class takes where it is silent.
   std::string_view architecture;  // "LlamaForCausalLM"
   std::string_view activation_key = "hidden_act", activation = "silu";
-  bool tied = false;         // tie_word_embeddings
-  bool qkv_bias = false;     // there whatever config.json says
+  bool tied = false;      // tie_word_embeddings
+  bool qkv_bias = false;  // there whatever config.json says
   bool asks_attention_bias = false, asks_mlp_bias = false;
   bool qk_norm = false;
-  bool softcaps = false;     // attn_logit_softcapping, final_logit_softcapping, query_pre_attn_scalar are read
+  bool softcaps = false;  // attn_logit_softcapping, final_logit_softcapping, query_pre_attn_scalar are read
   enum class Window { none, all, when_used, alternate } window = Window::none;  // how sliding_window is meant
   std::int64_t positions = 32768, head_width = 0;  // max_position_embeddings, head_dim (0: hidden_size / heads)
   int bos = -1, eos = -1;

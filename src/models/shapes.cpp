@@ -52,6 +52,11 @@ const std::vector<std::string>& model_families() {
   return names;
 }
 
+std::int64_t ModelConfig::context() const {
+  if (rope.kind != nn::RopeScaling::Kind::dynamic) return max_positions;
+  return static_cast<std::int64_t>(std::min(static_cast<double>(max_positions) * rope.factor, 2147483647.0));
+}
+
 void ModelConfig::check() const {
   models::family_named(family);
   const auto refuse = [](const std::string& why) {
