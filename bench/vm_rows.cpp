@@ -1,5 +1,6 @@
 // Row programs beside the best non-temporal copy of the same machine: bytes a second of compulsory traffic, on two
 // threads (or one: vm_rows 1), measured interleaved with the copy. Small programs on one thread, in microseconds a run.
+#include <fmt/format.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -109,7 +110,7 @@ __attribute__((target("avx512f"))) void copy_stream(char* to, const char* from, 
 
 struct Shape {
   std::int64_t rows, cols;
-  std::string str() const { return "[" + std::to_string(rows) + "," + std::to_string(cols) + "]"; }
+  std::string str() const { return fmt::format("[{},{}]", rows, cols); }
 };
 
 KernelProgram softmax(Shape s) {

@@ -548,8 +548,8 @@ TEST(VmTile, EpilogueOfPartsOfTheOutput) {
     std::vector<void*> pointers;
     for (Array& a : buffers) pointers.push_back(a.bytes.data());
     pointers[0] = nullptr;  // must not be touched
-    const auto program = cpu::RowProgram::lower(c.program);
-    ASSERT_TRUE(program->tileable());
+    ASSERT_TRUE(cpu::RowProgram::tileable(c.program));
+    const auto program = cpu::RowProgram::lower(c.program, {.buffer = 0, .cols = 64});
     std::vector<char> scratch(program->scratch_bytes());
     for (std::int64_t r = 0; r < rows; r += 13) {
       for (std::int64_t col = 0; col < cols; col += 150) {
@@ -558,7 +558,7 @@ TEST(VmTile, EpilogueOfPartsOfTheOutput) {
         for (std::int64_t i = 0; i < nr; ++i) {
           for (std::int64_t j = 0; j < nc; ++j) tile[i * ld + j] = c.buffers[0].raw<float>((r + i) * cols + col + j);
         }
-        program->run_tile(pointers.data(), nullptr, r, nr, col, nc, 0, tile.data(), ld, scratch.data());
+        program->run_tile(pointers.data(), nullptr, r, nr, col, nc, tile.data(), ld, scratch.data());
       }
     }
     EXPECT_EQ(buffers[4].bytes, whole[4].bytes);

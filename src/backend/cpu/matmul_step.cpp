@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "backend/cpu/gemm/kernels.h"
 #include "backend/cpu/plain_product.h"
 #include "metal_candle/error.hpp"
 
@@ -35,14 +36,13 @@ struct TileContext {
   const RowProgram* program;
   const RunFrame* frame;
   std::int64_t m, first_batch;
-  int tile;
   void* scratch;
 };
 
 void run_epilogue(void* user, const GemmTile& t) {
   const auto& c = *static_cast<const TileContext*>(user);
   const std::int64_t row0 = (c.first_batch + t.batch) * c.m + t.row0;
-  c.program->run_tile(c.frame->buffers, c.frame->slots, row0, t.rows, t.col0, t.cols, c.tile,
+  c.program->run_tile(c.frame->buffers, c.frame->slots, row0, t.rows, t.col0, t.cols,
                       static_cast<const float*>(t.data), t.ld, c.scratch);
 }
 
@@ -77,7 +77,8 @@ MatmulCallStep::MatmulCallStep(const Plan& plan, const PlanStep& step)
 }
 
 bool MatmulCallStep::tile_epilogue(const KernelProgram& p) const {
-  if (plain_ || dtype_ == DType::f64 || gathers(p) || p.stages.size() != 1 || p.stages[0].cols != step_.n) return false;
+  if (plain_ || dtype_ == DType::f64 || gathers(p) || !RowProgram::tileable(p) || p.stages[0].cols != step_.n)
+    return false;
   return std::all_of(p.values.begin(), p.values.end(), [&](const KValue& v) {
     return v.op != KOp::load || p.accesses[static_cast<std::size_t>(v.access)].buffer != step_.tile || v.full;
   });
@@ -86,12 +87,14 @@ bool MatmulCallStep::tile_epilogue(const KernelProgram& p) const {
 void MatmulCallStep::lower_epilogue(const KernelProgram& program) {
   if (is_half(dtype_)) product_dtype_ = DType::f32;
   const KernelProgram p = reading_memory(program, step_.tile, step_.n, product_dtype_);
-  if (tile_epilogue(p)) {
-    tile_program_ = RowProgram::lower(p);
-    if (tile_program_->tileable()) return;
-    tile_program_.reset();
+  if (!tile_epilogue(p)) {
+    second_ = std::make_unique<ProgramStep>(p, 0.0);
+    return;
   }
-  second_ = std::make_unique<ProgramStep>(p, 0.0);
+  args_ = {.m = shape_.m, .n = shape_.n, .type = gemm_type(dtype_), .segments = {}, .sink = run_epilogue};
+  const GemmTiling likely = plan_gemm(args_);
+  const int lanes = family_of(current_kernels(), args_.type).lanes;
+  tile_program_ = RowProgram::lower(p, {step_.tile, likely.swapped ? 64 : lanes << likely.width});
 }
 
 void MatmulCallStep::choose_packing(const Plan& plan) {
@@ -221,7 +224,7 @@ void MatmulCallStep::run_gemm(const RunFrame& frame, std::int64_t task, char* sc
       at += index % shape_.extents[d] * weights_[i].strides[d];
     g.b.data = at;
   }
-  TileContext context{tile_program_.get(), &frame, shape_.m, first, step_.tile, scratch + gemm_scratch_};
+  TileContext context{tile_program_.get(), &frame, shape_.m, first, scratch + gemm_scratch_};
   args.user = &context;
   if (!tile_program_) args.c = out_ + first * shape_.m * shape_.n * static_cast<std::int64_t>(size_of(product_dtype_));
   run_gemm_job(args, tiling_, task % tiling_.jobs, scratch);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backend/cpu/vm/instr.h"
+#include "backend/cpu/vm/vm.h"
 
 namespace metal_candle::cpu::vm {
 
@@ -58,7 +59,9 @@ struct Body {
   int dims = 0;
   std::int64_t extents[kMaxDims];
   bool streams = false;
-  // Arrays worth fetching ahead, of the first stage: the next rows while the last stage runs, or the next columns.
+  int tile_buffer = -1;
+  // Arrays worth fetching ahead, of the first stage: the next rows, a share in every stage, or the next columns. On
+  // tiles: the columns of the next tile.
   std::vector<int> ahead;
   enum Ahead : std::uint8_t { kColumns, kRows } ahead_of = kColumns;
 
@@ -67,8 +70,6 @@ struct Body {
   std::int64_t tasks = 0, row_tasks = 0, col_tasks = 1, task_rows = 0, task_cols = 0;
 };
 
-/// `tile`: for run_tile; loads of f32 then go through an instruction that can read from the tile.
-std::unique_ptr<const Body> lower_body(const KernelProgram& program, bool tile);
-bool can_tile(const KernelProgram& program);
+std::unique_ptr<const Body> lower_body(const KernelProgram& program, TileUse tile);
 
 }  // namespace metal_candle::cpu::vm

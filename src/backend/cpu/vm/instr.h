@@ -59,10 +59,6 @@ struct Frame {
   std::int64_t stage_cols;
   void* const* buffers;
   std::atomic<int>* index_error;
-  // run_tile: loads of this buffer read from here
-  int tile_buffer = -1;
-  const float* tile = nullptr;
-  std::int64_t tile_ld = 0, tile_row0 = 0, tile_col0 = 0;
 };
 
 struct Instr;
@@ -107,6 +103,7 @@ struct VectorKernels {
   Kernel reduce[static_cast<int>(Reduce::kCount)];    // f32
   Kernel accumulate[4];                               // f32 column reductions: sum, max, min, prod
   Kernel load_bf16, load_f16, store_bf16, store_f16;  // unit stride, no gather; in.a / in.out are memory
+  Kernel round_bf16, round_f16;                       // f32 to the type's nearest value
   Kernel copy, stream;                                // f32, unit stride; `stream` goes past the caches
   Kernel stream_bf16;
   Kernel uniform, normal;

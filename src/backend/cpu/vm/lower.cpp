@@ -24,7 +24,7 @@ bool Lowering::emit(int elements) {
     }
   });
   for (int stage = 0; stage < static_cast<int>(p_.stages.size()); ++stage) emit_stage(stage);
-  if (!tile_) find_ahead();
+  find_ahead();
   b_.scratch = top_ + 256;
   return register_bytes_ <= (elements > kLargeBlock ? kLargeRegisterBytes : kRegisterBytes);
 }
@@ -70,7 +70,7 @@ void Lowering::find_ahead() {
   const Range range = b_.stages.front().moving;
   for (int i = range.begin; i < range.end; ++i) {
     const Moving& m = b_.moving[i];
-    if (!m.access || m.access->col_stride != 1 || !read_[i]) continue;
+    if (!m.access || m.access->col_stride != 1 || !read_[i] || in_tile(*m.access)) continue;
     if (m.access->dims > 0 && m.access->strides[m.access->dims - 1] == 0) continue;
     b_.ahead.push_back(i);
     row_bytes += b_.stages.front().cols * m.step;
@@ -176,16 +176,11 @@ void Lowering::emit_stage(int stage) {
   b_.stages.push_back(code);
 }
 
-bool can_tile(const KernelProgram& p) {
-  return p.stages.size() == 1 && std::none_of(p.values.begin(), p.values.end(), [](const KValue& v) {
-           return is_row_reduce(v.op) || is_column_reduce(v.op);
-         });
-}
-
-std::unique_ptr<const Body> lower_body(const KernelProgram& program, bool tile) {
+std::unique_ptr<const Body> lower_body(const KernelProgram& program, TileUse tile) {
   const ProgramShape shape = analyze(program, tile);
   for (int elements = kBlock;; elements /= 2) {
     auto body = std::make_unique<Body>();
+    body->tile_buffer = tile.buffer;
     choose_block(program, shape, elements, tile, *body);
     const bool fits = Lowering(program, shape, tile, *body).emit(elements);
     if (!fits && elements > 64) continue;

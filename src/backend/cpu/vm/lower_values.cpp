@@ -248,8 +248,9 @@ Instr Lowering::prepare(int v, Context context) {
       in.a = walking(x.a, context);
       break;
     case KOp::cast:
-      vector_op_ = value(x.a).type == RegType::i32 && x.to == DType::f32 && x.type == RegType::f32;
-      in.fn = vector_op_ ? kernels_.i32_to_f32 : scalar_cast(value(x.a).type, x.to, x.type);
+      in.fn = vector_cast(x);
+      vector_op_ = in.fn != nullptr;
+      if (!in.fn) in.fn = scalar_cast(value(x.a).type, x.to, x.type);
       in.a = walking(x.a, context);
       break;
     case KOp::row_index:
@@ -273,10 +274,19 @@ Instr Lowering::prepare(int v, Context context) {
   return in;
 }
 
+/// Null where there is none.
+Kernel Lowering::vector_cast(const KValue& x) const {
+  const RegType from = value(x.a).type;
+  if (x.type != RegType::f32 || reg_size(from) != 4) return nullptr;
+  if (x.to == DType::f32) return from == RegType::i32 ? kernels_.i32_to_f32 : kernels_.copy;
+  if (from != RegType::f32) return nullptr;
+  return x.to == DType::bf16 ? kernels_.round_bf16 : x.to == DType::f16 ? kernels_.round_f16 : nullptr;
+}
+
 void Lowering::prepare_load(Instr& in, int v, Context context) {
   const KValue& x = value(v);
   const DType dtype = s_.accesses[x.access].dtype;
-  if (context == Context::full && !tile_ && regular(x.access) && x.type == RegType::f32 &&
+  if (context == Context::full && regular(x.access) && x.type == RegType::f32 &&
       (dtype == DType::bf16 || dtype == DType::f16)) {
     in.fn = dtype == DType::bf16 ? kernels_.load_bf16 : kernels_.load_f16;
     in.a = memory_operand(x.access);
@@ -334,7 +344,7 @@ void Lowering::finish(Instr& in, Operand out, Context context) {
   }
   const std::int64_t cols = context == Context::full ? std::min<std::int64_t>(b_.block_cols, s_.stage_cols[stage_]) : 0;
   if (vector_op_ && registers) in.out.flags |= kPad;
-  if (vector_op_ && registers && walking_only && !tile_ && !by_column_ && b_.block_rows > 1 &&
+  if (vector_op_ && registers && walking_only && !by_column_ && b_.block_rows > 1 &&
       b_.pitch - cols < kLanes) {
     in.out.flags |= kFlat;
   }

@@ -21,7 +21,7 @@ enum class Context { init, row, full };
 
 class Lowering {
  public:
-  Lowering(const KernelProgram& program, const ProgramShape& shape, bool tile, Body& body)
+  Lowering(const KernelProgram& program, const ProgramShape& shape, const TileUse& tile, Body& body)
       : p_(program),
         s_(shape),
         tile_(tile),
@@ -157,8 +157,10 @@ class Lowering {
     return b_.extras.back().access;
   }
 
+  bool in_tile(const Access& a) const { return tile_.buffer >= 0 && a.buffer == tile_.buffer; }
   bool regular(int access) const {  // rows of a block at one distance, elements adjacent
     const Access& a = s_.accesses[access];
+    if (in_tile(a)) return true;
     return a.gather == Access::kNone && a.col_stride == 1 && (a.dims <= 1 || b_.block_rows == 1 || b_.inner < b_.rows);
   }
   bool same_in_register(DType dtype, RegType type) const {
@@ -167,7 +169,6 @@ class Lowering {
   /// A load that is no instruction: its readers take the operand from memory.
   bool is_direct(int v) const {
     if (op(v) != KOp::load || kind(v) != Kind::full) return false;
-    if (tile_ && value(v).type == RegType::f32) return false;
     return regular(value(v).access) && same_in_register(s_.accesses[value(v).access].dtype, value(v).type);
   }
 
@@ -183,8 +184,8 @@ class Lowering {
     if (kind(v) == Kind::row) row_last_[v] = std::max(row_last_[v], section * kForever + order);
   }
 
-  /// What the first stage reads from memory, row after row. With several stages the next row is fetched while the last
-  /// stage writes, if a row of all of them stays in the nearer caches.
+  /// What the first stage reads from memory, row after row. With several stages each fetches a share of the next row, if
+  /// a row of all arrays stays in the nearer caches.
   void find_ahead();
 
   // --- uniform and row values ---
@@ -242,6 +243,7 @@ class Lowering {
   void check(Kernel kernel, int v) const;
 
   Instr prepare(int v, Context context);
+  Kernel vector_cast(const KValue& x) const;
 
   void prepare_load(Instr& in, int v, Context context);
 
@@ -261,7 +263,7 @@ class Lowering {
 
   const KernelProgram& p_;
   const ProgramShape& s_;
-  const bool tile_;
+  const TileUse tile_;
   Body& b_;
   const VectorKernels& kernels_;
   const int n_;

@@ -95,12 +95,34 @@ void narrow(const Instr& in, const Frame& f) {
   }
 }
 
-void copy(const Instr& in, const Frame& f) {
-  float* out = at<float>(in.out, f);
-  const float* a = at<const float>(in.a, f);
-  for (int r = 0; r < f.rows; ++r, out = step(out, pitch(in.out, f)), a = step(a, pitch(in.a, f))) {
-    std::memmove(out, a, static_cast<std::size_t>(f.cols) * 4);
+struct Same {
+  Input<true> a;
+  HWY_INLINE F all(int c) const { return a.all(c); }
+  HWY_INLINE F some(int c, int n) const { return a.some(c, n); }
+  HWY_INLINE void next() { a.next(); }
+};
+void copy(const Instr& in, const Frame& f) { run_rows(Same{{in.a, f}}, in, f); }
+
+/// To a 16-bit float and back.
+template <class Format>
+struct Rounded {
+  Input<true> a;
+  static HWY_INLINE F through(F x) {
+    HWY_ALIGN std::uint16_t half[HWY_MAX_BYTES / 4];
+    Format::narrow(x, half);
+    return Format::widen(half);
   }
+  HWY_INLINE F all(int c) const { return through(a.all(c)); }
+  HWY_INLINE F some(int c, int n) const { return through(a.some(c, n)); }
+  HWY_INLINE void next() { a.next(); }
+};
+template <>
+HWY_INLINE F Rounded<Brain>::through(F x) {
+  return F(hn::BitCast(df, hn::ShiftLeft<16>(Brain::round(x))));
+}
+template <class Format>
+void rounded(const Instr& in, const Frame& f) {
+  run_rows(Rounded<Format>{{in.a, f}}, in, f);
 }
 
 void stream(const Instr& in, const Frame& f) {
@@ -219,6 +241,8 @@ void fill_memory(VectorKernels& table) {
   table.store_bf16 = narrow<Brain>;
   table.store_f16 = narrow<Half>;
   table.copy = copy;
+  table.round_bf16 = rounded<Brain>;
+  table.round_f16 = rounded<Half>;
   table.stream = stream;
   table.stream_bf16 = stream_bf16;
   table.uniform = draw<Uniform>;

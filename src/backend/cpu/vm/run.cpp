@@ -5,7 +5,7 @@
 
 #include "backend/cpu/vm/body.h"
 #include "backend/cpu/vm/scalar.h"
-#include "backend/cpu/vm/vm.h"
+#include "backend/cpu/vm/shape.h"
 #include "metal_candle/error.hpp"
 
 namespace metal_candle::cpu {
@@ -29,8 +29,6 @@ class Runner {
     for (const SlotUse& use : b_.slots) put_slot(use, slots[use.slot]);
   }
 
-  Frame& frame() { return f_; }
-
   void start() {
     f_.rows = f_.cols = 1;
     f_.row0 = f_.col0 = 0;
@@ -47,6 +45,13 @@ class Runner {
       column_task(part, c0, c1);
     }
     if (b_.streams) hwy::FlushStream();
+  }
+
+  /// Where the tile would begin, were it a whole result: element (0, 0).
+  void set_tile(const float* tile, std::int64_t ld, std::int64_t row0, std::int64_t col0) {
+    tile_ = reinterpret_cast<char*>(reinterpret_cast<std::uintptr_t>(tile) -
+                                    static_cast<std::uintptr_t>((row0 * ld + col0) * 4));
+    tile_row_ = ld * 4;
   }
 
   void rows(std::int64_t begin, std::int64_t end, std::int64_t c0, std::int64_t c1) {
@@ -106,7 +111,8 @@ class Runner {
           f_.cols = static_cast<int>(std::min<std::int64_t>(b_.block_cols, end - c));
           for (int i = stage.moving.begin; i < stage.moving.end; ++i)
             bases_[1 + i].ptr = origins_[i] + c * b_.moving[i].step;
-          if (!b_.ahead.empty() && find_ahead(stage, n, c, end)) {
+          if (tile_ != nullptr) fetch_next_tile(stage, n, c);
+          if (tile_ == nullptr && !b_.ahead.empty() && find_ahead(stage, n, c, end)) {
             execute_fetching(stage);
           } else {
             execute(stage.loop);
@@ -173,6 +179,17 @@ class Runner {
     }
   }
 
+  /// Tiles of the same rows mostly follow one another along the columns.
+  HWY_INLINE void fetch_next_tile(const StageCode& stage, int n, std::int64_t c) {
+    const std::int64_t begin = c + f_.cols, end = std::min(begin + f_.cols, stage.cols);
+    for (int i : b_.ahead) {
+      const Moving& m = b_.moving[i];
+      const char* p = origins_[i];
+      for (int r = 0; r < n; ++r, p += bases_[1 + i].stride)
+        for (std::int64_t at = begin * m.step; at < end * m.step; at += 64) __builtin_prefetch(p + at, 0, 2);
+    }
+  }
+
   /// The operands of a stage at the block's first row and column 0.
   void place(const StageCode& stage, const std::int64_t* index) {
     for (int i = stage.moving.begin; i < stage.moving.end; ++i) {
@@ -184,6 +201,11 @@ class Runner {
         continue;
       }
       const Access& a = *m.access;
+      if (tile_ != nullptr && a.buffer == b_.tile_buffer) {
+        origin = tile_ + f_.row0 * tile_row_;
+        bases_[1 + i].stride = tile_row_;
+        continue;
+      }
       std::int64_t at = a.offset;
       for (int d = 0; d < a.dims; ++d) at += index[d] * a.strides[d];
       origin = static_cast<char*>(f_.buffers[a.buffer]) + at * a.size;
@@ -232,6 +254,8 @@ class Runner {
     std::int64_t begin, end;  // columns
   } ahead_{};
   std::int64_t ahead_rows_ = 0;  // rows of the block after this one
+  char* tile_ = nullptr;
+  std::int64_t tile_row_ = 0;  // bytes
 };
 
 }  // namespace
@@ -240,18 +264,17 @@ class Runner {
 RowProgram::RowProgram() = default;
 RowProgram::~RowProgram() = default;
 
-std::unique_ptr<RowProgram> RowProgram::lower(const KernelProgram& program) {
+std::unique_ptr<RowProgram> RowProgram::lower(const KernelProgram& program, TileUse tile) {
+  if (tile.buffer >= 0 && !tileable(program)) throw InternalError("a program with reductions cannot run on tiles");
   std::unique_ptr<RowProgram> p(new RowProgram);
-  p->body_ = vm::lower_body(program, false);
-  if (vm::can_tile(program)) p->tile_body_ = vm::lower_body(program, true);
+  p->body_ = vm::lower_body(program, tile);
   return p;
 }
 
 std::int64_t RowProgram::tasks() const { return body_->tasks; }
 
 std::size_t RowProgram::scratch_bytes() const {
-  const std::int64_t tile = tile_body_ ? tile_body_->scratch : 0;
-  return static_cast<std::size_t>(std::max(body_->scratch, tile)) + 64;
+  return static_cast<std::size_t>(body_->scratch) + 64;
 }
 
 void RowProgram::run(void* const* buffers, const std::uint64_t* slots, std::int64_t task, void* scratch,
@@ -259,22 +282,20 @@ void RowProgram::run(void* const* buffers, const std::uint64_t* slots, std::int6
   vm::Runner(*body_, buffers, slots, scratch, index_error).task(task);
 }
 
-bool RowProgram::tileable() const { return tile_body_ != nullptr; }
+bool RowProgram::tileable(const KernelProgram& program) {
+  return program.stages.size() == 1 && std::none_of(program.values.begin(), program.values.end(), [](const KValue& v) {
+           return vm::is_row_reduce(v.op) || vm::is_column_reduce(v.op);
+         });
+}
 
 void RowProgram::run_tile(void* const* buffers, const std::uint64_t* slots, std::int64_t row0, std::int64_t rows,
-                          std::int64_t col0, std::int64_t cols, int tile_buffer, const float* tile, std::int64_t ld,
+                          std::int64_t col0, std::int64_t cols, const float* tile, std::int64_t ld,
                           void* scratch) const {
-  if (!tile_body_) throw InternalError("run_tile on a program with reductions");
-  vm::Runner runner(*tile_body_, buffers, slots, scratch, nullptr);
-  vm::Frame& f = runner.frame();
-  f.tile_buffer = tile_buffer;
-  f.tile = tile;
-  f.tile_ld = ld;
-  f.tile_row0 = row0;
-  f.tile_col0 = col0;
+  vm::Runner runner(*body_, buffers, slots, scratch, nullptr);
+  runner.set_tile(tile, ld, row0, col0);
   runner.start();
   runner.rows(row0, row0 + rows, col0, col0 + cols);
-  if (tile_body_->streams) hwy::FlushStream();
+  if (body_->streams) hwy::FlushStream();
 }
 
 }  // namespace metal_candle::cpu

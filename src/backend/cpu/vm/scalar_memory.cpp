@@ -77,12 +77,6 @@ void load_full(const Instr& in, const Frame& f) {
   const Access& a = in.extra->access;
   E* out = at<E>(in.out, f);
   const M* base = static_cast<const M*>(f.buffers[a.buffer]);
-  if (a.buffer == f.tile_buffer && std::is_same_v<M, float>) {
-    const float* tile = f.tile + (f.row0 - f.tile_row0) * f.tile_ld + (f.col0 - f.tile_col0);
-    for (int r = 0; r < f.rows; ++r, tile += f.tile_ld, out = step(out, pitch(in.out, f)))
-      load_row(tile, 1, out, f.cols);
-    return;
-  }
   const char* index = at<const char>(in.b, f);
   const auto index_pitch = pitch(in.b, f);
   RowWalk row(a, f.row0);

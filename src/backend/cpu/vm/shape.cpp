@@ -53,17 +53,17 @@ void collapse_rows(const KernelProgram& p, ProgramShape& s) {
   }
 }
 
-Kind load_kind(const KernelProgram& p, const ProgramShape& s, const KValue& v, bool tile) {
+Kind load_kind(const KernelProgram& p, const ProgramShape& s, const KValue& v, const TileUse& tile) {
   const Access& a = s.accesses[v.access];
   const int gather = p.accesses[v.access].gather;
   const Kind index = gather < 0 ? Kind::uniform : s.kinds[gather];
-  if (tile && v.full && v.type == RegType::f32) return Kind::full;
+  if (v.full && a.buffer == tile.buffer) return Kind::full;
   if (v.full && (a.col_stride != 0 || index == Kind::full)) return Kind::full;
   const bool moves = std::any_of(a.strides, a.strides + a.dims, [](std::int64_t stride) { return stride != 0; });
   return moves || index != Kind::uniform ? Kind::row : Kind::uniform;
 }
 
-void find_kinds(const KernelProgram& p, ProgramShape& s, bool tile) {
+void find_kinds(const KernelProgram& p, ProgramShape& s, const TileUse& tile) {
   for (const KValue& v : p.values) {
     Kind kind = Kind::uniform;
     switch (v.op) {
@@ -115,7 +115,7 @@ void flatten(ProgramShape& s) {
 
 }  // namespace
 
-ProgramShape analyze(const KernelProgram& p, bool tile) {
+ProgramShape analyze(const KernelProgram& p, const TileUse& tile) {
   ProgramShape s;
   s.rows = p.rows;
   for (const KStage& stage : p.stages) s.stage_cols.push_back(stage.cols);
@@ -125,7 +125,7 @@ ProgramShape analyze(const KernelProgram& p, bool tile) {
   }
   collapse_rows(p, s);
   find_kinds(p, s, tile);
-  if (!tile && can_flatten(p, s)) flatten(s);
+  if (tile.buffer < 0 && can_flatten(p, s)) flatten(s);
   return s;
 }
 
@@ -141,7 +141,8 @@ bool is_transposed(const Access& a) {
 
 }  // namespace
 
-void choose_block(const KernelProgram& p, const ProgramShape& s, int elements, bool tile, Body& body) {
+void choose_block(const KernelProgram& p, const ProgramShape& s, int elements, const TileUse& tile,
+                  Body& body) {
   const bool free_columns = !s.row_reduces && p.stages.size() == 1;
   const bool transposed = std::any_of(s.accesses.begin(), s.accesses.end(), is_transposed);
   const bool any_full = std::find(s.kinds.begin(), s.kinds.end(), Kind::full) != s.kinds.end();
@@ -149,7 +150,7 @@ void choose_block(const KernelProgram& p, const ProgramShape& s, int elements, b
   body.dims = s.dims;
   std::copy(s.extents, s.extents + s.dims, body.extents);
   body.block_cols = elements;
-  if (tile) body.block_cols = std::min(elements, 128);
+  if (tile.buffer >= 0) body.block_cols = std::min(elements, round_up(std::clamp(tile.cols, 1, 128), kLanes));
   if (free_columns && transposed) body.block_cols = std::min(elements, 64);
   if (free_columns && s.column_reduces) body.block_cols = std::min(elements, 256);
   const std::int64_t widest = *std::max_element(s.stage_cols.begin(), s.stage_cols.end());

@@ -28,10 +28,10 @@ struct ProgramShape {
   std::int64_t extents[kMaxDims];
   bool row_reduces = false, column_reduces = false, flat = false;
 };
-ProgramShape analyze(const KernelProgram& program, bool tile);
+ProgramShape analyze(const KernelProgram& program, const TileUse& tile);
 
 /// Rows, columns and pitch of a block of about `elements`, into the body.
-void choose_block(const KernelProgram& program, const ProgramShape& shape, int elements, bool tile, Body& body);
+void choose_block(const KernelProgram& program, const ProgramShape& shape, int elements, const TileUse& tile, Body& body);
 /// Cuts the work in tasks of some ten microseconds each.
 void choose_tasks(const KernelProgram& program, const ProgramShape& shape, Body& body);
 

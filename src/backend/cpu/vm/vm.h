@@ -24,10 +24,17 @@ namespace vm {
 struct Body;
 }
 
+/// The tiles a program is to run on, as the epilogue of a matmul.
+struct TileUse {
+  int buffer = -1;  // loads of it read the tile; f32. -1: no tiles
+  int cols = 32;    // of most tiles; others are right, if slower
+};
+
 /// Immutable after `lower`; any number of threads may run tasks of one program at the same time.
 class RowProgram {
  public:
-  static std::unique_ptr<RowProgram> lower(const KernelProgram& program);
+  /// With a tile, for run_tile only: the program must be `tileable`.
+  static std::unique_ptr<RowProgram> lower(const KernelProgram& program, TileUse tile = {});
   ~RowProgram();
   RowProgram(const RowProgram&) = delete;
   RowProgram& operator=(const RowProgram&) = delete;
@@ -42,18 +49,17 @@ class RowProgram {
   void run(void* const* buffers, const std::uint64_t* slots, std::int64_t task, void* scratch,
            std::atomic<int>* index_error) const;
 
-  /// Whether run_tile may be called: one stage, no reductions.
-  bool tileable() const;
-  /// As the epilogue of a matmul: evaluates rows [row0, row0+rows) × columns [col0, col0+cols) only. The f32 loads of
-  /// buffer `tile_buffer` read `tile` instead (its first element is the one of row0, col0; ld elements a row), wherever
-  /// their access points. Values of one element a row are stored by the call whose col0 is 0.
+  /// One stage, no reductions.
+  static bool tileable(const KernelProgram& program);
+  /// Evaluates rows [row0, row0+rows) × columns [col0, col0+cols) only. Loads of the tile's buffer read `tile` (its
+  /// first element is the one of row0, col0; ld elements a row), wherever their access points. Values of one element a
+  /// row are stored by the call whose col0 is 0.
   void run_tile(void* const* buffers, const std::uint64_t* slots, std::int64_t row0, std::int64_t rows,
-                std::int64_t col0, std::int64_t cols, int tile_buffer, const float* tile, std::int64_t ld,
-                void* scratch) const;
+                std::int64_t col0, std::int64_t cols, const float* tile, std::int64_t ld, void* scratch) const;
 
  private:
   RowProgram();
-  std::unique_ptr<const vm::Body> body_, tile_body_;
+  std::unique_ptr<const vm::Body> body_;
 };
 
 /// For tests: lets only the `index`-th instruction set (0 = best) of those this machine can run be used by later calls
