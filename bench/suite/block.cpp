@@ -1,106 +1,18 @@
 // One transformer block, forward and backward, beside the matrix products that it cannot do without.
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <map>
-
-#include "suite/product.h"
+#include "suite/needed.h"
 #include "suite/suite.h"
 #include "suite/transformer.h"
 
 namespace bench {
-namespace {
-
-struct Needed {
-  std::string name;
-  Product product;
-  double times;  // how often, or what part of it is needed
-};
-
-/// Forward and backward of one projection: the base weight gets no gradient.
-void add_projection(std::vector<Needed>& all, const std::string& name, std::int64_t rows, std::int64_t in,
-                    std::int64_t out, std::int64_t rank, mc::DType t, double times) {
-  all.push_back({name + " y=xW", {rows, out, in, t, true}, times});
-  all.push_back({name + " dx=dyW'", {rows, in, out, t, true, false, true}, times});
-  all.push_back({name + " u=xA", {rows, rank, in, t}, times});
-  all.push_back({name + " y+=uB", {rows, out, rank, t}, times});
-  all.push_back({name + " du=dyB'", {rows, rank, out, t, false, false, true}, times});
-  all.push_back({name + " dx+=duA'", {rows, in, rank, t, false, false, true}, times});
-  all.push_back({name + " dA=x'du", {in, rank, rows, t, false, true}, times});
-  all.push_back({name + " dB=u'dy", {rank, out, rows, t, false, true}, times});
-}
-
-std::vector<Needed> products_of(const BlockShape& s, mc::DType t) {
-  std::vector<Needed> all;
-  const std::int64_t rows = s.sequences * s.tokens;
-  add_projection(all, "q,o", rows, s.hidden, s.hidden, s.rank, t, 2);
-  add_projection(all, "k,v", rows, s.hidden, s.kv(), s.rank, t, 2);
-  add_projection(all, "gate,up", rows, s.hidden, s.inner, s.rank, t, 2);
-  add_projection(all, "down", rows, s.inner, s.hidden, s.rank, t, 1);
-  // Attention: S = qk' and y = pv, then dp = dy·v', dv = p'·dy, dq = ds·k, dk = ds'·q. A query sees its own key and
-  // those before it, so (T+1)/2T of each product is needed. What a backward pass computes again is not counted.
-  const std::int64_t n = s.tokens, d = s.head, batch = s.sequences * s.heads;
-  const double half = static_cast<double>(n + 1) / static_cast<double>(2 * n);
-  all.push_back({"qk', dyv'", {n, n, d, t, false, false, true, batch}, 2 * half});
-  all.push_back({"pv, dsk", {n, d, n, t, false, false, false, batch}, 2 * half});
-  all.push_back({"p'dy, ds'q", {n, d, n, t, false, true, false, batch}, 2 * half});
-  return all;
-}
-
-struct Bare {
-  double own = 0, onednn = 0, better = 0, flops = 0;
-};
-
-Bare bare_time(Suite& suite, const BlockShape& shape, mc::DType dtype) {
-  Bare sum;
-  for (const Needed& need : products_of(shape, dtype)) {
-    Contest contest(suite);
-    contest.local("own GEMM", own_product(need.product));
-    if (const auto work = onednn_product(need.product)) contest.local("oneDNN", work);
-    contest.run();
-    const double own = contest.seconds("own GEMM"), onednn = contest.has("oneDNN") ? contest.seconds("oneDNN") : own;
-    Row row{"block", fmt::format("  {} {}", need.name, need.product.str())};
-    contest.describe(row);
-    suite.report.add(row.add("times", need.times));
-    sum.own += own * need.times;
-    sum.onednn += onednn * need.times;
-    sum.better += std::min(own, onednn) * need.times;
-    sum.flops += need.product.flops() * need.times;
-  }
-  return sum;
-}
-
-/// The kernels that took longest in one step.
-std::string longest_kernels(BlockStep& step) {
-  const mc::Trace trace;
-  step.run();
-  std::map<std::string, std::pair<double, int>> by_name;
-  double total = 0;
-  for (const mc::Trace::Event& e : trace.events()) {
-    if (e.bytes <= 0 && e.flops <= 0) continue;
-    const double us = static_cast<double>(e.end_ns - e.begin_ns) * 1e-3;
-    by_name[e.name].first += us;
-    by_name[e.name].second += 1;
-    total += us;
-  }
-  std::vector<std::pair<double, std::string>> order;
-  for (const auto& [name, cost] : by_name) order.push_back({cost.first, fmt::format("{} x{}", name, cost.second)});
-  std::sort(order.rbegin(), order.rend());
-  std::string out = fmt::format("kernels {:.0f} us:", total);
-  for (std::size_t i = 0; i < order.size() && i < 8; ++i)
-    out += fmt::format(" {} {:.0f} us;", order[i].second, order[i].first);
-  return out;
-}
-
-}  // namespace
-
 void block(Suite& suite) {
   const BlockShape shape;
   for (const auto dtype : {mc::DType::f32, mc::DType::bf16}) {
     BlockStep step(shape, dtype);
     Contest contest(suite);
     contest.local("ours", [&] { step.run(); }).torch("block:" + dtype_name(dtype), suite.options.full).run();
-    const Bare bare = bare_time(suite, shape, dtype);
+    const Bare bare = bare_time(suite, "block", products_of(shape, dtype));
     Row row{"block", "SmolLM2-135M block, LoRA r16, " + dtype_name(dtype)};
     contest.describe(row);
     row.add("rate", bare.flops / contest.seconds("ours") * 1e-9, "GFLOP/s");
@@ -109,7 +21,7 @@ void block(Suite& suite) {
     row.at_most("of its matmuls", contest.seconds("ours") / bare.better, 1.15);
     for (const char* peer : {"torch eager", "torch compile"})
       if (const auto best = contest.fastest(peer); !best.empty()) row.add("x " + best, contest.ratio("ours", best));
-    suite.report.add(row.note(longest_kernels(step)));
+    suite.report.add(row.note(longest_kernels([&] { step.run(); })));
   }
 }
 

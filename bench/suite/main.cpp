@@ -41,6 +41,7 @@ constexpr Section kSections[] = {
     {"cross_entropy", cross_entropy},
     {"block", block},
     {"block_memory", block_memory},
+    {"training", training},
 };
 
 const char* environment(const char* name, const char* otherwise) {

@@ -1,0 +1,117 @@
+// A LoRA training step of a whole model: SmolLM2-135M's shape with random weights, rank 16 on all linear layers, 2 rows
+// of 512 tokens, AdamW. As PEFT has it, adapters are f32 and the base is f32 or bf16.
+#include <fmt/format.h>
+
+#include <metal_candle/autograd.hpp>
+#include <metal_candle/model.hpp>
+#include <metal_candle/optimizer.hpp>
+
+#include "suite/needed.h"
+
+namespace bench {
+namespace {
+
+constexpr std::int64_t kRows = 2, kLength = 512, kRank = 16;
+
+mc::ModelConfig smol() {
+  mc::ModelConfig c;
+  c.family = "llama";
+  c.vocabulary = 49152, c.hidden = 576, c.intermediate = 1536, c.layers = 30;
+  c.heads = 9, c.key_heads = 3, c.head_width = 64;
+  c.max_positions = 8192, c.rope_base = 1e5, c.norm_eps = 1e-5, c.tied_embeddings = true;
+  return c;
+}
+
+class LoraTraining {
+ public:
+  explicit LoraTraining(mc::DType dtype) : model_(mc::Model::random(smol(), mc::Key(1), dtype)) {
+    for (const std::string& module : model_.linear_modules()) {
+      const mc::Shape& w = model_.weights()[module + ".weight"].shape();
+      parameters_.insert(module + ".lora_A.weight", random_tensor({kRank, w[1]}, mc::DType::f32, 0.04));
+      parameters_.insert(module + ".lora_B.weight", random_tensor({w[0], kRank}, mc::DType::f32, 0.04));
+    }
+    state_ = mc::adamw_state(parameters_);
+    mc::eval(state_.tensors_with(parameters_));
+    std::vector<std::int32_t> ids, positions, offsets{0};
+    for (std::int64_t r = 0; r < kRows; ++r) {
+      for (std::int64_t t = 0; t < kLength; ++t) {
+        ids.push_back(static_cast<std::int32_t>((7919 * (r * kLength + t) + 13) % smol().vocabulary));
+        positions.push_back(static_cast<std::int32_t>(t));
+      }
+      offsets.push_back(static_cast<std::int32_t>((r + 1) * kLength));
+    }
+    const std::int64_t n = kRows * kLength;
+    batch_ = {.ids = mc::Tensor::from(ids, {n}), .positions = mc::Tensor::from(positions, {n}),
+              .offsets = mc::Tensor::from(offsets, {kRows + 1})};
+    std::vector<std::int32_t> next(ids.begin() + 1, ids.end());
+    next.push_back(-100);
+    next[static_cast<std::size_t>(kLength - 1)] = -100;
+    targets_ = mc::Tensor::from(next, {n});
+  }
+
+  void run() {
+    auto [loss, gradients] = mc::value_and_grad([&](const mc::ParamTree& p) { return loss_of(p); }, parameters_);
+    auto next = mc::adamw(parameters_, gradients, state_, {.learning_rate = 1e-4});
+    auto step = mc::eval_async({.roots = next.roots({loss}), .donate = state_.tensors_with(parameters_)});
+    parameters_ = next.parameters, state_ = next.state;
+    step.wait();
+  }
+
+ private:
+  mc::LazyTensor loss_of(const mc::ParamTree& p) const {
+    mc::nn::Weights w = model_.weights();
+    for (const std::string& module : model_.linear_modules())
+      w.adapt(module, {p[module + ".lora_A.weight"], p[module + ".lora_B.weight"], 2.0});
+    return mc::linear_cross_entropy(model_.hidden(w, batch_), mc::transpose(model_.head(w)), targets_);
+  }
+
+  mc::Model model_;
+  mc::ParamTree parameters_;
+  mc::AdamWState state_;
+  mc::Batch batch_;
+  mc::Tensor targets_;
+};
+
+std::vector<Needed> products_of_step(mc::DType dtype) {
+  const BlockShape shape;
+  std::vector<Needed> all = products_of(shape, dtype);
+  for (Needed& n : all) n.times *= static_cast<double>(smol().layers);
+  const std::int64_t rows = kRows * kLength, vocabulary = smol().vocabulary;
+  all.push_back({"head y=xW", {rows, vocabulary, shape.hidden, dtype, true}, 1});
+  all.push_back({"head dx=dyW'", {rows, shape.hidden, vocabulary, dtype, true, false, true}, 1});
+  return all;
+}
+
+}  // namespace
+
+void training(Suite& suite) {
+  struct Bound {
+    mc::DType dtype;
+    double eager, compiled;
+  };
+  for (const Bound& bound : {Bound{mc::DType::f32, 1.65, 1.4}, Bound{mc::DType::bf16, 2.1, 1.7}}) {
+    const std::string name = dtype_name(bound.dtype);
+    LoraTraining step(bound.dtype);
+    const double begin = now();
+    step.run();
+    const double first = now() - begin;
+    Contest contest(suite);
+    contest.local("ours", [&] { step.run(); });
+    contest.torch(fmt::format("lm_step:smol:{}:{}:{}", kRows, kLength, name), suite.options.full).run();
+    const Bare bare = bare_time(suite, "training", products_of_step(bound.dtype));
+    Row row{"training", "LoRA step SmolLM2-135M 2x512 r16 " + name};
+    contest.describe(row);
+    row.add("tokens a second", kRows * kLength / contest.seconds("ours"));
+    row.add("its matmuls, the better of each", bare.better, "s");
+    row.at_most("of its matmuls", contest.seconds("ours") / bare.better, 1.2);
+    row.add("first step", first, "s").at_most("first step, seconds", first, 3);
+    if (const auto best = contest.fastest("torch eager"); !best.empty())
+      row.at_least("x " + best, contest.ratio("ours", best), bound.eager);
+    if (const auto best = contest.fastest("torch compile"); !best.empty())
+      row.at_least("x " + best, contest.ratio("ours", best), bound.compiled);
+    suite.report.add(row.note(longest_kernels([&] { step.run(); })));
+    suite.peers.stop();
+  }
+}
+
+}  // namespace bench
