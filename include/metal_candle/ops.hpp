@@ -111,6 +111,9 @@ LazyTensor embedding(const LazyTensor& table, const LazyTensor& ids);
 LazyTensor take_along_axis(const LazyTensor& a, const LazyTensor& indices, int axis);
 /// `base` [v, ...] with updates[i, ...] added to row indices[i], for all i in order.
 LazyTensor scatter_add(const LazyTensor& base, const LazyTensor& indices, const LazyTensor& updates);
+/// `base` [v, ...] with rows[i] in the place of row indices[i], for all i in order; an index outside of 0..v-1 drops its
+/// row. In place when nobody else holds base. Gradients stop here.
+LazyTensor set_rows(const LazyTensor& base, const LazyTensor& indices, const LazyTensor& rows);
 /// `extent` elements along `axis` from `start` (a slot or an integer tensor), moved inside if it reaches out.
 LazyTensor dynamic_slice(const LazyTensor& x, int axis, const LazyTensor& start, std::int64_t extent);
 /// `x` with `update` written along `axis` from `start`; in place when nobody else holds x.

@@ -34,6 +34,7 @@ constexpr const OpDef* kStructured[] = {
     &sort_def,
     &topk_def,
     &scatter_add_def,
+    &set_rows_def,
     &dynamic_slice_def,
     &dynamic_update_slice_def,
     &attention_def,

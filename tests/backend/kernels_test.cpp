@@ -15,6 +15,7 @@
 #include "backend/cpu/kernels/dynamic_slice.h"
 #include "backend/cpu/kernels/pad.h"
 #include "backend/cpu/kernels/scatter_add.h"
+#include "backend/cpu/kernels/set_rows.h"
 #include "backend/cpu/kernels/sort.h"
 #include "backend/cpu/kernels/table.h"
 #include "backend/cpu/kernels/topk.h"
@@ -438,6 +439,43 @@ TEST(ScatterAddKernel, InPlaceAndOutOfRange) {
   expect_same(base.values(), want);
   ASSERT_EQ(failures.size(), 2u);
   EXPECT_NE(failures[0].find("out of range"), std::string::npos);
+}
+
+// ---- set_rows
+// --------------------------------------------------------------------------------------------------------------------
+
+Values naive_set(const Array& base, const Array& indices, const Array& rows) {
+  Values out = base.values();
+  const Values index = indices.values(), row = rows.values();
+  const auto width = static_cast<std::size_t>(base.shape.numel() / base.shape[0]);
+  for (std::size_t i = 0; i < index.size(); ++i)
+    if (index[i] >= 0 && index[i] < static_cast<double>(base.shape[0]))
+      for (std::size_t j = 0; j < width; ++j) out[static_cast<std::size_t>(index[i]) * width + j] = row[i * width + j];
+  return out;
+}
+
+TEST(SetRowsKernel, TypesAndShapes) {
+  for (const DType d : {DType::f32, DType::bf16, DType::i64, DType::boolean, DType::u8}) {
+    const Array base = random(d, {5, 2, 3}), rows = random(d, {6, 2, 3}, 9);
+    const Array places(DType::i64, {6}, {4, -1, 0, 4, 5, 2});
+    expect_same(run(set_rows_kernel, {base, places, rows}, {{d, base.shape}}, {})[0].values(),
+                naive_set(base, places, rows));
+  }
+  const Array base = random(DType::f32, {3000, 70}), places = random_indices({500}, 3000, DType::i32);  // several tasks
+  const Array rows = random(DType::f32, {500, 70}, 9);
+  expect_same(run(set_rows_kernel, {base, places, rows}, {{DType::f32, base.shape}}, {})[0].values(),
+              naive_set(base, places, rows));
+  const Array none(DType::i32, {0}, {}), nothing = random(DType::f32, {0, 70});
+  expect_same(run(set_rows_kernel, {base, none, nothing}, {{DType::f32, base.shape}}, {})[0].values(), base.values());
+  const Array empty = random(DType::f32, {0, 2}), row = random(DType::f32, {1, 2}), zero(DType::i32, {1}, {0});
+  EXPECT_TRUE(run(set_rows_kernel, {empty, zero, row}, {{DType::f32, empty.shape}}, {})[0].values().empty());
+}
+TEST(SetRowsKernel, InPlaceWritesTheRowsOnly) {
+  Array base = random(DType::f32, {6, 5}), rows = random(DType::f32, {3, 5}, 4), places(DType::i32, {3}, {5, 7, 1});
+  const Values want = naive_set(base, places, rows);
+  const KernelTensor in[] = {base.view(), places.view(), rows.view()};
+  run_tasks(set_rows_kernel, in, {in, 1}, {}, false);
+  expect_same(base.values(), want);
 }
 
 // ---- dynamic slices

@@ -324,6 +324,16 @@ TEST(Gather, ShapesAndErrors) {
             {"take_along_axis", "[5, 3]", "[4, 1]"});
 }
 
+TEST(SetRows, ShapesAndErrors) {
+  const LazyTensor base = f32({5, 3}), at = of(DType::i32, {2});
+  EXPECT_EQ(set_rows(base, at, f32({2, 3})).shape(), Shape({5, 3}));
+  EXPECT_EQ(set_rows(of(DType::bf16, {5}), at, f32({2})).dtype(), DType::bf16);
+  expect_in(error_of([&] { set_rows(base, at, f32({2, 4})); }, ErrorKind::shape), {"set_rows", "[5, 3]", "[2, 4]"});
+  error_of([&] { set_rows(base, of(DType::i32, {1, 2}), f32({2, 3})); }, ErrorKind::shape);
+  error_of([&] { set_rows(f32({}), at, f32({2})); }, ErrorKind::shape);
+  expect_in(error_of([&] { set_rows(base, f32({2}), f32({2, 3})); }, ErrorKind::dtype), {"set_rows", "f32"});
+}
+
 TEST(Matmul, ShapesTypesAndErrors) {
   EXPECT_EQ(matmul(f32({2, 3}), f32({3, 4})).shape(), Shape({2, 4}));
   EXPECT_EQ(matmul(f32({5, 1, 2, 3}), f32({6, 3, 4})).shape(), Shape({5, 6, 2, 4}));

@@ -93,6 +93,7 @@ void add_places(Calls& c) {
   c["take"] = [](const A& a) -> Results { return {take(a["table"], a["indices"])}; };
   c["take_along_axis"] = [](const A& a) -> Results { return {take_along_axis(a["a"], a["indices"], a.axis())}; };
   c["scatter_add"] = [](const A& a) -> Results { return {scatter_add(a["base"], a["indices"], a["updates"])}; };
+  c["set_rows"] = [](const A& a) -> Results { return {set_rows(a["base"], a["indices"], a["rows"])}; };
   c["concat"] = [](const A& a) -> Results {
     Results parts{a["a"], a["b"]};
     if (a["c"]) parts.push_back(a["c"]);

@@ -265,6 +265,18 @@ void scatter_add(const Call& c, Array& out) {
   }
 }
 
+void set_rows(const Call& c, Array& out) {
+  const Array &base = *c.in[0], &indices = *c.in[1], &rows = *c.in[2];
+  out.values = base.values;
+  const std::size_t width = base.shape[0] ? base.values.size() / static_cast<std::size_t>(base.shape[0]) : 0;
+  for (std::size_t i = 0; i < indices.values.size(); ++i) {
+    const double row = indices.values[i];
+    if (row < 0 || row >= static_cast<double>(base.shape[0])) continue;
+    for (std::size_t j = 0; j < width; ++j)
+      out.values[static_cast<std::size_t>(row) * width + j] = rows.values[i * width + j];
+  }
+}
+
 void cumsum(const Call& c, Array& out) {  // {axis, from the end?}
   const Array& x = *c.in[0];
   const auto axis = static_cast<std::size_t>(c.attr(0));
@@ -380,6 +392,7 @@ class Evaluation {
     if (&c.op == &ops::concat_def) return concat(c, out[0]);
     if (&c.op == &ops::pad_def) return pad(c, out[0]);
     if (&c.op == &ops::scatter_add_def) return scatter_add(c, out[0]);
+    if (&c.op == &ops::set_rows_def) return set_rows(c, out[0]);
     if (&c.op == &ops::cumsum_def) return cumsum(c, out[0]);
     if (&c.op == &ops::sort_def || &c.op == &ops::topk_def) {
       Shape shape = c.in[0]->shape;

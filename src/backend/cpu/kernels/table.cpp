@@ -7,6 +7,7 @@
 #include "backend/cpu/kernels/linear_cross_entropy.h"
 #include "backend/cpu/kernels/pad.h"
 #include "backend/cpu/kernels/scatter_add.h"
+#include "backend/cpu/kernels/set_rows.h"
 #include "backend/cpu/kernels/sort.h"
 #include "backend/cpu/kernels/topk.h"
 #include "ops/table.h"
@@ -24,6 +25,7 @@ const CpuKernel* builtin_kernel(const OpDef* op) {
       {&ops::sort_def, &sort_kernel},
       {&ops::topk_def, &topk_kernel},
       {&ops::scatter_add_def, &scatter_add_kernel},
+      {&ops::set_rows_def, &set_rows_kernel},
       {&ops::dynamic_slice_def, &dynamic_slice_kernel},
       {&ops::dynamic_update_slice_def, &dynamic_update_slice_kernel},
       {&ops::attention_def, &attention_kernel},
