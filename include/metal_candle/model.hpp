@@ -88,6 +88,9 @@ class Model {
 
   /// [t, hidden] after the final norm.
   LazyTensor hidden(const nn::Weights& w, const Batch& batch, const ForwardOptions& options = {}) const;
+  /// The same for tokens that go on from what `cache` keeps; batch.offsets must be there. Afterwards cache.keys and
+  /// cache.values are the new ones: evaluate them with the result, and donate the old ones.
+  LazyTensor hidden(const nn::Weights& w, const Batch& batch, nn::KeyValues& cache) const;
   /// [.., vocabulary] in the model's type, for rows of `hidden`.
   LazyTensor logits(const nn::Weights& w, const LazyTensor& hidden) const;
   /// What logits multiplies by, [vocabulary, hidden], an adapter's terms on it added in: for linear_cross_entropy

@@ -137,6 +137,15 @@ class Rope {
 // ---- attention
 // -------------------------------------------------------------------------------------------------------
 
+/// Where a pass finds the keys and values of earlier tokens and leaves its own. Sequence i owns the rows key_offsets[i]
+/// up to key_offsets[i+1] of every layer's tensors, in order of position; the first key_lengths[i] of them count, those
+/// that this pass writes included. Places and lengths are data: one plan serves every position.
+struct KeyValues {
+  std::vector<LazyTensor> keys, values;  // a layer each, [rows, key heads, width]; a pass puts the new tensors here
+  LazyTensor rows;                       // [t] i32: the row that a token's key and value go to; -1: they are dropped
+  LazyTensor key_offsets, key_lengths;   // [s+1], [s] i32
+};
+
 struct AttentionShape {
   std::int64_t heads = 0, key_heads = 0, width = 0;
   double scale = 0;         // 0: 1/sqrt(width)
@@ -146,8 +155,9 @@ struct AttentionShape {
 };
 
 /// Causal self-attention with q_proj, k_proj, v_proj and o_proj below `module`. x [t, hidden]; `offsets` [s+1] i32 says
-/// where sequences begin (undefined: there is one).
+/// where sequences begin (undefined: there is one). With `cache`, in which `layer` is this one's number, the tokens are
+/// the last of their sequences, and `offsets` must be there.
 LazyTensor attention(const Weights& w, std::string_view module, const LazyTensor& x, const AttentionShape& shape,
-                     const Rope& rope, const LazyTensor& offsets = {});
+                     const Rope& rope, const LazyTensor& offsets = {}, KeyValues* cache = nullptr, int layer = 0);
 
 }  // namespace metal_candle::nn

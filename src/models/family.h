@@ -19,6 +19,7 @@ struct Pass {
   const nn::Weights& weights;
   const nn::Rope& rope;
   const Batch& batch;
+  nn::KeyValues* cache;  // or null
 };
 
 struct Family {

@@ -28,7 +28,7 @@ LazyTensor layer(const Pass& p, int index, const LazyTensor& input) {
     return nn::rms_norm(p.weights, path + name, x, p.config.norm_eps, true);
   };
   const LazyTensor seen = nn::attention(p.weights, path + ".self_attn", norm(".input_layernorm", input),
-                                        attention_shape(p.config, index), p.rope, p.batch.offsets);
+                                        attention_shape(p.config, index), p.rope, p.batch.offsets, p.cache, index);
   const LazyTensor x = input + norm(".post_attention_layernorm", seen);
   const LazyTensor thought =
       nn::gated_mlp(p.weights, path + ".mlp", norm(".pre_feedforward_layernorm", x), p.config.activation);

@@ -19,7 +19,7 @@ LazyTensor layer(const Pass& p, int index, const LazyTensor& input) {
     return nn::rms_norm(p.weights, path + name, x, p.config.norm_eps);
   };
   const LazyTensor x = input + nn::attention(p.weights, path + ".self_attn", norm(".input_layernorm", input),
-                                             attention_shape(p.config, index), p.rope, p.batch.offsets);
+                                             attention_shape(p.config, index), p.rope, p.batch.offsets, p.cache, index);
   return x + nn::gated_mlp(p.weights, path + ".mlp", norm(".post_attention_layernorm", x), p.config.activation);
 }
 

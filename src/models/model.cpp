@@ -21,6 +21,8 @@ struct Model::State {
   ParamTree parameters;
   nn::Weights weights;
   nn::RopeTable rope;
+
+  LazyTensor pass(const nn::Weights& w, const Batch& batch, nn::KeyValues* cache, const ForwardOptions& options) const;
 };
 
 namespace {
@@ -65,6 +67,19 @@ void check_batch(const Batch& batch) {
 
 }  // namespace
 
+LazyTensor Model::State::pass(const nn::Weights& w, const Batch& batch, nn::KeyValues* cache,
+                              const ForwardOptions& options) const {
+  check_batch(batch);
+  const nn::Rope turn(rope, batch.positions, batch.lengths);
+  const Pass pass{config, w, turn, batch, cache};
+  LazyTensor x = family->embed(pass);
+  for (int i = 0; i < config.layers; ++i) {
+    const auto layer = [&](const std::vector<LazyTensor>& in) { return family->layer(pass, i, in[0]); };
+    x = options.checkpoint_layers ? checkpoint(layer, {x}) : layer({x});
+  }
+  return family->finish(pass, x);
+}
+
 Model::Model(ModelConfig config, const ParamTree& parameters) {
   config.check();
   auto state = std::make_shared<State>();
@@ -103,16 +118,12 @@ std::vector<std::string> Model::linear_modules() const {
 }
 
 LazyTensor Model::hidden(const nn::Weights& w, const Batch& batch, const ForwardOptions& options) const {
-  check_batch(batch);
-  const Family& family = *state_->family;
-  const nn::Rope rope(state_->rope, batch.positions, batch.lengths);
-  const Pass pass{state_->config, w, rope, batch};
-  LazyTensor x = family.embed(pass);
-  for (int i = 0; i < state_->config.layers; ++i) {
-    const auto layer = [&](const std::vector<LazyTensor>& in) { return family.layer(pass, i, in[0]); };
-    x = options.checkpoint_layers ? checkpoint(layer, {x}) : layer({x});
-  }
-  return family.finish(pass, x);
+  return state_->pass(w, batch, nullptr, options);
+}
+
+LazyTensor Model::hidden(const nn::Weights& w, const Batch& batch, nn::KeyValues& cache) const {
+  if (!batch.offsets) fail(ErrorKind::argument, "a batch that goes on from a cache needs offsets");
+  return state_->pass(w, batch, &cache, {});
 }
 
 LazyTensor Model::logits(const nn::Weights& w, const LazyTensor& hidden) const {

@@ -63,26 +63,46 @@ LazyTensor gated_mlp(const Weights& w, std::string_view module, const LazyTensor
   return w.linear(sub(module, ".down_proj"), activate(activation, gate) * w.linear(sub(module, ".up_proj"), x));
 }
 
+namespace {
+
+/// Puts the new keys (or values) where their tokens belong; what all queries then read.
+LazyTensor keep(std::vector<LazyTensor>& kept, int layer, const LazyTensor& rows, const LazyTensor& fresh) {
+  if (layer < 0 || static_cast<std::size_t>(layer) >= kept.size())
+    throw UserError(ErrorKind::argument, "attention: the cache has no layer " + std::to_string(layer));
+  LazyTensor& place = kept[static_cast<std::size_t>(layer)];
+  place = set_rows(place, rows, fresh);
+  return place;
+}
+
+}  // namespace
+
 LazyTensor attention(const Weights& w, std::string_view module, const LazyTensor& x, const AttentionShape& shape,
-                     const Rope& rope, const LazyTensor& offsets) {
+                     const Rope& rope, const LazyTensor& offsets, KeyValues* cache, int layer) {
   const Scope scope("attn");
   const std::int64_t tokens = x.dim(0);
   const auto heads = [&](std::string_view child, std::int64_t count) {
     return reshape(w.linear(sub(module, child), x), {tokens, count, shape.width});
   };
   LazyTensor q = heads(".q_proj", shape.heads), k = heads(".k_proj", shape.key_heads);
-  const LazyTensor v = heads(".v_proj", shape.key_heads);
+  LazyTensor v = heads(".v_proj", shape.key_heads);
   if (shape.qk_norm_eps >= 0) {
     q = rms_norm(w, sub(module, ".q_norm"), q, shape.qk_norm_eps);
     k = rms_norm(w, sub(module, ".k_norm"), k, shape.qk_norm_eps);
   }
+  q = rope(q), k = rope(k);
   const double scale = shape.scale != 0 ? shape.scale : 1 / std::sqrt(static_cast<double>(shape.width));
-  const LazyTensor y = metal_candle::attention(rope(q), rope(k), v,
-                                               {.scale = scale * rope.score_factor(),
-                                                .window = shape.window,
-                                                .softcap = shape.softcap,
-                                                .query_offsets = offsets,
-                                                .key_offsets = offsets});
+  AttentionOptions options{.scale = scale * rope.score_factor(),
+                           .window = shape.window,
+                           .softcap = shape.softcap,
+                           .query_offsets = offsets,
+                           .key_offsets = offsets};
+  if (cache) {
+    k = keep(cache->keys, layer, cache->rows, k);
+    v = keep(cache->values, layer, cache->rows, v);
+    options.key_offsets = cache->key_offsets;
+    options.key_lengths = cache->key_lengths;
+  }
+  const LazyTensor y = metal_candle::attention(q, k, v, options);
   return w.linear(sub(module, ".o_proj"), reshape(y, {tokens, shape.heads * shape.width}));
 }
 
