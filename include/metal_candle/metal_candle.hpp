@@ -15,6 +15,7 @@
 #include "metal_candle/param_tree.hpp"
 #include "metal_candle/random.hpp"
 #include "metal_candle/runtime.hpp"
+#include "metal_candle/safetensors.hpp"
 #include "metal_candle/scope.hpp"
 #include "metal_candle/shape.hpp"
 #include "metal_candle/tensor.hpp"

@@ -107,7 +107,7 @@ std::vector<T> Tensor::to_vector() const {
   if constexpr (std::is_same_v<T, bool>) {
     std::unique_ptr<bool[]> flat(new bool[static_cast<std::size_t>(numel())]);
     copy_out(flat.get(), DType::boolean);
-    return {flat.get(), flat.get() + numel()};
+    return std::vector<T>(flat.get(), flat.get() + numel());
   } else {
     std::vector<T> out(static_cast<std::size_t>(numel()));
     copy_out(out.data(), dtype_of<T>);

@@ -18,7 +18,7 @@ namespace {
 std::string join(std::string path, std::string_view key) {
   const bool plain = !key.empty() && key.size() <= 200 && key.find_first_of("[]\"\\ ") == std::string_view::npos &&
                      std::ranges::all_of(key, [](char c) { return c > 0x20 && c < 0x7f; });
-  if (!plain) return path + "[" + io::quoted(key) + "]";
+  if (!plain) return path + "[" + io::in_quotes(key) + "]";
   if (!path.empty()) path += '.';
   return path.append(key);
 }
@@ -214,7 +214,7 @@ std::string Json::path() const { return source_ ? source_->path_at(offset_) : st
 
 std::string Json::shown() const {
   switch (kind_) {
-    case Kind::string: return "the string " + io::quoted(text());
+    case Kind::string: return "the string " + io::in_quotes(text());
     case Kind::array: return size() == 0 ? "an empty array" : fmt::format("an array of {}", size());
     case Kind::object: return size() == 0 ? "an empty object" : fmt::format("an object of {}", size());
     default: {

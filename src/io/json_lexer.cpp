@@ -62,7 +62,7 @@ char* put_utf8(char* to, std::uint32_t code) {
   return to;
 }
 
-std::string quoted(std::string_view text) {
+std::string in_quotes(std::string_view text) {
   constexpr std::size_t kMost = 60;
   std::string out = "\"";
   const char *p = text.data(), *end = p + text.size();
@@ -79,8 +79,8 @@ std::string quoted(std::string_view text) {
   return out + '"';
 }
 
-JsonLexer::JsonLexer(std::string_view text, std::string_view origin, JsonArena& arena)
-    : begin_(text.data()), next_(begin_), end_(begin_ + text.size()), origin_(origin), arena_(arena) {}
+JsonLexer::JsonLexer(std::string_view text, std::string_view origin, JsonArena& arena, std::string_view part)
+    : begin_(text.data()), next_(begin_), end_(begin_ + text.size()), origin_(origin), part_(part), arena_(arena) {}
 
 char JsonLexer::peek() {
   while (next_ < end_ && is_space(*next_)) ++next_;
@@ -109,9 +109,10 @@ void JsonLexer::fail(std::string_view expected) {
   std::string got = "the end";
   if (next_ < end_) {
     const int length = std::max(1, utf8_length(next_, end_));
-    got = quoted({next_, static_cast<std::size_t>(length)});
+    got = in_quotes({next_, static_cast<std::size_t>(length)});
   }
-  throw FileError(FileFault::bad, std::string(origin_), fmt::format("line {}, column {}", line, next_ - start + 1),
+  throw FileError(FileFault::bad, std::string(origin_),
+                  fmt::format("{}{}line {}, column {}", part_, part_.empty() ? "" : ", ", line, next_ - start + 1),
                   std::string(expected), got);
 }
 

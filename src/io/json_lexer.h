@@ -37,7 +37,8 @@ class JsonArena {
 class JsonLexer {
  public:
   /// Text, origin and arena must outlive the lexer, text and arena also the strings it gives.
-  JsonLexer(std::string_view text, std::string_view origin, JsonArena& arena);
+  /// `part` says in errors where in the file the text is, if it is not all of it.
+  JsonLexer(std::string_view text, std::string_view origin, JsonArena& arena, std::string_view part = {});
 
   /// The next byte after white space, '\0' at the end (a NUL in the text is refused by whoever meets it).
   char peek();
@@ -73,7 +74,7 @@ class JsonLexer {
   double real(std::string_view digits);
 
   const char *begin_, *next_, *end_;
-  std::string_view origin_;
+  std::string_view origin_, part_;
   JsonArena& arena_;
 };
 
@@ -82,6 +83,6 @@ int utf8_length(const char* p, const char* end);
 /// Writes a code point up to U+10FFFF; returns the end.
 char* put_utf8(char* to, std::uint32_t code);
 /// The text in quotes for an error: cut at 60 bytes, control characters and broken UTF-8 escaped.
-std::string quoted(std::string_view text);
+std::string in_quotes(std::string_view text);
 
 }  // namespace metal_candle::io
