@@ -11,6 +11,7 @@
 #include <numeric>
 #include <random>
 
+#include "backend/cpu/gemm/gemm.h"
 #include "backend/cpu/kernels/types.h"
 #include "ops/attention.h"
 
@@ -338,10 +339,26 @@ std::vector<Case> cases() {
   return all;
 }
 
+/// bf16 twice: with products over pairs, where this machine has them, and without.
+struct Variant {
+  DType dtype;
+  bool dots = true;
+  std::string str() const { return std::string(name(dtype)) + (dots ? "" : " without dot products"); }
+};
+template <class F>
+void for_each_variant(F f) {
+  for (const Variant v : {Variant{DType::f64}, {DType::f32}, {DType::bf16}, {DType::bf16, false}, {DType::f16}}) {
+    set_gemm_isa(GemmIsa::best, v.dots);
+    f(v);
+  }
+  set_gemm_isa(GemmIsa::best);
+}
+
 TEST(Attention, MatchesTheDefinition) {
-  for (const DType dtype : {DType::f64, DType::f32, DType::bf16, DType::f16})
+  for_each_variant([](const Variant& variant) {
+    const DType dtype = variant.dtype;
     for (Case c : cases()) {
-      SCOPED_TRACE("case " + std::to_string(c.seed) + " " + std::string(name(dtype)));
+      SCOPED_TRACE("case " + std::to_string(c.seed) + " " + variant.str());
       c.dtype = dtype;
       Problem p(c);
       const auto got = p.forward();
@@ -352,6 +369,7 @@ TEST(Attention, MatchesTheDefinition) {
       EXPECT_TRUE(got[0].same_bits(again[0]) && got[1].same_bits(again[1]));
       if (::testing::Test::HasFailure()) return;
     }
+  });
 }
 
 /// A query's bits depend on its keys alone: not on the other queries of the call, or on other sequences.
@@ -478,9 +496,11 @@ TEST(Attention, GradientsMatchFiniteDifferences) {
 }
 
 TEST(Attention, GradientsMatchThoseInF64) {
-  for (const DType dtype : {DType::f32, DType::bf16, DType::f16})
+  for_each_variant([](const Variant& variant) {
+    const DType dtype = variant.dtype;
+    if (dtype == DType::f64) return;
     for (Case c : cases()) {
-      SCOPED_TRACE("case " + std::to_string(c.seed) + " " + std::string(name(dtype)));
+      SCOPED_TRACE("case " + std::to_string(c.seed) + " " + variant.str());
       c.dtype = dtype;
       Problem p(c);
       const Array dout = p.random_dout(), dlse = p.random_dlse();
@@ -500,23 +520,33 @@ TEST(Attention, GradientsMatchThoseInF64) {
       for (std::size_t i = 0; i < got.size(); ++i) EXPECT_TRUE(got[i].same_bits(again[i]));
       if (::testing::Test::HasFailure()) return;
     }
+  });
 }
 
 /// Neither do gradients depend on the other sequences, although their number decides how the work is cut.
-TEST(Attention, GradientsDoNotDependOnNeighbours) {
-  Problem alone({.parts = {{130, 190, 190}}, .heads = 3, .d = 16, .dv = 16, .window = 150});
-  Problem many(
-      {.parts = {{130, 190, 190}, {3, 3, 3}, {40, 40, 40}, {1, 1, 1}}, .heads = 3, .d = 16, .dv = 16, .window = 150});
+void compare_with_neighbours(DType dtype, std::int64_t heads) {
+  Case one{.parts = {{130, 190, 190}}, .heads = heads, .key_heads = 1, .d = 16, .dv = 16, .window = 150, .dtype = dtype};
+  Problem alone(one);
+  one.parts.insert(one.parts.end(), {{3, 3, 3}, {600, 600, 600}, {1, 1, 1}});
+  Problem many(one);
   for (std::size_t i = 0; i < 3; ++i)
     for (std::int64_t j = 0; j < alone.inputs[i].shape.numel(); ++j) many.inputs[i].set(j, alone.inputs[i].get(j));
   const Array dout = many.random_dout();
-  Array first(DType::f32, alone.shape(130, 3, 16));
+  Array first(dtype, alone.shape(130, heads, 16));
   for (std::int64_t j = 0; j < first.shape.numel(); ++j) first.set(j, dout.get(j));
   const auto want = alone.backward(first, nullptr), got = many.backward(dout, nullptr);
   for (std::size_t i = 0; i < 3; ++i)
     ASSERT_EQ(0, std::memcmp(got[i].memory.data(), want[i].memory.data(),
-                             static_cast<std::size_t>(want[i].shape.numel()) * 4))
+                             static_cast<std::size_t>(want[i].shape.numel()) * size_of(dtype)))
         << i;
+}
+
+TEST(Attention, GradientsDoNotDependOnNeighbours) {
+  for (const DType dtype : {DType::f32, DType::bf16})
+    for (const std::int64_t heads : {3, 5, 130}) {
+      SCOPED_TRACE(std::string(name(dtype)) + ", heads " + std::to_string(heads));
+      compare_with_neighbours(dtype, heads);
+    }
 }
 
 TEST(Attention, ReportsBadOffsets) {

@@ -39,8 +39,12 @@ struct Scratch {
   std::int64_t width, value_width, key_blocks;
   float *queries, *douts, *dq;      // [rows][width]
   float *keys, *keys_t, *values_t;  // [block][kKeyBlock][width], [block][width][kKeyBlock]
-  float *dk, *dv, *values;          // [block][kKeyBlock][width]; V by rows on its way to values_t
+  float *dk, *dv, *rows;            // [block][kKeyBlock][width]; K or V by rows, on its way
   float *p, *ds;                    // [rows][kKeyBlock]
+  // Where products go over pairs, queries, douts, keys_t and values_t are [..][width / 2] pairs and keys are pairs of
+  // rows. The other sides of their products, in pairs of rows, and ds by rows:
+  float *query_pairs, *dout_pairs, *p_pairs, *ds_pairs;
+  std::uint16_t* ds_halves;
   float *bias, *raw, *lse, *delta;
   std::int32_t* positions;
   RowBlocks::Block* blocks;
@@ -49,23 +53,29 @@ struct Scratch {
   Scratch(const Problem& problem, void* base)
       : width(round_up(problem.d, kSums)), value_width(round_up(problem.dv, kSums)) {
     key_blocks = blocks_at_once(problem);
-    const std::int64_t rows = problem.tile_queries() * problem.group, keys_there = key_blocks * kKeyBlock;
+    const std::int64_t n = problem.tile_queries() * problem.group, keys_there = key_blocks * kKeyBlock;
     Carve c(base);
-    queries = c.take<float>(rows * width);
-    douts = c.take<float>(rows * value_width);
-    dq = c.take<float>(rows * width);
-    keys = c.take<float>(keys_there * width);
-    keys_t = c.take<float>(keys_there * width);
-    values = c.take<float>(kKeyBlock * value_width);
-    values_t = c.take<float>(keys_there * value_width);
+    queries = c.take<float>(n * problem.steps(width));
+    douts = c.take<float>(n * problem.steps(value_width));
+    dq = c.take<float>(n * width);
+    keys = c.take<float>(keys_there * problem.steps(width));
+    keys_t = c.take<float>(keys_there * problem.steps(width));
+    rows = c.take<float>(kKeyBlock * problem.steps(std::max(width, value_width)));
+    values_t = c.take<float>(keys_there * problem.steps(value_width));
     dk = c.take<float>(keys_there * width);
     dv = c.take<float>(keys_there * value_width);
-    p = c.take<float>(rows * kKeyBlock);
-    ds = c.take<float>(rows * kKeyBlock);
+    p = c.take<float>(n * kKeyBlock);
+    ds = c.take<float>(n * kKeyBlock);
+    const std::int64_t pairs = problem.pairs ? (n + 1) / 2 : 0;
+    query_pairs = c.take<float>(pairs * width);
+    dout_pairs = c.take<float>(pairs * value_width);
+    p_pairs = c.take<float>(pairs * kKeyBlock);
+    ds_pairs = c.take<float>(pairs * kKeyBlock);
+    ds_halves = c.take<std::uint16_t>(2 * pairs * kKeyBlock);
     bias = c.take<float>(kRowBlock * kKeyBlock);
     raw = c.take<float>(kRowBlock * kKeyBlock);
-    lse = c.take<float>(rows);
-    delta = c.take<float>(rows);
+    lse = c.take<float>(n);
+    delta = c.take<float>(n);
     positions = c.take<std::int32_t>(keys_there);
     blocks = c.take<RowBlocks::Block>(RowBlocks::most(problem));
     bytes = c.used();
@@ -137,21 +147,35 @@ class Backward {
   void load_keys(const Sequence& s, std::int64_t first_key, int slot) {
     set_keys(s, first_key, slot);
     choose(slot);
-    load(key_rows(p_.k, s, keys_[slot], key_head_, p_.d), at_.keys, s_.width);
+    const Rows k = key_rows(p_.k, s, keys_[slot], key_head_, p_.d);
+    const Rows v = key_rows(p_.v, s, keys_[slot], key_head_, p_.dv);
+    if (p_.pairs) {
+      load_row_pairs(k, s_.width, s_.rows, at_.keys);
+      load_transposed_pairs(k, s_.width, s_.rows, at_.keys_t);
+      load_transposed_pairs(v, s_.value_width, s_.rows, at_.values_t);
+      return;
+    }
+    load(k, at_.keys, s_.width);
     row_kernels().transpose(at_.keys, s_.width, keys_[slot].n, s_.width, at_.keys_t, kKeyBlock, kKeyBlock);
-    load_transposed(key_rows(p_.v, s, keys_[slot], key_head_, p_.dv), s_.value_width, s_.values, at_.values_t);
+    load_transposed(v, s_.value_width, s_.rows, at_.values_t);
   }
   /// Works with the block of keys in `slot` from now on.
   void choose(int slot) {
     slot_ = slot;
-    const std::int64_t k = slot * kKeyBlock * s_.width, v = slot * kKeyBlock * s_.value_width;
-    at_ = {s_.keys + k, s_.keys_t + k, s_.values_t + v, s_.dk + k, s_.dv + v};
+    const std::int64_t row = slot * kKeyBlock, k = row * p_.steps(s_.width), v = row * p_.steps(s_.value_width);
+    at_ = {s_.keys + k, s_.keys_t + k, s_.values_t + v, s_.dk + row * s_.width, s_.dv + row * s_.value_width};
   }
 
   void load_tile() {
     loaded_ = true;
     load_queries(p_, p_.q, tile_, key_head_, p_.d, s_.queries, s_.width);
     load_queries(p_, operand(call_.inputs[kDout]), tile_, key_head_, p_.dv, s_.douts, s_.value_width);
+    if (p_.pairs) {
+      row_kernels().pair_rows(reinterpret_cast<const std::uint16_t*>(s_.queries), s_.width, rows(), s_.width,
+                              s_.query_pairs);
+      row_kernels().pair_rows(reinterpret_cast<const std::uint16_t*>(s_.douts), s_.value_width, rows(), s_.value_width,
+                              s_.dout_pairs);
+    }
     const KernelTensor& lse = call_.inputs[kLse];
     for (std::int64_t r = 0; r < rows(); ++r) {
       const std::int64_t head = key_head_ * p_.group + r % p_.group;
@@ -164,10 +188,10 @@ class Backward {
   /// The tile against the block of keys. One product after the other over all rows: its other side stays in L1.
   void pair(bool to_keys) {
     if (!loaded_) load_tile();
-    const auto against_keys = [&](const float* a, std::int64_t width, const float* b, float* c) {
+    const auto against_keys = [&](const float* a, std::int64_t steps, const float* b, float* c) {
       blocks_.runs(vector_columns, [&](std::int64_t row, std::int64_t n, const Seen& seen) {
-        multiply({.a = a + row * width,
-                  .a_row = width,
+        multiply({.a = a + row * steps,
+                  .a_row = steps,
                   .a_step = 1,
                   .b = b + seen.vector_begin,
                   .b_step = kKeyBlock,
@@ -175,39 +199,57 @@ class Backward {
                   .c_row = kKeyBlock,
                   .m = n,
                   .n = seen.vector_end - seen.vector_begin,
-                  .k = width});
+                  .k = steps,
+                  .pairs = p_.pairs});
       });
     };
-    against_keys(s_.queries, s_.width, at_.keys_t, s_.p);
-    against_keys(s_.douts, s_.value_width, at_.values_t, s_.ds);
+    against_keys(s_.queries, p_.steps(s_.width), at_.keys_t, s_.p);
+    against_keys(s_.douts, p_.steps(s_.value_width), at_.values_t, s_.ds);
     for (const auto& b : blocks_) softmax_grad(b, to_keys);
-    if (dq_)
-      blocks_.runs(columns, [&](std::int64_t row, std::int64_t n, const Seen& seen) {
-        multiply({.a = s_.ds + row * kKeyBlock + seen.begin,
-                  .a_row = kKeyBlock,
-                  .a_step = 1,
-                  .b = at_.keys + seen.begin * s_.width,
-                  .b_step = s_.width,
-                  .c = dq_ + row * s_.width,
-                  .c_row = s_.width,
-                  .m = n,
-                  .n = s_.width,
-                  .k = seen.end - seen.begin,
-                  .accumulate = true});
-      });
+    if (dq_) add_to_queries();
     if (!to_keys) return;
-    if (call_.outputs[kDv].data) add_to_keys(s_.p, s_.douts, at_.dv, s_.value_width);
-    if (call_.outputs[kDk].data) add_to_keys(s_.ds, s_.queries, at_.dk, s_.width);
+    const bool pairs = p_.pairs;
+    if (call_.outputs[kDv].data)
+      add_to_keys(pairs ? s_.p_pairs : s_.p, pairs ? s_.dout_pairs : s_.douts, at_.dv, s_.value_width);
+    if (call_.outputs[kDk].data)
+      add_to_keys(pairs ? s_.ds_pairs : s_.ds, pairs ? s_.query_pairs : s_.queries, at_.dk, s_.width);
+  }
+
+  /// dq [row][width] += ds·keys.
+  void add_to_queries() {
+    const std::int64_t in_step = p_.pairs ? 2 : 1, ds_row = p_.steps(kKeyBlock);
+    const float* ds = p_.pairs ? reinterpret_cast<const float*>(s_.ds_halves) : s_.ds;
+    blocks_.runs(columns, [&](std::int64_t row, std::int64_t n, const Seen& seen) {
+      const std::int64_t first = seen.begin / in_step;  // an unseen partner has ds = 0
+      multiply({.a = ds + row * ds_row + first,
+                .a_row = ds_row,
+                .a_step = 1,
+                .b = at_.keys + first * s_.width,
+                .b_step = s_.width,
+                .c = dq_ + row * s_.width,
+                .c_row = s_.width,
+                .m = n,
+                .n = s_.width,
+                .k = (seen.end + in_step - 1) / in_step - first,
+                .accumulate = true,
+                .pairs = p_.pairs});
+    });
   }
 
   void softmax_grad(const RowBlocks::Block& b, bool to_keys) {
     float *p = s_.p + b.span.row * kKeyBlock, *ds = s_.ds + b.span.row * kKeyBlock;
     if (to_keys) clear(p, ds, b.span.rows, b.seen);
-    if (b.seen.empty()) return;
-    const auto block = score_block(p_, tile_, key_head_, keys_[slot_], b, p, s_.bias);
-    float* raw = p_.bias && to_keys && call_.outputs[kDbias].data ? s_.raw : nullptr;
-    row_kernels().softmax_grad(block, ds, s_.lse + b.span.row, s_.delta + b.span.row, raw);
-    if (raw) write_bias_grad(b.span.row, b.span.rows, b.seen);
+    if (!b.seen.empty()) {
+      const auto block = score_block(p_, tile_, key_head_, keys_[slot_], b, p, s_.bias);
+      float* raw = p_.bias && to_keys && call_.outputs[kDbias].data ? s_.raw : nullptr;
+      row_kernels().softmax_grad(block, ds, s_.lse + b.span.row, s_.delta + b.span.row, raw);
+      if (raw) write_bias_grad(b.span.row, b.span.rows, b.seen);
+    }
+    if (!p_.pairs) return;
+    const std::int64_t row = b.span.row, pair = row / 2;  // a block of rows begins with an even one
+    if (to_keys) row_kernels().halve(p, b.span.rows, nullptr, s_.p_pairs + pair * kKeyBlock);
+    row_kernels().halve(ds, b.span.rows, s_.ds_halves + row * kKeyBlock,
+                        to_keys ? s_.ds_pairs + pair * kKeyBlock : nullptr);
   }
 
   /// Columns that nobody wrote count as zero for the keys.
@@ -228,7 +270,7 @@ class Backward {
     }
   }
 
-  /// sums [key][width] += weightsᵀ·rows.
+  /// sums [key][width] += weightsᵀ·rows, over rows or pairs of them.
   void add_to_keys(const float* weights, const float* rows, float* sums, std::int64_t width) {
     for (std::int64_t key = 0; key < keys_[slot_].n; key += kRowBlock) {
       const std::int64_t m = std::min<std::int64_t>(kRowBlock, keys_[slot_].n - key);
@@ -237,7 +279,8 @@ class Backward {
       while (first != last && !sees(*first)) ++first;  // a causal mask: the first rows do not see the last keys
       while (first != last && !sees(last[-1])) --last;
       if (first == last) continue;
-      const std::int64_t from = first->span.row, to = last[-1].span.row + last[-1].span.rows;
+      const std::int64_t in_step = p_.pairs ? 2 : 1, from = first->span.row / in_step;
+      const std::int64_t to = (last[-1].span.row + last[-1].span.rows + in_step - 1) / in_step;
       multiply({.a = weights + from * kKeyBlock + key,
                 .a_row = 1,
                 .a_step = kKeyBlock,
@@ -248,7 +291,8 @@ class Backward {
                 .m = m,
                 .n = width,
                 .k = to - from,
-                .accumulate = true});
+                .accumulate = true,
+                .pairs = p_.pairs});
     }
   }
 

@@ -12,7 +12,9 @@ namespace {
 struct Scratch {
   float *queries, *out;   // [rows][width of d or dv]
   float *keys, *values;   // [width][kKeyBlock], [kKeyBlock][width]
+  float *rows;            // K or V by rows, on its way there
   float *scores, *bias;   // [kRowBlock][kKeyBlock]
+  std::uint16_t* halves;  // scores, where probabilities are bf16
   float *maximum, *sums;  // [rows], [rows][kSums]
   std::int32_t* positions;
   RowBlocks::Block* blocks;
@@ -22,12 +24,14 @@ struct Scratch {
   Scratch(const Problem& p, void* base) : width(round_up(p.d, kSums)), value_width(round_up(p.dv, kSums)) {
     const std::int64_t rows = p.tile_queries() * p.group;
     Carve c(base);
-    queries = c.take<float>(rows * width);
+    queries = c.take<float>(rows * p.steps(width));
     out = c.take<float>(rows * value_width);
-    keys = c.take<float>(kKeyBlock * width);
-    values = c.take<float>(kKeyBlock * std::max(width, value_width));  // also K by rows on its way to `keys`
+    keys = c.take<float>(kKeyBlock * p.steps(width));
+    values = c.take<float>(kKeyBlock * p.steps(value_width));
+    this->rows = c.take<float>(kKeyBlock * p.steps(std::max(width, value_width)));
     scores = c.take<float>(kRowBlock * kKeyBlock);
     bias = c.take<float>(kRowBlock * kKeyBlock);
+    halves = p.pairs ? c.take<std::uint16_t>(kRowBlock * kKeyBlock) : nullptr;
     maximum = c.take<float>(rows);
     sums = c.take<float>(rows * kSums);
     positions = c.take<std::int32_t>(kKeyBlock);
@@ -85,8 +89,8 @@ class Forward {
 
   void visit_rows(const RowBlocks::Block& b) {
     const Seen& seen = b.seen;
-    multiply({.a = s_.queries + b.span.row * s_.width,
-              .a_row = s_.width,
+    multiply({.a = s_.queries + b.span.row * p_.steps(s_.width),
+              .a_row = p_.steps(s_.width),
               .a_step = 1,
               .b = s_.keys + seen.vector_begin,
               .b_step = kKeyBlock,
@@ -94,23 +98,28 @@ class Forward {
               .c_row = kKeyBlock,
               .m = b.span.rows,
               .n = seen.vector_end - seen.vector_begin,
-              .k = s_.width});
+              .k = p_.steps(s_.width),
+              .pairs = p_.pairs});
     float factor[kRowBlock];
     float* out = s_.out + b.span.row * s_.value_width;
-    const auto block = score_block(p_, tile_, key_head_, keys_, b, s_.scores, s_.bias);
+    auto block = score_block(p_, tile_, key_head_, keys_, b, s_.scores, s_.bias);
+    block.halves = s_.halves;
     if (row_kernels().softmax(block, s_.maximum + b.span.row, s_.sums + b.span.row * kSums, factor))
       row_kernels().scale_rows(out, s_.value_width, block.rows, factor);
-    multiply({.a = s_.scores + seen.begin,
-              .a_row = kKeyBlock,
+    // The partner of a pair's seen key has probability zero, or is no key and zero itself.
+    const std::int64_t in_step = p_.pairs ? 2 : 1, first = seen.begin / in_step;
+    multiply({.a = (p_.pairs ? reinterpret_cast<const float*>(s_.halves) : s_.scores) + first,
+              .a_row = p_.steps(kKeyBlock),
               .a_step = 1,
-              .b = values_ + seen.begin * value_step_,
+              .b = values_ + first * value_step_,
               .b_step = value_step_,
               .c = out,
               .c_row = s_.value_width,
               .m = b.span.rows,
               .n = s_.value_width,
-              .k = seen.end - seen.begin,
-              .accumulate = true});
+              .k = (seen.end + in_step - 1) / in_step - first,
+              .accumulate = true,
+              .pairs = p_.pairs});
   }
 
   /// A head's keys lie apart, often a page each: no hardware foresees them, and a few rows are no work to hide them.
@@ -123,12 +132,22 @@ class Forward {
   }
 
   void load_keys() {
-    load_transposed(key_rows(p_.k, tile_.sequence, keys_, key_head_, p_.d), s_.width, s_.values, s_.keys);
+    const Rows k = key_rows(p_.k, tile_.sequence, keys_, key_head_, p_.d);
     const Rows v = key_rows(p_.v, tile_.sequence, keys_, key_head_, p_.dv);
-    in_place_ = rows_ <= kRowBlock && v.dtype == DType::f32 && v.component == 1 && v.d == s_.value_width;
-    values_ = in_place_ ? reinterpret_cast<const float*>(v.data) : s_.values;
-    value_step_ = in_place_ ? v.stride : s_.value_width;
-    if (!in_place_) load(v, s_.values, s_.value_width);
+    values_ = s_.values;
+    value_step_ = s_.value_width;
+    if (p_.pairs) {
+      load_transposed_pairs(k, s_.width, s_.rows, s_.keys);
+      load_row_pairs(v, s_.value_width, s_.rows, s_.values);
+      return;
+    }
+    load_transposed(k, s_.width, s_.rows, s_.keys);
+    if (rows_ <= kRowBlock && v.dtype == DType::f32 && v.component == 1 && v.d == s_.value_width) {
+      values_ = reinterpret_cast<const float*>(v.data);
+      value_step_ = v.stride;
+    } else {
+      load(v, s_.values, s_.value_width);
+    }
   }
 
   void write(const KernelCall& call) {
@@ -159,7 +178,6 @@ class Forward {
   Scratch s_;
   RowBlocks blocks_;
   KeyBlock keys_;
-  bool in_place_ = false;
   const float* values_ = nullptr;
   std::int64_t value_step_ = 0;
 };

@@ -1,5 +1,7 @@
 #include "backend/cpu/kernels/attention_problem.h"
 
+#include "backend/cpu/kernels/attention_product.h"
+
 namespace metal_candle::cpu::attention {
 Operand operand(const KernelTensor& t) {
   const Shape& s = t.strides;
@@ -50,6 +52,7 @@ Problem::Problem(const KernelCall& call, int fixed_inputs)
   key_positions = find(ops::kKeyPositions);
   bias = find(ops::kBias);
   lse_grad = find(ops::kLseGrad);
+  pairs = q.dtype == DType::bf16 && k.dtype == DType::bf16 && v.dtype == DType::bf16 && multiplies_pairs();
   sequences = query_offsets ? query_offsets->shape[0] - 1 : batch;
 }
 
@@ -118,7 +121,10 @@ std::int64_t Problem::tile_queries() const {
   constexpr std::int64_t kTileElements = 96 * 128, kTasks = 24;  // two such tiles lie beside the keys in a core's cache
   std::int64_t size =
       std::max<std::int64_t>(1, std::min<std::int64_t>(192, kTileElements / std::max(d, std::int64_t{1})) / group);
-  while (size > 1 && size * group > 48 && tiles(queries, batch_queries, size) * key_heads < kTasks) size /= 2;
+  const auto even = [](std::int64_t n) { return n > 1 ? n / 2 * 2 : n; };
+  size = even(size);
+  while (size > 2 && size * group > 48 && tiles(queries, batch_queries, size) * key_heads < kTasks)
+    size = std::max<std::int64_t>(2, even(size / 2));
   return size;
 }
 

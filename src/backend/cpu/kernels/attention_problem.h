@@ -52,6 +52,8 @@ struct Problem {
   std::int64_t queries, keys;              // all of them
   std::int64_t heads, key_heads, group, d, dv;
   std::int64_t sequences;  // without the rest behind the last offset
+  // All in bf16, on a machine that multiplies pairs of them: tiles hold bf16, and probabilities are rounded to it.
+  bool pairs = false;
   const KernelTensor *query_offsets = nullptr, *key_offsets = nullptr, *key_lengths = nullptr;
   const KernelTensor *query_positions = nullptr, *key_positions = nullptr, *bias = nullptr, *lse_grad = nullptr;
   void (*fail)(const char*);
@@ -72,8 +74,11 @@ struct Problem {
   /// The same for the bias's gradient, which is dense [.., h, tq, tk].
   std::int64_t bias_grad_at(const Sequence& s, std::int64_t head, std::int64_t query) const;
 
-  /// Queries of a tile. It decides how often keys are read and how many tasks there are, not what comes out.
+  /// Queries of a tile. It decides how often keys are read and how many tasks there are, not what comes out: it is even
+  /// wherever it could be different in another call, so that pairs of rows are the same pairs.
   std::int64_t tile_queries() const;
+  /// What products step over: elements along a row of `width`, two at a time where they come in pairs.
+  std::int64_t steps(std::int64_t width) const { return pairs ? width / 2 : width; }
   /// Tiles of `size` tokens that all parts together can have at most.
   std::int64_t tiles(std::int64_t all, std::int64_t in_entry, std::int64_t size) const;
 };

@@ -20,8 +20,10 @@ int widest(const MicroFamily& f) {
 
 }  // namespace
 
+bool multiplies_pairs() { return current_kernels().bf16.lanes == 16; }
+
 void multiply(const Product& p) {
-  const MicroFamily& f = current_kernels().f32;
+  const MicroFamily& f = p.pairs ? current_kernels().bf16 : current_kernels().f32;
   int width = widest(f);
   for (std::int64_t column = 0; column < p.n;) {
     while (column + (std::int64_t{f.lanes} << width) > p.n) --width;
@@ -53,6 +55,17 @@ void load(const Rows& rows, float* target, std::int64_t width) {
       for (std::int64_t j = 0; j < rows.d; ++j) target[j] = static_cast<float>(source[j * rows.component]);
     });
     std::fill(target + rows.d, target + width, 0.0f);
+  }
+}
+
+void load_halves(const Rows& rows, float* target, std::int64_t width) {
+  auto* to = reinterpret_cast<std::uint16_t*>(target);
+  const auto* from = reinterpret_cast<const std::uint16_t*>(rows.data);
+  for (std::int64_t i = 0; i < rows.n; ++i, from += rows.stride, to += width) {
+    if (rows.component == 1) std::memcpy(to, from, static_cast<std::size_t>(rows.d) * 2);
+    else
+      for (std::int64_t j = 0; j < rows.d; ++j) to[j] = from[j * rows.component];
+    std::fill(to + rows.d, to + width, std::uint16_t{0});
   }
 }
 

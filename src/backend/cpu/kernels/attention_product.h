@@ -8,7 +8,11 @@
 
 namespace metal_candle::cpu::attention {
 
-/// C[m, n] (+)= A[m, k]·B[k, n] in f32; strides in elements. n is a multiple of 16; columns of B and C are contiguous.
+/// Whether this machine has products over pairs of bf16, as wide as those over f32.
+bool multiplies_pairs();
+
+/// C[m, n] (+)= A[m, k]·B[k, n], summed in f32. A and B are f32, or units of the same size that hold a pair of bf16
+/// along k; k and strides count units. n is a multiple of 16; columns of B and C are contiguous.
 struct Product {
   const float* a;
   std::int64_t a_row, a_step;
@@ -18,6 +22,7 @@ struct Product {
   std::int64_t c_row;
   std::int64_t m, n, k;
   bool accumulate = false;
+  bool pairs = false;
 };
 void multiply(const Product& p);
 
@@ -29,6 +34,8 @@ struct Rows {
   std::int64_t n, d;
 };
 void load(const Rows& rows, float* target, std::int64_t width);
+/// The same without widening: n rows of d bf16 as [n][width] bf16.
+void load_halves(const Rows& rows, float* target, std::int64_t width);
 /// Asks for rows that will be loaded soon.
 void prefetch(const Rows& rows);
 /// n values rounded to `dtype`.

@@ -52,6 +52,23 @@ HWY_INLINE V tanh(V x) {
   return hn::IfThenElse(hn::Ne(x, x), x, y);
 }
 
+using D16 = hn::Rebind<std::uint16_t, D>;
+using DU = hn::RebindToUnsigned<D>;
+constexpr D16 d16;
+constexpr DU du;
+
+/// The nearest bf16 in the lower half of each lane; NaN stays.
+HWY_INLINE hn::Vec<DU> round_bf16(V x) {
+  const auto u = hn::BitCast(du, x);
+  const auto high = hn::ShiftRight<16>(u);
+  const auto rounded =
+      hn::ShiftRight<16>(hn::Add(u, hn::Add(hn::And(high, hn::Set(du, 1u)), hn::Set(du, 0x7fffu))));
+  return hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(x)), hn::Or(high, hn::Set(du, 0x40u)), rounded);
+}
+HWY_INLINE void store_bf16(hn::Vec<DU> rounded, std::uint16_t* p) {
+  hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di, rounded)), d16, p);
+}
+
 /// The score in place of its product, -inf where it is not seen; `slope` is d score / d (product·scale).
 template <bool kCap, bool kSlope>
 HWY_INLINE V score(const ScoreBlock& b, int row, int column, V* slope) {
@@ -99,7 +116,8 @@ bool softmax(const ScoreBlock& b, float* maximum, float* sums, float* factor) {
       V total = hn::Mul(hn::LoadU(d, sum + part), f);
       for (int c = b.begin + part; c < b.end; c += kSums) {
         const V p = exp2(hn::Sub(hn::LoadU(d, s + c), m));
-        hn::StoreU(p, d, s + c);
+        if (b.halves) store_bf16(round_bf16(p), b.halves + r * kKeyBlock + c);
+        else hn::StoreU(p, d, s + c);
         total = hn::Add(total, p);
       }
       hn::StoreU(total, d, sum + part);
@@ -217,6 +235,30 @@ void load(const void* source, DType dtype, std::int64_t stride, std::int64_t n, 
   }
 }
 
+void pair_rows(const std::uint16_t* source, std::int64_t stride, std::int64_t n, std::int64_t width, float* target) {
+  for (std::int64_t i = 0; i < n; i += 2, source += 2 * stride, target += width) {
+    for (std::int64_t c = 0; c < width; c += kLanes) {
+      auto pair = hn::PromoteTo(du, hn::LoadU(d16, source + c));
+      if (i + 1 < n) pair = hn::Or(pair, hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(d16, source + stride + c))));
+      hn::StoreU(hn::BitCast(d, pair), d, target + c);
+    }
+  }
+}
+
+void halve(const float* source, std::int64_t n, std::uint16_t* rows, float* pairs) {
+  for (std::int64_t i = 0; i < n; i += 2, source += 2 * kKeyBlock) {
+    for (std::int64_t c = 0; c < kKeyBlock; c += kLanes) {
+      const auto low = round_bf16(hn::LoadU(d, source + c));
+      const auto high = i + 1 < n ? round_bf16(hn::LoadU(d, source + kKeyBlock + c)) : hn::Zero(du);
+      if (rows) {
+        store_bf16(low, rows + i * kKeyBlock + c);
+        if (i + 1 < n) store_bf16(high, rows + (i + 1) * kKeyBlock + c);
+      }
+      if (pairs) hn::StoreU(hn::BitCast(d, hn::Or(low, hn::ShiftLeft<16>(high))), d, pairs + i / 2 * kKeyBlock + c);
+    }
+  }
+}
+
 float dot(const float* a, const float* b, std::int64_t n) {
   alignas(64) float sums[kSums];
   for (int c = 0; c < kSums; c += kLanes) {
@@ -232,7 +274,8 @@ float dot(const float* a, const float* b, std::int64_t n) {
 }  // namespace
 
 const RowKernels* table() {
-  static constexpr RowKernels kernels{softmax_any, softmax_grad_any, scale_rows, transpose, load, dot};
+  static constexpr RowKernels kernels{softmax_any, softmax_grad_any, scale_rows, transpose, load,
+                                      pair_rows,   halve,            dot};
   return &kernels;
 }
 

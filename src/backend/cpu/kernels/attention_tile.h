@@ -147,13 +147,19 @@ inline void load_bias(const Problem& p, const Tile& t, std::int64_t key_head, st
   }
 }
 
-/// The rows of a tile of queries from q (or out, dout: laid out like it, with dv components), as [rows][width].
+/// The rows of a tile of queries from q (or out, dout: laid out like it, with dv components), as [rows][width]; bf16
+/// where products go over pairs.
 inline void load_queries(const Problem& p, const Operand& o, const Tile& t, std::int64_t key_head, std::int64_t d,
                          float* target, std::int64_t width) {
-  for (std::int64_t i = t.begin; i < t.end; ++i, target += p.group * width)
-    load({o.at(t.sequence.index, t.sequence.first_query + i, key_head * p.group), o.dtype, o.head, o.component, p.group,
-          d},
-         target, width);
+  for (std::int64_t i = t.begin; i < t.end; ++i, target += p.group * p.steps(width)) {
+    const Rows rows{o.at(t.sequence.index, t.sequence.first_query + i, key_head * p.group),
+                    o.dtype,
+                    o.head,
+                    o.component,
+                    p.group,
+                    d};
+    p.pairs ? load_halves(rows, target, width) : load(rows, target, width);
+  }
 }
 inline Rows key_rows(const Operand& o, const Sequence& s, const KeyBlock& k, std::int64_t key_head, std::int64_t d) {
   return {o.at(s.index, s.first_key + k.first, key_head), o.dtype, o.token, o.component, k.n, d};
@@ -165,6 +171,22 @@ inline void load_transposed(const Rows& k, std::int64_t width, float* rows, floa
   if (!as_is) load(k, rows, width);
   row_kernels().transpose(as_is ? reinterpret_cast<const float*>(k.data) : rows, as_is ? k.stride : width, k.n, width,
                           target, kKeyBlock, kKeyBlock);
+}
+
+/// The same in pairs along the width: [width / 2][kKeyBlock].
+inline void load_transposed_pairs(const Rows& k, std::int64_t width, float* rows, float* target) {
+  const bool as_is = k.component == 1 && k.d == width && k.stride % 2 == 0 &&
+                     reinterpret_cast<std::uintptr_t>(k.data) % 4 == 0;
+  if (!as_is) load_halves(k, rows, width);
+  row_kernels().transpose(as_is ? reinterpret_cast<const float*>(k.data) : rows, (as_is ? k.stride : width) / 2, k.n,
+                          width / 2, target, kKeyBlock, kKeyBlock);
+}
+/// bf16 rows in pairs of rows: [⌈n/2⌉][width].
+inline void load_row_pairs(const Rows& v, std::int64_t width, float* rows, float* target) {
+  const bool as_is = v.component == 1 && v.d == width;
+  if (!as_is) load_halves(v, rows, width);
+  row_kernels().pair_rows(reinterpret_cast<const std::uint16_t*>(as_is ? v.data : reinterpret_cast<const char*>(rows)),
+                          as_is ? v.stride : width, v.n, width, target);
 }
 
 inline constexpr double kLog2e = 1.4426950408889634, kLn2 = 0.6931471805599453;
