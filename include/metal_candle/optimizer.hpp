@@ -1,5 +1,5 @@
-// Optimizing: AdamW, clipping, learning rates that change. Everything is recorded, nothing computed: an update is part of
-// the graph of its training step, and every number in it is a slot, so that steps replay one plan.
+// Optimizing: AdamW, clipping, learning rates that change. Everything is recorded, nothing computed: an update is part
+// of the graph of its training step, and every number in it is a slot, so that steps replay one plan.
 //
 //   mc::AdamWState state = mc::adamw_state(params);
 //   for (std::int64_t step = 0; step < 100; ++step) {
@@ -10,8 +10,8 @@
 //     params = next.parameters, state = next.state;
 //   }
 //
-// A state belongs to the parameters it was made for: paths and order are the same. Functions here may be called from any
-// thread; they share nothing.
+// A state belongs to the parameters it was made for: paths and order are the same. Functions here may be called from
+// any thread; they share nothing.
 #pragma once
 
 #include <cstdint>
@@ -50,9 +50,9 @@ struct AdamWStep {
   std::vector<LazyTensor> roots(std::vector<LazyTensor> others = {}) const;
 };
 
-/// One update. Where `apply` (a 0-d bool) is given and turns out false, parameters and moments keep their bits; the caller
-/// then takes back `state.updates`, which counts on the host.
-/// Throws UserError where trees do not match or an option is out of its range.
+/// One update. Where `apply` (a 0-d bool) is given and turns out false, parameters and moments keep their bits; the
+/// caller then takes back `state.updates`, which counts on the host. Throws UserError where trees do not match or an
+/// option is out of its range.
 AdamWStep adamw(const ParamTree& parameters, const ParamTree& gradients, const AdamWState& state,
                 const AdamWOptions& options = {}, const LazyTensor& apply = {});
 
@@ -72,8 +72,8 @@ enum class ScheduleKind { constant, linear, cosine };
 ScheduleKind schedule_kind(std::string_view name);
 std::string_view name_of(ScheduleKind kind);
 
-/// A learning rate over steps, with the values of the schedules that transformers has under the same names: from 0 up to
-/// the peak in `warmup` steps, then constant, or down to 0 at `total` along a line or half a cosine.
+/// A learning rate over steps, with the values of the schedules that transformers has under the same names: from 0 up
+/// to the peak in `warmup` steps, then constant, or down to 0 at `total` along a line or half a cosine.
 struct Schedule {
   ScheduleKind kind = ScheduleKind::linear;
   double peak = 1e-3;

@@ -10,9 +10,7 @@
 namespace metal_candle {
 namespace {
 
-DType moment_type(const LazyTensor& parameter) {
-  return parameter.dtype() == DType::f64 ? DType::f64 : DType::f32;
-}
+DType moment_type(const LazyTensor& parameter) { return parameter.dtype() == DType::f64 ? DType::f64 : DType::f32; }
 
 LazyTensor as_type(const LazyTensor& x, DType dtype) { return x.dtype() == dtype ? x : cast(x, dtype); }
 
@@ -28,11 +26,12 @@ void check(const AdamWOptions& o) {
 }
 
 void check_same_paths(const ParamTree& parameters, const ParamTree& other, const char* what) {
-  require(parameters.size() == other.size(), std::to_string(other.size()) + " " + what + " for " +
-                                                 std::to_string(parameters.size()) + " parameters");
+  require(parameters.size() == other.size(),
+          std::to_string(other.size()) + " " + what + " for " + std::to_string(parameters.size()) + " parameters");
   auto it = other.begin();
   for (const auto& [path, p] : parameters) {
-    require(it->first == path, std::string(what) + " have \"" + it->first + "\" where parameters have \"" + path + "\"");
+    require(it->first == path,
+            std::string(what) + " have \"" + it->first + "\" where parameters have \"" + path + "\"");
     require(it->second.shape() == p.shape(), std::string(what) + " of \"" + path + "\" have shape " +
                                                  it->second.shape().str() + ", the parameter " + p.shape().str());
     ++it;

@@ -51,9 +51,9 @@ struct Problem {
   }
   double step(int s, const LazyTensor& apply = {}) {
     const Clipped c = clip_by_global_norm(gradients(s), 2.5);
-    const AdamWStep next =
-        adamw(p, c.gradients, state,
-              {.learning_rate = 0.1 / (1 + s), .beta1 = 0.8, .beta2 = 0.95, .epsilon = 1e-6, .weight_decay = 0.3}, apply);
+    const AdamWStep next = adamw(
+        p, c.gradients, state,
+        {.learning_rate = 0.1 / (1 + s), .beta1 = 0.8, .beta2 = 0.95, .epsilon = 1e-6, .weight_decay = 0.3}, apply);
     const AsyncRun run = eval_async({.roots = next.roots({c.norm}), .donate = state.tensors_with(p)});
     p = next.parameters;
     state = next.state;
@@ -97,14 +97,16 @@ TEST(AdamW, AStepThatIsNotAppliedLeavesEveryBit) {
   const Tensor bad = Tensor::scalar(std::numeric_limits<float>::quiet_NaN());
   problem.step(1, equal(bad, bad));
   std::size_t i = 0;
-  for (const LazyTensor& t : problem.state.tensors_with(problem.p)) EXPECT_EQ(Tensor(t).to_vector<float>(), before[i++]);
+  for (const LazyTensor& t : problem.state.tensors_with(problem.p))
+    EXPECT_EQ(Tensor(t).to_vector<float>(), before[i++]);
 }
 
 TEST(AdamW, HalfParametersHaveMomentsInF32) {
   ParamTree p{{"w", Tensor::ones({4}, DType::bf16)}};
   const AdamWState state = adamw_state(p);
   EXPECT_EQ(state.first["w"].dtype(), DType::f32);
-  const AdamWStep next = adamw(p, {{"w", Tensor::ones({4}, DType::bf16)}}, state, {.learning_rate = 0.5, .weight_decay = 0});
+  const AdamWStep next =
+      adamw(p, {{"w", Tensor::ones({4}, DType::bf16)}}, state, {.learning_rate = 0.5, .weight_decay = 0});
   eval(next.roots());
   EXPECT_EQ(next.parameters["w"].dtype(), DType::bf16);
   EXPECT_NEAR(Tensor(next.parameters["w"]).to_f64()[0], 0.5, 0.004);
