@@ -1,9 +1,8 @@
 // Rotary embedding. Component i of each head turns with component i + d/2 by position·inv_freq[i].
 //
-// Written with the halves as an axis of their own, [.., t, h, 2, d/2]: both halves are broadcast over that axis and
-// out = first·a + second·b, where (a, b) is (cos, -sin) in the first half and (sin, cos) in the second. That is views
-// and elementwise steps, hence one kernel, with no concatenation. The cosines do not depend on heads or layers: equal
-// subgraphs are computed once. The gradient is the rotation by the opposite angle, this op with the other sign.
+// The angles become tables of cosines and sines, [.., t, d/2], which do not depend on heads, layers or direction: equal
+// subgraphs are computed once a plan. `rotate` turns x by them, and has a kernel because both halves of a head read both
+// halves: fused from primitives that is two passes over x. The gradient is the rotation by the opposite angle.
 #include <cmath>
 
 #include "ops/arguments.h"
@@ -39,19 +38,41 @@ LazyTensor frequencies(const OpCall& c, DType type) {
 }
 
 LazyTensor angles(const OpCall& c, DType type) {
-  std::vector<std::int64_t> dims(c.inputs[1].shape().begin(), c.inputs[1].shape().end());
-  dims.insert(dims.end(), {1, 1, 1});  // h, half, d/2
-  return cast(reshape(c.inputs[1], dims), type) * frequencies(c, type);
+  return cast(unsqueeze(c.inputs[1], -1), type) * frequencies(c, type);
 }
 
 Tensors decompose_rope(const OpCall& c) {
   const LazyTensor& x = c.inputs[0];
   if (x.numel() == 0) return {x};
+  const LazyTensor angle = angles(c, compute_type(x.dtype()));
+  return {record(rotate_def, {x, cos(angle), sin(angle)}, {c.attrs[1]})};
+}
+
+// rotate{sign}(x [.., t, h, d], cosine, sine [.., t, d/2], of the type x is computed in)
+void infer_rotate(const OpCall& c, InferResult& r) {
+  const LazyTensor& x = c.inputs[0];
+  if (x.rank() < 3 || x.dim(-1) % 2 != 0) fail_shape(c, "x must be [.., t, h, d] with an even d");
+  if (!is_float(x.dtype())) fail_dtype(c, "x must be of a float type");
+  for (const LazyTensor& table : c.inputs.subspan(1)) {
+    bool fits = table.rank() >= 2 && table.rank() < x.rank() && table.dim(-1) == x.dim(-1) / 2;
+    for (int i = 2; fits && i <= table.rank(); ++i)
+      fits = table.dim(-i) == x.dim(-i - 1) || (i > 2 && table.dim(-i) == 1);
+    if (!fits || table.shape() != c.inputs[1].shape()) fail_shape(c, "tables must be [.., t, d/2]");
+    if (table.dtype() != compute_type(x.dtype())) fail_dtype(c, "tables must be of the type x is computed in");
+  }
+  r.add(x.dtype(), x.shape());
+}
+
+// With the halves as an axis of their own, [.., t, h, 2, d/2]: both are broadcast over that axis and out = first·a +
+// second·b, where (a, b) is (cos, -sin) in the first half and (sin, cos) in the second.
+Tensors decompose_rotate(const OpCall& c) {
+  const LazyTensor& x = c.inputs[0];
+  if (x.numel() == 0) return {x};
   const DType type = compute_type(x.dtype());
   const std::int64_t half = x.dim(-1) / 2;
-  const LazyTensor angle = angles(c, type);
-  const LazyTensor cosine = cos(angle);
-  const LazyTensor sine = c.attrs[1] > 0 ? sin(angle) : -sin(angle);
+  const LazyTensor cosine = unsqueeze(unsqueeze(c.inputs[1], -2), -2);
+  const LazyTensor turned = unsqueeze(unsqueeze(c.inputs[2], -2), -2);
+  const LazyTensor sine = c.attrs[0] > 0 ? turned : -turned;
 
   const LazyTensor in_first = equal(iota({2, 1}, 0), 0);
   const LazyTensor a = where(in_first, cosine, sine);
@@ -83,8 +104,21 @@ void sample_rope(SampleSink& s) {
   s.add({s.normal({2, 4, 1, 4}), s.integers({4}, 0, 9), s.uniform({2}, 0.01, 1)}, rope_attrs(10000, -1));
 }
 
+void sample_rotate(SampleSink& s) {
+  const auto table = [&](const Shape& shape) { return widened(s.normal(shape)); };
+  s.add({s.normal({5, 2, 8}), table({5, 4}), table({5, 4})}, {1});
+  s.add({s.normal({2, 5, 3, 6}), table({1, 5, 3}), table({1, 5, 3})}, {-1});
+  s.add({s.normal({2, 3, 2, 40}), table({2, 3, 20}), table({2, 3, 20})}, {-1});
+}
+
 }  // namespace
 
+constinit const OpDef rotate_def{.name = "rotate",
+                                 .kind = OpKind::kernel,
+                                 .infer = infer_rotate,
+                                 .decompose = decompose_rotate,
+                                 .vjp = DecomposedGrad{},
+                                 .samples = sample_rotate};
 constinit const OpDef rope_def{.name = "rope",
                                .kind = OpKind::composite,
                                .infer = infer_rope,

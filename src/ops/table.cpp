@@ -37,6 +37,7 @@ constexpr const OpDef* kStructured[] = {
     &set_rows_def,
     &dynamic_slice_def,
     &dynamic_update_slice_def,
+    &rotate_def,
     &attention_def,
     &attention_grad_def,
     &linear_cross_entropy_def,

@@ -93,7 +93,8 @@ class MemoryPlanner {
       const KernelStep& k = s.kernel;
       const int i = k.cpu->in_place_input;
       if (i >= 0 && k.outputs[0].buffer >= 0 && k.inputs[static_cast<std::size_t>(i)].dtype == k.outputs[0].dtype &&
-          k.inputs[static_cast<std::size_t>(i)].offset == 0 && may_die(s, k.inputs[static_cast<std::size_t>(i)].buffer, k.outputs[0].buffer))
+          k.inputs[static_cast<std::size_t>(i)].offset == 0 &&
+          k.inputs[static_cast<std::size_t>(i)].strides == contiguous_strides(k.inputs[static_cast<std::size_t>(i)].shape) && may_die(s, k.inputs[static_cast<std::size_t>(i)].buffer, k.outputs[0].buffer))
         marry(k.inputs[static_cast<std::size_t>(i)].buffer, k.outputs[0].buffer);
       return;
     }

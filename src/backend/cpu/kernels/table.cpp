@@ -6,6 +6,7 @@
 #include "backend/cpu/kernels/dynamic_slice.h"
 #include "backend/cpu/kernels/linear_cross_entropy.h"
 #include "backend/cpu/kernels/pad.h"
+#include "backend/cpu/kernels/rotate.h"
 #include "backend/cpu/kernels/scatter_add.h"
 #include "backend/cpu/kernels/set_rows.h"
 #include "backend/cpu/kernels/sort.h"
@@ -28,6 +29,7 @@ const CpuKernel* builtin_kernel(const OpDef* op) {
       {&ops::set_rows_def, &set_rows_kernel},
       {&ops::dynamic_slice_def, &dynamic_slice_kernel},
       {&ops::dynamic_update_slice_def, &dynamic_update_slice_kernel},
+      {&ops::rotate_def, &rotate_kernel},
       {&ops::attention_def, &attention_kernel},
       {&ops::attention_grad_def, &attention_grad_kernel},
       {&ops::linear_cross_entropy_def, &linear_cross_entropy_kernel},
