@@ -23,14 +23,16 @@ struct Scratch {
   Carve carve;
   ClassBlock w;
   float *x, *u, *scores, *maximum, *sums, *at_target, *row;
+  std::uint16_t* halves;  // probabilities, where products go over pairs
   Scratch(const Problem& p, void* base) : carve(base), w(p, carve) {
-    x = carve.take<float>(kTileRows * p.width);
+    x = carve.take<float>(kTileRows * p.steps(p.width));
     u = carve.take<float>(kTileRows * p.width);
     scores = carve.take<float>(kTileRows * kClasses);
     maximum = carve.take<float>(kTileRows);
     sums = carve.take<float>(kTileRows * kSums);
     at_target = carve.take<float>(kTileRows);
     row = carve.take<float>(p.width);
+    halves = p.pairs ? carve.take<std::uint16_t>(kTileRows * kClasses) : nullptr;
   }
 };
 
@@ -102,14 +104,16 @@ class Forward {
       if (t >= 0 && t < s_.w.n) s_.at_target[i] = s_.scores[i * kClasses + t];
     }
     for (std::int64_t i = 0; i < tile_.n; i += kRowBlock) {
-      const auto block = s_.w.scores(s_.scores + i * kClasses, static_cast<int>(std::min(kRowBlock, tile_.n - i)));
+      auto block = s_.w.scores(s_.scores + i * kClasses, static_cast<int>(std::min(kRowBlock, tile_.n - i)));
+      if (p_.pairs) block.halves = s_.halves + i * kClasses;
       float factor[kRowBlock];
       if (attention::row_kernels().softmax(block, s_.maximum + i, s_.sums + i * kSums, factor) && wants_u_)
         attention::row_kernels().scale_rows(s_.u + i * p_.width, p_.width, block.rows, factor);
     }
     if (wants_u_)
-      attention::multiply({.a = s_.scores,
-                           .a_row = kClasses,
+      // A pair's missing partner has probability zero (it is masked), and its components are zero.
+      attention::multiply({.a = p_.pairs ? reinterpret_cast<const float*>(s_.halves) : s_.scores,
+                           .a_row = p_.steps(kClasses),
                            .a_step = 1,
                            .b = s_.w.rows,
                            .b_step = s_.w.row_step,
@@ -117,8 +121,9 @@ class Forward {
                            .c_row = p_.width,
                            .m = tile_.n,
                            .n = p_.width,
-                           .k = s_.w.n,
-                           .accumulate = true});
+                           .k = p_.pairs ? (s_.w.n + 1) / 2 : s_.w.n,
+                           .accumulate = true,
+                           .pairs = p_.pairs});
   }
 
   void write(std::int64_t i) {
@@ -128,12 +133,15 @@ class Forward {
     for (int c = 0; c < kSums; ++c) sum += sums[c];
     const double lse = (static_cast<double>(s_.maximum[i]) + std::log2(static_cast<double>(sum))) * attention::kLn2;
     double loss = lse - (1 - p_.rule.smoothing) * static_cast<double>(s_.at_target[i]);
-    if (p_.rule.smoothing != 0)
-      loss -= p_.floor *
-              static_cast<double>(attention::row_kernels().dot(s_.x + i * p_.width, shared_.class_sums, p_.width));
+    if (p_.rule.smoothing != 0) loss -= p_.floor * sum_of_logits(row);
     put<float>(call_.outputs[kLoss], row, loss);
     put<float>(call_.outputs[kLse], row, lse);
     if (wants_u_) write_u(row, s_.u + i * p_.width, sum);
+  }
+
+  double sum_of_logits(std::int64_t row) {
+    attention::load({p_.x.at(row, 0), p_.x.dtype, 0, p_.x.column, 1, p_.d}, s_.row, p_.width);
+    return static_cast<double>(attention::row_kernels().dot(s_.row, shared_.class_sums, p_.width));
   }
 
   void write_u(std::int64_t row, float* u, float sum) {
@@ -155,19 +163,19 @@ class Forward {
 };
 
 std::int64_t tasks(const KernelCall& call, int pass) {
-  const Problem p(call);
+  const Problem p(call, true);
   if (pass == 1) return p.is_f64() ? p.n : Problem::tiles(p.n);
   return 1 + (p.rule.smoothing != 0 && !p.is_f64() ? (p.d + kSumColumns - 1) / kSumColumns : 0);
 }
 
 std::size_t scratch(const KernelCall& call) {
-  const Problem p(call);
+  const Problem p(call, true);
   return p.is_f64() ? 0 : Scratch(p, nullptr).carve.used();
 }
-std::size_t shared_bytes(const KernelCall& call) { return Shared(Problem(call), nullptr).carve.used(); }
+std::size_t shared_bytes(const KernelCall& call) { return Shared(Problem(call, true), nullptr).carve.used(); }
 
 void run(const KernelCall& call, int pass, std::int64_t task) {
-  const Problem p(call);
+  const Problem p(call, true);
   const Shared shared(p, call.shared);
   if (pass == 0) {
     if (task == 0) find_rows(call, p, shared.active);
