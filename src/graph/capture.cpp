@@ -52,42 +52,7 @@ std::uint64_t hash_words(std::span<const std::uint64_t> words) {
   return mix(mix(lane[0], lane[1]), mix(lane[2], lane[3]) + words.size());
 }
 
-std::size_t slot_of(const Node* node, std::size_t mask) {
-  return (reinterpret_cast<std::uintptr_t>(node) * 0x9e3779b97f4a7c15ull >> 20) & mask;
-}
-
 }  // namespace
-
-int* Capture::find(const Node* node) {
-  const std::size_t mask = table_.size() - 1;
-  for (std::size_t i = slot_of(node, mask);; i = (i + 1) & mask) {
-    Entry& e = table_[i];
-    if (e.generation != generation_) return nullptr;
-    if (e.node == node) return &e.index;
-  }
-}
-
-int* Capture::insert(const Node* node) {
-  if (2 * (used_ + 1) > table_.size()) grow();
-  const std::size_t mask = table_.size() - 1;
-  std::size_t i = slot_of(node, mask);
-  while (table_[i].generation == generation_) i = (i + 1) & mask;
-  table_[i] = {node, generation_, -1};
-  ++used_;
-  return &table_[i].index;
-}
-
-void Capture::grow() {
-  std::vector<Entry> old(table_.size() * 2, Entry{nullptr, 0, 0});
-  old.swap(table_);
-  const std::size_t mask = table_.size() - 1;
-  for (const Entry& e : old) {
-    if (e.generation != generation_) continue;
-    std::size_t i = slot_of(e.node, mask);
-    while (table_[i].generation == generation_) i = (i + 1) & mask;
-    table_[i] = e;
-  }
-}
 
 void Capture::reset() {
   words.clear();
@@ -96,19 +61,17 @@ void Capture::reset() {
   storages.clear();
   slots.clear();
   roots.clear();
-  if (table_.empty()) table_.resize(64, Entry{nullptr, 0, 0});
-  if (++generation_ == 0) {
-    std::fill(table_.begin(), table_.end(), Entry{nullptr, 0, 0});
-    generation_ = 1;
-  }
-  used_ = 0;
+  numbers_.clear();
+  buffers_.clear();
+  donated_.clear();
 }
 
 void Capture::run(std::span<const LazyTensor> wanted, std::span<const LazyTensor> donated) {
   reset();
+  for (const LazyTensor& d : donated) donated_.insert(d.node(), 0);
   for (const LazyTensor& t : wanted) {
     if (!t.defined()) throw UserError(ErrorKind::argument, "eval: an empty tensor handle was given");
-    visit(t.node(), donated);
+    visit(t.node());
     roots.push_back(number_of(t.node()));
   }
   for (const int r : roots) words.push_back(static_cast<std::uint64_t>(r));
@@ -116,17 +79,17 @@ void Capture::run(std::span<const LazyTensor> wanted, std::span<const LazyTensor
   hash = hash_words(words);
 }
 
-void Capture::visit(Node* root, std::span<const LazyTensor> donated) {
-  if (find(root)) return;
+void Capture::visit(Node* root) {
+  if (numbers_.find(root)) return;
   stack_.clear();
-  insert(root);
+  numbers_.insert(root, -1);
   stack_.push_back({root, 0});
   while (!stack_.empty()) {
     Frame& frame = stack_.back();
     Node* node = frame.node;
     if (frame.next_input == 0) {
       if (Storage* storage = node->storage.load(std::memory_order_acquire)) {
-        emit_leaf(node, storage, donated);
+        emit_leaf(node, storage);
         stack_.pop_back();
         continue;
       }
@@ -141,42 +104,40 @@ void Capture::visit(Node* root, std::span<const LazyTensor> donated) {
         evaluated_meanwhile = true;  // by another thread, which has let the inputs go
         break;
       }
-      if (!find(in)) {
+      if (!numbers_.find(in)) {
         child = in;
         break;
       }
     }
     if (evaluated_meanwhile) {
-      emit_leaf(node, node->storage.load(std::memory_order_acquire), donated);
+      emit_leaf(node, node->storage.load(std::memory_order_acquire));
       stack_.pop_back();
     } else if (child) {
-      insert(child);
+      numbers_.insert(child, -1);
       stack_.push_back({child, 0});
     } else {
       // Another thread may have evaluated the node since its inputs were visited, and have let them go.
-      if (!emit(node)) emit_leaf(node, node->storage.load(std::memory_order_acquire), donated);
+      if (!emit(node)) emit_leaf(node, node->storage.load(std::memory_order_acquire));
       stack_.pop_back();
     }
   }
 }
 
-void Capture::emit_leaf(Node* node, Storage* storage, std::span<const LazyTensor> donated) {
-  *find(node) = static_cast<int>(nodes.size());
-  std::size_t alias = 0;
-  while (alias < storages.size() && storages[alias] != storage) ++alias;
-  bool given = false;
-  for (const LazyTensor& d : donated) given |= d.node() == node;
+void Capture::emit_leaf(Node* node, Storage* storage) {
+  *numbers_.find(node) = static_cast<int>(nodes.size());
+  const int alias = *buffers_.insert(storage, static_cast<int>(storages.size()));
+  const bool given = donated_.find(node) != nullptr;
   nodes.push_back(node);
   leaves.push_back(node);
   storages.push_back(storage);
   words.push_back(reinterpret_cast<std::uintptr_t>(&leaf_def));
   const Head head = Head::of(*node, 0);
-  words.push_back((head.packed & 0xff0000ffull) | kLeafMark | (storage->frozen ? 1ull << 32 : 0) | (given ? 1ull << 33 : 0) |
-                  (storage->owner ? 1ull << 34 : 0) | (node->layout ? 1ull << 35 : 0));
+  words.push_back((head.packed & 0xff0000ffull) | kLeafMark | (storage->frozen ? 1ull << 32 : 0) |
+                  (given ? 1ull << 33 : 0) | (storage->owner ? 1ull << 34 : 0) | (node->layout ? 1ull << 35 : 0));
   for (const std::int64_t d : node->shape) words.push_back(static_cast<std::uint64_t>(d));
   const Shape strides = node->layout ? node->layout->strides : contiguous_strides(node->shape);
   for (const std::int64_t s : strides) words.push_back(static_cast<std::uint64_t>(s));
-  words.push_back(alias);
+  words.push_back(static_cast<std::uint64_t>(alias));
 }
 
 bool Capture::emit(Node* node) {
@@ -198,7 +159,7 @@ bool Capture::emit(Node* node) {
     }
     *w++ = in ? static_cast<std::uint64_t>(number_of(in)) : ~std::uint64_t{0};
   }
-  *find(node) = static_cast<int>(nodes.size());
+  *numbers_.find(node) = static_cast<int>(nodes.size());
   nodes.push_back(node);
   const bool has_number = node->op->kind == OpKind::scalar || (node->scalar_flags & Node::kScalarOperand);
   const auto number = static_cast<std::uint64_t>(node->scalar_i);
@@ -213,6 +174,9 @@ ComputationGraph Capture::graph() const {
   g.slots = 0;
   std::size_t at = 0;
   std::vector<int> renumbered(nodes.size());  // scalar operands become nodes of their own
+  std::size_t numbers = 0;
+  for (const Node* n : nodes) numbers += (n->scalar_flags & Node::kScalarOperand) != 0;
+  g.nodes.reserve(nodes.size() + numbers);
   std::size_t leaf = 0;
   LiteralScope literals;
   static const LazyTensor scalar_example = scalar(0.0);
@@ -276,7 +240,8 @@ std::string first_difference(std::span<const std::uint64_t> before, std::span<co
     const Head a{before[at + 1]}, b{now[at + 1]};
     if (at + a.length() > before.size() || at + b.length() > now.size()) break;
     if (before[at] != now[at])
-      return fmt::format("node {}: the op changed from {} to {}", node, reinterpret_cast<const OpDef*>(before[at])->name,
+      return fmt::format("node {}: the op changed from {} to {}", node,
+                         reinterpret_cast<const OpDef*>(before[at])->name,
                          reinterpret_cast<const OpDef*>(now[at])->name);
     const std::string who = fmt::format("node {} ({})", node, reinterpret_cast<const OpDef*>(now[at])->name);
     if (a.dtype() != b.dtype()) return who + ": the dtype changed";
@@ -285,11 +250,13 @@ std::string first_difference(std::span<const std::uint64_t> before, std::span<co
       const std::size_t w = at + 2 + static_cast<std::size_t>(d);
       if (before[w] != now[w]) return fmt::format("{}: extent {} changed from {} to {}", who, d, before[w], now[w]);
     }
-    if (a.packed != b.packed) return who + (a.leaf() ? ": frozen, donated or layout changed" : ": the kind of its operands changed");
+    if (a.packed != b.packed)
+      return who + (a.leaf() ? ": frozen, donated or layout changed" : ": the kind of its operands changed");
     for (std::size_t w = 2 + static_cast<std::size_t>(a.rank()); w < a.length(); ++w)
       if (before[at + w] != now[at + w])
-        return who + (a.leaf() ? ": strides or aliasing changed"
-                               : static_cast<int>(w) < 2 + a.rank() + a.attrs() ? ": an attribute changed" : ": an operand or literal changed");
+        return who + (a.leaf()                                         ? ": strides or aliasing changed"
+                      : static_cast<int>(w) < 2 + a.rank() + a.attrs() ? ": an attribute changed"
+                                                                       : ": an operand or literal changed");
     at += a.length();
   }
   return "the number of nodes or roots changed";
@@ -322,7 +289,9 @@ namespace {
 
 std::string node_text(const GraphNode& n) {
   if (n.op->kind == OpKind::scalar)
-    return n.slot >= 0 ? fmt::format("slot {}", n.slot) : n.integral ? fmt::format("literal {}", n.literal_int) : fmt::format("literal {}", n.literal);
+    return n.slot >= 0  ? fmt::format("slot {}", n.slot)
+           : n.integral ? fmt::format("literal {}", n.literal_int)
+                        : fmt::format("literal {}", n.literal);
   return fmt::format("{} {} {}", n.op->name, name(n.dtype), n.shape.str());
 }
 
@@ -332,7 +301,8 @@ std::string ComputationGraph::str() const {
   std::string out;
   for (std::size_t i = 0; i < nodes.size(); ++i) {
     out += fmt::format("%{} = {}", i, node_text(nodes[i]));
-    for (std::size_t k = 0; k < nodes[i].inputs.size(); ++k) out += fmt::format("{}%{}", k ? ", " : " (", nodes[i].inputs[k]);
+    for (std::size_t k = 0; k < nodes[i].inputs.size(); ++k)
+      out += fmt::format("{}%{}", k ? ", " : " (", nodes[i].inputs[k]);
     if (!nodes[i].inputs.empty()) out += ")";
     if (nodes[i].attrs.size() > 0) {
       out += " {";
@@ -351,7 +321,8 @@ std::string ComputationGraph::dot() const {
   std::string out = "digraph computation {\n  node [shape=box, fontname=\"monospace\"];\n";
   for (std::size_t i = 0; i < nodes.size(); ++i) {
     const bool data = nodes[i].op->kind == OpKind::leaf || nodes[i].op->kind == OpKind::scalar;
-    out += fmt::format("  n{} [label=\"{}\"{}];\n", i, node_text(nodes[i]), data ? ", style=filled, fillcolor=lightgrey" : "");
+    out += fmt::format("  n{} [label=\"{}\"{}];\n", i, node_text(nodes[i]),
+                       data ? ", style=filled, fillcolor=lightgrey" : "");
     for (const int in : nodes[i].inputs) out += fmt::format("  n{} -> n{};\n", in, i);
   }
   for (const int r : roots) out += fmt::format("  n{} [peripheries=2];\n", r);

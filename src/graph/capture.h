@@ -9,17 +9,18 @@
 #include <vector>
 
 #include "graph/node.h"
+#include "graph/pointer_table.h"
 #include "metal_candle/graph.hpp"
 
 namespace metal_candle {
 
 /// Reused between captures; call `capture` inside a GraphReader that lives as long as `nodes` is looked at.
 struct Capture {
-  std::vector<std::uint64_t> words;   // the structure
-  std::vector<Node*> nodes;           // numbered; inputs before users
-  std::vector<Node*> leaves;          // evaluated nodes, in order of first use
-  std::vector<Storage*> storages;     // the leaves' buffers
-  std::vector<std::uint64_t> slots;   // values, f64 or i64 bits
+  std::vector<std::uint64_t> words;  // the structure
+  std::vector<Node*> nodes;          // numbered; inputs before users
+  std::vector<Node*> leaves;         // evaluated nodes, in order of first use
+  std::vector<Storage*> storages;    // the leaves' buffers
+  std::vector<std::uint64_t> slots;  // values, f64 or i64 bits
   std::vector<int> roots;
   std::uint64_t hash = 0;
 
@@ -27,27 +28,19 @@ struct Capture {
   ComputationGraph graph() const;
 
  private:
-  struct Entry {
-    const Node* node;
-    std::uint32_t generation;
-    int index;
-  };
   struct Frame {
     Node* node;
     int next_input;
   };
-  int* find(const Node* node);
-  int* insert(const Node* node);
-  void grow();
   void reset();
-  void visit(Node* root, std::span<const LazyTensor> donated);
+  void visit(Node* root);
   bool emit(Node* node);  // false: evaluated meanwhile
-  void emit_leaf(Node* node, Storage* storage, std::span<const LazyTensor> donated);
-  int number_of(const Node* node) { return *find(node); }
+  void emit_leaf(Node* node, Storage* storage);
+  int number_of(const Node* node) { return *numbers_.find(node); }
 
-  std::vector<Entry> table_;
-  std::uint32_t generation_ = 0;
-  std::size_t used_ = 0;
+  PointerTable numbers_;  // of nodes; -1 until their inputs are numbered
+  PointerTable buffers_;  // the first leaf on each
+  PointerTable donated_;
   std::vector<Frame> stack_;
 };
 
