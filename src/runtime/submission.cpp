@@ -54,6 +54,16 @@ void Submission::make_outputs(bool pending) {
   }
 }
 
+namespace {
+
+bool may_take_over(const Storage& donor, std::size_t bytes) {
+  // Its node's reference and ours; anything beyond is another tensor or a run that waits to read it.
+  const bool sole = donor.refs.load(std::memory_order_acquire) == 2;
+  return sole && !donor.owner && !donor.frozen && donor.free && donor.bytes >= bytes;
+}
+
+}  // namespace
+
 void Submission::bind_memory() {
   leaf_data_.clear();
   output_data_.clear();
@@ -66,11 +76,9 @@ void Submission::bind_memory() {
   const std::vector<std::size_t>& bytes = entry->plan->output_bytes;
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     Storage* out = outputs[i];
-    Storage* donor = entry->donors[i] >= 0 ? leaves[static_cast<std::size_t>(entry->donors[i])] : nullptr;
-    // Its node's reference and ours; anything beyond is another tensor or a run that waits to read it.
-    const bool sole = donor && donor->refs.load(std::memory_order_acquire) == 2 && !donor->owner && !donor->frozen &&
-                      donor->free && donor->bytes >= bytes[i];
-    if (sole) {
+    const auto leaf = static_cast<std::size_t>(entry->donors[i]);
+    Storage* donor = entry->donors[i] >= 0 ? leaves[leaf] : nullptr;
+    if (donor && leaf_offsets[leaf] == 0 && may_take_over(*donor, bytes[i])) {
       take_over(i, donor);
     } else {
       if (donor) refused.push_back(static_cast<int>(i));
@@ -166,7 +174,7 @@ std::string Submission::explain() const {
   std::string text = entry->plan->str();
   if (state.load(std::memory_order_acquire) == open) return text;
   for (const int i : refused)
-    text += fmt::format("copy: leaf {} was donated to output {}, but has another owner\n",
+    text += fmt::format("copy: leaf {} was donated to output {}, but has another owner or begins inside its buffer\n",
                         entry->donors[static_cast<std::size_t>(i)], i);
   return text;
 }

@@ -275,6 +275,34 @@ TEST(Donation, ARootThatLooksAtTheDonatedBuffer) {
   EXPECT_EQ(Tensor(next).to_vector<float>()[0], 1);
 }
 
+TEST(Donation, AViewIntoTheMiddleOfABufferForcesACopy) {
+  // Its elements would be written one place before the place where other threads read them.
+  const LazyTensor p = slice(arange(65, DType::f32).eval(), 0, 1, 65).eval();
+  const LazyTensor next = p + 1.0f;
+  const AsyncRun run = eval_async({.roots = {next}, .donate = {p}});
+  run.wait();
+  EXPECT_EQ(Tensor(next).to_vector<float>()[63], 65);
+  EXPECT_NE(run.explain().find("copy: leaf 0 was donated"), std::string::npos) << run.explain();
+}
+
+TEST(Donation, SomeOfManyLeaves) {
+  constexpr std::size_t kLeaves = 1500;  // more than a table of leaves has room for at first
+  std::vector<LazyTensor> leaves, donated, next;
+  std::vector<const void*> before;
+  for (std::size_t i = 0; i < kLeaves; ++i) {
+    leaves.emplace_back(Tensor::full({16}, static_cast<double>(i)));
+    before.push_back(address(leaves[i]));
+    if (i % 3 == 0) donated.push_back(leaves[i]);
+  }
+  const LazyTensor view = reshape(leaves[0], {4, 4}).eval();  // of a donated leaf: it shares the buffer
+  for (std::size_t i = 0; i < kLeaves; ++i) next.push_back(leaves[i] + (i == 7 ? reshape(view, {16}) : leaves[i]));
+  eval_async({.roots = next, .donate = donated}).wait();
+  for (std::size_t i = 0; i < kLeaves; ++i) {
+    ASSERT_EQ(address(next[i]) == before[i], i % 3 == 0 && i > 0) << i;
+    ASSERT_EQ(Tensor(next[i]).to_vector<float>()[15], i == 7 ? 7.0f : 2.0f * static_cast<float>(i));
+  }
+}
+
 TEST(Donation, OnlyEvaluatedTensorsCanBeDonated) {
   const LazyTensor y = Tensor::zeros({2}) + 1;
   EXPECT_THROW(eval_async({.roots = {y * 2}, .donate = {y}}), UserError);
