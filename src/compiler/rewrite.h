@@ -1,6 +1,8 @@
 // What graph passes share: copying a graph node by node into a new one, replacing some on the way.
 #pragma once
 
+#include <algorithm>
+
 #include "metal_candle/graph.hpp"
 
 namespace metal_candle {
@@ -32,6 +34,12 @@ class Rewriter {
   ComputationGraph out_;
   std::vector<int> map_;
 };
+
+/// Whether any node is one that `matches`: a pass with nothing to do need not copy the graph.
+template <class Matches>
+bool any_node(const ComputationGraph& graph, Matches matches) {
+  return std::any_of(graph.nodes.begin(), graph.nodes.end(), matches);
+}
 
 /// Uses of each node, roots counted.
 std::vector<int> use_counts(const ComputationGraph& graph);

@@ -176,7 +176,7 @@ TEST(Eval, AMillionOperations) {
 }
 
 TEST(Eval, ADeepChainOfArithmetic) {
-  constexpr int kDeep = 50'000;
+  constexpr int kDeep = 1'000'000;
   const auto one = Tensor::ones({1});
   LazyTensor y = Tensor::zeros({1});
   for (int i = 0; i < kDeep; ++i) y = y + one;

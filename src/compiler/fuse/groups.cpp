@@ -2,14 +2,17 @@
 
 #include <algorithm>
 #include <map>
+#include <span>
+#include <utility>
 
+#include "compiler/fuse/reach.h"
+#include "compiler/fuse/spaces.h"
 #include "ops/table.h"
 
 namespace metal_candle {
 namespace {
 
 bool elementwise_code(const GraphNode& n, int code) { return n.op->kind == OpKind::elementwise && n.op->code == code; }
-bool is_take(const GraphNode& n) { return n.op->kind == OpKind::gather && n.op->code == ops::kTake; }
 bool fusable(const GraphNode& n) {
   return n.op->kind == OpKind::elementwise || n.op->kind == OpKind::reduce || n.op->kind == OpKind::gather;
 }
@@ -18,42 +21,14 @@ constexpr std::size_t kWindow = 4096;
 constexpr std::int64_t kSmallUnit = 1024;
 constexpr std::int64_t kFewRows = 8, kLongColumns = 1 << 15;
 
-/// Rows of bits: who reaches whom.
-class Reach {
- public:
-  explicit Reach(std::size_t n) : words_((n + 63) / 64), bits_(n * words_, 0) {}
-  /// Forgets everything; unit numbers count from `first` on.
-  void reset(int first) {
-    first_ = first;
-    std::fill(bits_.begin(), bits_.end(), 0);
-  }
-  bool get(int from, int to) const {
-    if (from < first_ || to < first_) return false;
-    from -= first_, to -= first_;
-    return (row(from)[to / 64] >> (to % 64) & 1) != 0;
-  }
-  void set(int from, int to) {
-    if (from < first_ || to < first_) return;
-    from -= first_, to -= first_;
-    row(from)[to / 64] |= std::uint64_t{1} << (to % 64);
-  }
-  void add(int from, int other) {
-    if (from < first_ || other < first_) return;
-    from -= first_, other -= first_;
-    std::uint64_t* a = row(from);
-    const std::uint64_t* b = row(other);
-    for (std::size_t i = 0; i < words_; ++i) a[i] |= b[i];
-  }
-
- private:
-  std::uint64_t* row(int i) { return bits_.data() + static_cast<std::size_t>(i) * words_; }
-  const std::uint64_t* row(int i) const { return bits_.data() + static_cast<std::size_t>(i) * words_; }
-  int first_ = 0;
-  std::size_t words_;
-  std::vector<std::uint64_t> bits_;
-};
-
 class Fuser {
+  /// What is known of a unit, so that a merge need not look at members again.
+  struct Work {
+    std::vector<Space> spaces;  // of its members, each once
+    std::size_t outside = 0;    // operands elsewhere that are its values
+    std::size_t edges = 0;      // operands and users of its members
+  };
+
  public:
   Fuser(const ComputationGraph& graph, const std::vector<View>& views, const Caps& caps)
       : g_(graph), views_(views), caps_(caps), reach_(std::min(graph.nodes.size(), kWindow)) {
@@ -62,10 +37,7 @@ class Fuser {
     f_.stored.assign(graph.nodes.size(), false);
     f_.inlined.assign(graph.nodes.size(), false);
     for (std::size_t i = 0; i < graph.nodes.size(); ++i) f_.inlined[i] = cheap(static_cast<int>(i));
-    users_.resize(graph.nodes.size());
-    for (std::size_t i = 0; i < graph.nodes.size(); ++i)
-      if (node(static_cast<int>(i)).op->kind != OpKind::view)
-        for (const int in : node(static_cast<int>(i)).inputs) users_[static_cast<std::size_t>(view(in).base)].push_back(static_cast<int>(i));
+    find_users();
   }
 
   Fusion run(bool merge) {
@@ -76,6 +48,7 @@ class Fuser {
       end_ = std::min(begin_ + kWindow, g_.nodes.size());
       first_unit_ = static_cast<int>(f_.units.size());
       reach_.reset(first_unit_);
+      alive_.clear();
       for (std::size_t i = begin_; i < end_; ++i) start(static_cast<int>(i), merge);
       if (!merge) continue;
       siblings();
@@ -107,6 +80,27 @@ class Fuser {
     return true;
   }
   int unit_of(int i) const { return f_.unit_of[static_cast<std::size_t>(i)]; }
+  Work& work(int u) { return work_[static_cast<std::size_t>(u)]; }
+
+  /// Who reads each value, once per operand. Views are seen through.
+  void find_users() {
+    const std::size_t n = g_.nodes.size();
+    users_begin_.assign(n + 1, 0);
+    auto each_edge = [&](auto f) {
+      for (std::size_t i = 0; i < n; ++i)
+        if (g_.nodes[i].op->kind != OpKind::view)
+          for (const int in : g_.nodes[i].inputs) f(static_cast<std::size_t>(view(in).base), static_cast<int>(i));
+    };
+    each_edge([&](std::size_t base, int) { ++users_begin_[base + 1]; });
+    for (std::size_t i = 0; i < n; ++i) users_begin_[i + 1] += users_begin_[i];
+    users_.resize(users_begin_[n]);
+    std::vector<std::size_t> next(users_begin_.begin(), users_begin_.end() - 1);
+    each_edge([&](std::size_t base, int user) { users_[next[base]++] = user; });
+  }
+  std::span<const int> users(int i) const {
+    const auto k = static_cast<std::size_t>(i);
+    return std::span(users_).subspan(users_begin_[k], users_begin_[k + 1] - users_begin_[k]);
+  }
 
   // A unit of its own for each node that computes; then it joins those it reads from.
   void start(int i, bool merge) {
@@ -114,10 +108,13 @@ class Fuser {
     if (n.op->kind == OpKind::leaf || n.op->kind == OpKind::scalar || n.op->kind == OpKind::view) return;
     if (n.op->kind == OpKind::output) {
       f_.unit_of[static_cast<std::size_t>(i)] = unit_of(n.inputs[0]);
+      unit(unit_of(i)).outputs.push_back(i);
       return;
     }
     const int u = static_cast<int>(f_.units.size());
     f_.units.emplace_back();
+    work_.emplace_back();
+    alive_.push_back(u);
     f_.unit_of[static_cast<std::size_t>(i)] = u;
     Unit& me = f_.units.back();
     for (const int in : n.inputs) {
@@ -133,7 +130,11 @@ class Fuser {
       return;
     }
     me.members = {i};
-    me.numel = n.op->kind == OpKind::reduce ? node(n.inputs[0]).shape.numel() : n.shape.numel();
+    const Shape& space = n.op->kind == OpKind::reduce ? node(n.inputs[0]).shape : n.shape;
+    me.numel = space.numel();
+    work(u).spaces = {{space, false}};
+    work(u).outside = users(i).size();
+    work(u).edges = users(i).size() + n.inputs.size();
     std::int64_t rows, cols;
     if (fixed_space(g_, n, rows, cols)) me.rows = rows;
     f_.role[static_cast<std::size_t>(i)] = n.op->kind != OpKind::reduce ? Role::full
@@ -142,11 +143,13 @@ class Fuser {
     if (!merge || inlined(i)) return;
     for (const int in : n.inputs) {
       const int p = unit_of(view(in).base);
-      if (p >= first_unit_ && p != unit_of(i) && unit(p).single < 0 && !inlined(view(in).base)) try_merge(p, unit_of(i));
+      if (p >= first_unit_ && p != unit_of(i) && unit(p).single < 0 && !inlined(view(in).base))
+        try_merge(p, unit_of(i));
     }
   }
 
-  // ---- spaces ----------------------------------------------------------------------------------------------------------
+  // ---- spaces
+  // ----------------------------------------------------------------------------------------------------------
 
   /// Whether this edge may stay inside a kernel whose rows are `rows` (0: elementwise space).
   bool edge_ok(int consumer, int operand, std::int64_t rows) const {
@@ -157,8 +160,7 @@ class Fuser {
     const Role from = role(v.base), to = role(consumer);
     if (from == Role::column || v.offset != 0) return false;
     if (c.op->kind == OpKind::gather && operand == 0) return false;  // read at other places
-    if (c.op->kind == OpKind::reduce)
-      return from == Role::full && v.dense && b.shape.numel() == node(in).shape.numel();
+    if (c.op->kind == OpKind::reduce) return from == Role::full && v.dense && b.shape.numel() == node(in).shape.numel();
     if (is_take(c)) return from == Role::row && v.dense && b.shape.numel() == rows;
     const Shape strides = broadcast_strides(node(in).shape, v.strides, c.shape);
     const std::int64_t n = c.shape.numel();
@@ -168,41 +170,33 @@ class Fuser {
     return false;
   }
 
-  bool edges_ok(const Unit& from, int other, std::int64_t rows) const {
-    for (const int m : from.members)
+  /// Calls f(consumer, operand, value) for each edge between two units, in either direction, until it says false;
+  /// returns whether it never did. What has fewer edges is looked at: mostly one new node beside a long chain.
+  template <class F>
+  bool each_crossing(int p, int q, F f) {
+    const int small = work(p).edges < work(q).edges ? p : q, other = small == p ? q : p;
+    for (const int m : unit(small).members) {
       for (std::size_t k = 0; k < node(m).inputs.size(); ++k) {
         const int base = view(node(m).inputs[k]).base;
-        if (unit_of(base) == other && !inlined(base) && !edge_ok(m, static_cast<int>(k), rows)) return false;
+        if (unit_of(base) == other && !inlined(base) && !f(m, static_cast<int>(k), base)) return false;
       }
+      int before = -1;  // users are ascending, one entry an operand
+      for (const int user : users(m)) {
+        if (unit_of(user) != other || std::exchange(before, user) == user) continue;
+        for (std::size_t k = 0; k < node(user).inputs.size(); ++k)
+          if (view(node(user).inputs[k]).base == m && !f(user, static_cast<int>(k), m)) return false;
+      }
+    }
     return true;
   }
 
-  /// The extents of all members must cut the row space in one chain of factors.
-  bool cuts_ok(const Unit& a, const Unit& b, std::int64_t rows) const {
-    std::vector<std::int64_t> cuts;
-    for (const Unit* u : {&a, &b})
-      for (const int m : u->members) {
-        const GraphNode& n = node(m);
-        const Shape& s = n.op->kind == OpKind::reduce ? node(n.inputs[0]).shape : n.shape;
-        const std::int64_t total = s.numel();
-        if (total == 0) continue;
-        const std::int64_t cols = rows == 0 ? 1 : role(m) == Role::row && n.op->kind != OpKind::reduce ? 1 : total / rows;
-        std::int64_t p = 1;
-        for (int d = s.rank() - 1; d >= 0; --d) {
-          p *= s[d];
-          if (s[d] == 1 || p <= cols) continue;
-          if (p % cols != 0) return false;
-          if (cuts.empty() || cuts.back() != p / cols) cuts.push_back(p / cols);
-        }
-      }
-    std::sort(cuts.begin(), cuts.end());
-    cuts.erase(std::unique(cuts.begin(), cuts.end()), cuts.end());
-    for (std::size_t i = 1; i < cuts.size(); ++i)
-      if (cuts[i] % cuts[i - 1] != 0) return false;
-    return true;
+  bool edges_ok(int p, int q, std::int64_t rows) {
+    return each_crossing(p, q, [&](int consumer, int operand, int) { return edge_ok(consumer, operand, rows); });
   }
+  bool cuts_ok(int p, int q, std::int64_t rows) { return cut_in_one_chain(work(p).spaces, work(q).spaces, rows); }
 
-  // ---- merging ---------------------------------------------------------------------------------------------------------
+  // ---- merging
+  // ---------------------------------------------------------------------------------------------------------
 
   /// A way from `from` to `to` through some third unit.
   bool detour(int to, int from) {
@@ -218,14 +212,14 @@ class Fuser {
     bool waits = false;
     for (const int x : unit(late).needs) waits |= x != small && !reach_.get(small, x);
     if (!waits) return false;
-    for (const int m : s.members)
-      for (const int user : users_[static_cast<std::size_t>(m)])
-        if (unit_of(user) != small && unit_of(user) != late) return true;
-    return false;
+    std::size_t to_late = 0;
+    each_crossing(small, late, [&](int, int, int value) { return to_late += unit_of(value) == small, true; });
+    return work(small).outside > to_late;
   }
 
-  void set_roles(const Unit& u, Role r) {
-    for (const int m : u.members) f_.role[static_cast<std::size_t>(m)] = r;
+  void set_roles(int u, Role r) {
+    for (const int m : unit(u).members) f_.role[static_cast<std::size_t>(m)] = r;
+    for (Space& s : work(u).spaces) s.row = r == Role::row;
   }
 
   bool try_merge(int p, int q) {
@@ -235,13 +229,14 @@ class Fuser {
     if (a.numel == 0 || b.numel == 0 || a.members.size() + b.members.size() > 4096) return false;
     if (detour(p, q) || detour(q, p) || delays(p, q) || delays(q, p)) return false;
     const std::int64_t rows = std::max(a.rows, b.rows);
-    auto fits = [&] { return edges_ok(a, q, rows) && edges_ok(b, p, rows) && cuts_ok(a, b, rows); };
+    auto fits = [&] { return edges_ok(p, q, rows) && cuts_ok(p, q, rows); };
     if (rows == 0 || (a.rows > 0 && b.rows > 0)) {
       if (rows == 0 && a.numel != b.numel) return false;
       if (!fits()) return false;
     } else {
       // The elementwise side takes the other's rows; with one element a row it may be a row value there.
-      Unit& loose = a.rows == 0 ? a : b;
+      const int loose_unit = a.rows == 0 ? p : q;
+      const Unit& loose = unit(loose_unit);
       if (rows < kFewRows && loose.numel / rows >= kLongColumns) return false;  // would leave most threads without work
       bool ok = false;
       // A large value tied to a small reduction would do its work in few rows, and far from its other users.
@@ -249,9 +244,9 @@ class Fuser {
       if (loose.numel > kSmallUnit && loose.numel > 4 * fixed.numel) return false;
       if (!columns_uniform(loose, a.rows == 0 ? q : p, rows)) return false;
       if (loose.numel == rows) {
-        set_roles(loose, Role::row);
+        set_roles(loose_unit, Role::row);
         ok = fits();
-        if (!ok) set_roles(loose, Role::full);
+        if (!ok) set_roles(loose_unit, Role::full);
       }
       if (!ok && (loose.numel % rows != 0 || !fits())) return false;
     }
@@ -268,20 +263,23 @@ class Fuser {
       if (total <= rows || total % rows != 0) continue;
       for (std::size_t k = n.op->kind == OpKind::gather ? 1 : 0; k < n.inputs.size(); ++k) {
         const View& v = view(n.inputs[k]);
-        if (unit_of(v.base) >= 0 && !inlined(v.base) && (unit_of(v.base) == unit_of(m) || unit_of(v.base) == other)) continue;
-        if (!uniform_columns(n.shape, broadcast_strides(node(n.inputs[k]).shape, v.strides, n.shape), total / rows)) return false;
+        if (unit_of(v.base) >= 0 && !inlined(v.base) && (unit_of(v.base) == unit_of(m) || unit_of(v.base) == other))
+          continue;
+        if (!uniform_columns(n.shape, broadcast_strides(node(n.inputs[k]).shape, v.strides, n.shape), total / rows))
+          return false;
       }
     }
     return true;
   }
 
+  /// One unit of two; the larger keeps its number. What has grown costs nothing again.
   void join(int p, int q, std::int64_t rows) {
+    if (unit(p).members.size() < unit(q).members.size()) std::swap(p, q);
+    join_work(p, q);
     Unit& a = unit(p);
     Unit& b = unit(q);
     for (const int m : b.members) f_.unit_of[static_cast<std::size_t>(m)] = p;
-    const auto middle = static_cast<std::ptrdiff_t>(a.members.size());
     a.members.insert(a.members.end(), b.members.begin(), b.members.end());
-    std::inplace_merge(a.members.begin(), a.members.begin() + middle, a.members.end());
     a.rows = rows;
     a.numel = std::max(a.numel, b.numel);
     if (b.single >= 0) {
@@ -292,17 +290,41 @@ class Fuser {
       if (x != p && std::find(a.needs.begin(), a.needs.end(), x) == a.needs.end()) a.needs.push_back(x);
     a.needs.erase(std::remove(a.needs.begin(), a.needs.end(), q), a.needs.end());
     reach_.add(p, q);
+    b = Unit{};
     b.alive = false;
-    b.members.clear();
-    b.needs.clear();
-    for (auto x = static_cast<std::size_t>(first_unit_); x < f_.units.size(); ++x) {
-      Unit& other = f_.units[x];
-      if (!other.alive || static_cast<int>(x) == p) continue;
-      const bool reads = reach_.get(static_cast<int>(x), p) || reach_.get(static_cast<int>(x), q);
-      if (!reads) continue;
-      reach_.set(static_cast<int>(x), p);
-      reach_.add(static_cast<int>(x), p);
-      auto at = std::find(other.needs.begin(), other.needs.end(), q);
+    replace_in_readers(p, q);
+  }
+
+  void join_work(int p, int q) {
+    Work& a = work(p);
+    Work& b = work(q);
+    std::size_t between = 0;
+    each_crossing(p, q, [&](int, int, int) { return ++between, true; });
+    a.outside += b.outside - between;
+    a.edges += b.edges;
+    for (const Space& s : b.spaces)
+      if (std::find(a.spaces.begin(), a.spaces.end(), s) == a.spaces.end()) a.spaces.push_back(s);
+    b = Work{};
+  }
+
+  /// `q` has become part of `p`: whoever waits for it waits for `p`.
+  void replace_in_readers(int p, int q) {
+    for (std::size_t k = 0; k < alive_.size();) {
+      const int x = alive_[k];
+      Unit& other = unit(x);
+      if (!other.alive) {
+        alive_[k] = alive_.back();
+        alive_.pop_back();
+        continue;
+      }
+      ++k;
+      const bool reads_p = reach_.get(x, p), reads_q = reach_.get(x, q);
+      if (x == p || (!reads_p && !reads_q)) continue;
+      if (!reads_p || !reads_q) {  // whoever reaches both has all that the two reach
+        reach_.set(x, p);
+        reach_.add(x, p);
+      }
+      const auto at = std::find(other.needs.begin(), other.needs.end(), q);
       if (at == other.needs.end()) continue;
       if (std::find(other.needs.begin(), other.needs.end(), p) != other.needs.end()) other.needs.erase(at);
       else *at = p;
@@ -338,11 +360,14 @@ class Fuser {
       const GraphNode& n = node(static_cast<int>(i));
       if (n.op->kind != OpKind::matmul || !is_float(n.dtype) || n.dtype == DType::f64 || n.shape.numel() == 0) continue;
       const int p = unit_of(static_cast<int>(i));
-      for (auto q = static_cast<std::size_t>(first_unit_); q < f_.units.size(); ++q) {
-        Unit& e = f_.units[q];
+      std::vector<int> readers;
+      for (const int user : users(static_cast<int>(i))) readers.push_back(unit_of(user));
+      std::sort(readers.begin(), readers.end());
+      for (const int q : readers) {
+        if (q < first_unit_ || q == p) continue;
+        const Unit& e = unit(q);
         if (!e.alive || e.single >= 0 || e.rows != 0 || e.numel != n.shape.numel()) continue;
-        if (std::find(e.needs.begin(), e.needs.end(), p) == e.needs.end()) continue;
-        if (attach(p, static_cast<int>(q), static_cast<int>(i))) break;
+        if (attach(p, q, static_cast<int>(i))) break;
       }
     }
   }
@@ -357,31 +382,14 @@ class Fuser {
       for (const int in : n.inputs) {
         const View& v = view(in);
         const Shape strides = broadcast_strides(node(in).shape, v.strides, n.shape);
-        if (v.base == product && !(v.offset == 0 && node(in).shape.numel() == n.shape.numel() && walks_elements(n.shape, strides))) return false;
+        if (v.base == product &&
+            !(v.offset == 0 && node(in).shape.numel() == n.shape.numel() && walks_elements(n.shape, strides)))
+          return false;
         if (!uniform_columns(n.shape, strides, cols)) return false;
       }
     }
-    if (!cuts_ok(e, Unit{}, rows)) return false;
+    if (!cut_in_one_chain(work(q).spaces, {}, rows)) return false;
     join(p, q, rows);
-    return true;
-  }
-
-  /// Some run of trailing axes has exactly `cols` elements.
-  static bool columns_cut(const Shape& s, std::int64_t cols) {
-    std::int64_t p = 1;
-    for (int d = s.rank() - 1; d >= 0 && p < cols; --d) p *= s[d];
-    return p == cols;
-  }
-  static bool uniform_columns(const Shape& s, const Shape& strides, std::int64_t cols) {
-    std::int64_t p = 1, expected = 0;
-    bool first = true;
-    for (int d = s.rank() - 1; d >= 0 && p < cols; --d) {
-      if (s[d] == 1) continue;
-      if (!first && strides[d] != expected) return false;
-      first = false;
-      expected = strides[d] * s[d];
-      p *= s[d];
-    }
     return true;
   }
 
@@ -397,9 +405,11 @@ class Fuser {
         if (unit_of(base) != u || (n.op->kind == OpKind::gather && k == 0)) mark(base);
       }
     }
+    for (Unit& u : f_.units) std::sort(u.members.begin(), u.members.end());
     // Constants and indices that every reader makes for itself need no kernel.
     for (Unit& u : f_.units)
-      if (u.alive && u.single < 0 && u.members.size() == 1 && inlined(u.members[0]) && !f_.stored[static_cast<std::size_t>(u.members[0])])
+      if (u.alive && u.single < 0 && u.members.size() == 1 && inlined(u.members[0]) &&
+          !f_.stored[static_cast<std::size_t>(u.members[0])])
         u.alive = false;
   }
   void mark(int base) { f_.stored[static_cast<std::size_t>(base)] = true; }
@@ -408,7 +418,10 @@ class Fuser {
   const std::vector<View>& views_;
   const Caps& caps_;
   Reach reach_;
-  std::vector<std::vector<int>> users_;  // per value, views seen through
+  std::vector<std::size_t> users_begin_;  // per value: where its users are in
+  std::vector<int> users_;
+  std::vector<Work> work_;           // per unit
+  std::vector<int> alive_;           // units of the window; some that are no more
   std::size_t begin_ = 0, end_ = 0;  // the window's nodes
   int first_unit_ = 0;               // and its first unit
   std::vector<int> root_;
@@ -416,59 +429,6 @@ class Fuser {
 };
 
 }  // namespace
-
-bool is_column_reduction(const ComputationGraph& g, const GraphNode& n) {
-  if (n.op->kind != OpKind::reduce || n.attrs.size() == 0) return false;
-  const Shape& in = g.nodes[static_cast<std::size_t>(n.inputs[0])].shape;
-  std::int64_t inner = 1;
-  for (int a = static_cast<int>(n.attrs[n.attrs.size() - 1]) + 1; a < in.rank(); ++a) inner *= in[a];
-  return inner > 1;
-}
-
-bool fixed_space(const ComputationGraph& g, const GraphNode& n, std::int64_t& rows, std::int64_t& cols) {
-  if (n.op->kind == OpKind::reduce) {
-    const Shape& in = g.nodes[static_cast<std::size_t>(n.inputs[0])].shape;
-    cols = 1;
-    if (n.attrs.size() > 0) {
-      const bool column = is_column_reduction(g, n);
-      const int begin = static_cast<int>(n.attrs[column ? n.attrs.size() - 1 : 0]) + (column ? 1 : 0);
-      for (int a = begin; a < in.rank(); ++a) cols *= in[a];
-    }
-    rows = cols == 0 ? 0 : in.numel() / cols;
-    return true;
-  }
-  if (is_take(n)) {
-    rows = g.nodes[static_cast<std::size_t>(n.inputs[1])].shape.numel();
-    cols = rows == 0 ? 0 : n.shape.numel() / rows;
-    return true;
-  }
-  return false;
-}
-
-bool walks_elements(const Shape& shape, const Shape& strides) {
-  std::int64_t step = 1;
-  for (int d = shape.rank() - 1; d >= 0; --d) {
-    if (shape[d] != 1 && strides[d] != step) return false;
-    step *= shape[d];
-  }
-  return true;
-}
-
-bool walks_rows(const Shape& shape, const Shape& strides, std::int64_t cols) {
-  std::int64_t p = 1;
-  int d = shape.rank() - 1;
-  for (; d >= 0 && p < cols; --d) {
-    if (shape[d] != 1 && strides[d] != 0) return false;
-    p *= shape[d];
-  }
-  if (p != cols) return false;
-  std::int64_t step = 1;
-  for (; d >= 0; --d) {
-    if (shape[d] != 1 && strides[d] != step) return false;
-    step *= shape[d];
-  }
-  return true;
-}
 
 Fusion fuse(const ComputationGraph& graph, const std::vector<View>& views, const Caps& caps, bool merge) {
   return Fuser(graph, views, caps).run(merge);

@@ -1,9 +1,9 @@
 // Fusion: which nodes become one kernel.
 //
-// Kernels are row programs: an iteration space of rows × columns in which every value is one per element (full), one per
-// row (row), or accumulated over the rows (column). Two groups merge when their spaces agree, when every edge between
-// them connects the same place of both (an element with itself, a row with its elements), and when no path leaves the
-// group and comes back. Nothing here knows the name of an op; kinds are enough.
+// Kernels are row programs: an iteration space of rows × columns in which every value is one per element (full), one
+// per row (row), or accumulated over the rows (column). Two groups merge when their spaces agree, when every edge
+// between them connects the same place of both (an element with itself, a row with its elements), and when no path
+// leaves the group and comes back. Nothing here knows the name of an op; kinds are enough.
 #pragma once
 
 #include <cstdint>
@@ -20,26 +20,20 @@ enum class Role : std::uint8_t { none, full, row, column };
 struct Unit {
   std::vector<int> members;  // nodes of the row program, ascending
   int single = -1;           // the matmul or kernel node, if there is one
+  std::vector<int> outputs;  // nodes that pick one of several outputs of `single`
   std::int64_t rows = 0;     // 0: any split of `numel` will do (elementwise only)
   std::int64_t numel = 0;
-  std::vector<int> needs;    // other units whose results it reads
+  std::vector<int> needs;  // other units whose results it reads
   bool alive = true;
 };
 
 struct Fusion {
   std::vector<Unit> units;
-  std::vector<int> unit_of;      // per node, -1: leaves, numbers, views
-  std::vector<Role> role;        // per node, in its unit's space
-  std::vector<bool> stored;      // per node: needed outside its unit
-  std::vector<bool> inlined;     // per node: readers make it for themselves (indices, and what is the same everywhere)
+  std::vector<int> unit_of;   // per node, -1: leaves, numbers, views
+  std::vector<Role> role;     // per node, in its unit's space
+  std::vector<bool> stored;   // per node: needed outside its unit
+  std::vector<bool> inlined;  // per node: readers make it for themselves (indices, and what is the same everywhere)
 };
-
-/// Rows and columns of a node that fixes them: reductions, gathers of rows. False for those that fit any split.
-bool fixed_space(const ComputationGraph& graph, const GraphNode& node, std::int64_t& rows, std::int64_t& cols);
-bool is_column_reduction(const ComputationGraph& graph, const GraphNode& node);
-/// Whether strides over `shape` walk a dense buffer in order / in order of rows of `cols` elements.
-bool walks_elements(const Shape& shape, const Shape& strides);
-bool walks_rows(const Shape& shape, const Shape& strides, std::int64_t cols);
 
 Fusion fuse(const ComputationGraph& graph, const std::vector<View>& views, const Caps& caps, bool merge);
 

@@ -135,11 +135,8 @@ PlanStep lower_kernel(const LowerContext& c, const Unit& unit) {
     bind(unit.single, 0);
     return step;
   }
-  for (std::size_t i = static_cast<std::size_t>(unit.single) + 1; i < c.graph.nodes.size(); ++i) {
-    const GraphNode& o = c.graph.nodes[i];
-    if (o.op->kind == OpKind::output && o.inputs[0] == unit.single)
-      bind(static_cast<int>(i), static_cast<std::size_t>(o.attrs[0]));
-  }
+  for (const int o : unit.outputs)
+    bind(o, static_cast<std::size_t>(c.graph.nodes[static_cast<std::size_t>(o)].attrs[0]));
   return step;
 }
 

@@ -1,7 +1,7 @@
 #include "compiler/fuse/program_builder.h"
 
 #include <algorithm>
-#include <map>
+#include <utility>
 
 #include "metal_candle/elementwise.hpp"
 #include "metal_candle/error.hpp"
@@ -22,11 +22,27 @@ int cost_of(const KValue& v) {
     default: return 1;
   }
   switch (static_cast<Elementwise>(v.code)) {
-    case Elementwise::exp: case Elementwise::sigmoid: case Elementwise::silu: case Elementwise::log: return 8;
-    case Elementwise::tanh: case Elementwise::gelu_tanh: case Elementwise::expm1: case Elementwise::log1p: return 12;
-    case Elementwise::erf: case Elementwise::gelu: case Elementwise::sin: case Elementwise::cos: case Elementwise::softplus:
-    case Elementwise::silu_grad: case Elementwise::gelu_grad: case Elementwise::gelu_tanh_grad: case Elementwise::pow: return 20;
-    case Elementwise::div: case Elementwise::sqrt: case Elementwise::rsqrt: case Elementwise::reciprocal: return 4;
+    case Elementwise::exp:
+    case Elementwise::sigmoid:
+    case Elementwise::silu:
+    case Elementwise::log: return 8;
+    case Elementwise::tanh:
+    case Elementwise::gelu_tanh:
+    case Elementwise::expm1:
+    case Elementwise::log1p: return 12;
+    case Elementwise::erf:
+    case Elementwise::gelu:
+    case Elementwise::sin:
+    case Elementwise::cos:
+    case Elementwise::softplus:
+    case Elementwise::silu_grad:
+    case Elementwise::gelu_grad:
+    case Elementwise::gelu_tanh_grad:
+    case Elementwise::pow: return 20;
+    case Elementwise::div:
+    case Elementwise::sqrt:
+    case Elementwise::rsqrt:
+    case Elementwise::reciprocal: return 4;
     default: return 1;
   }
 }
@@ -49,7 +65,10 @@ int ProgramBuilder::widen(int id, std::int64_t cols) {
   KValue v;
   v.op = KOp::cast;
   v.type = value(id).type;
-  v.to = v.type == RegType::f32 ? DType::f32 : v.type == RegType::f64 ? DType::f64 : v.type == RegType::i32 ? DType::i32 : DType::i64;
+  v.to = v.type == RegType::f32   ? DType::f32
+         : v.type == RegType::f64 ? DType::f64
+         : v.type == RegType::i32 ? DType::i32
+                                  : DType::i64;
   v.a = id;
   v.full = true;
   return add(v, cols);
@@ -72,7 +91,8 @@ int ProgramBuilder::index(const Shape& shape, const Shape& strides, bool full, s
   return id;
 }
 
-// ---- the iteration space -----------------------------------------------------------------------------------------------
+// ---- the iteration space
+// -----------------------------------------------------------------------------------------------
 
 // Rows are a product of factors into which every access can be cut. The factors' cut points, as suffix products.
 std::vector<std::int64_t> ProgramBuilder::row_cuts() const {
@@ -99,7 +119,7 @@ void ProgramBuilder::fill(Access& a, const std::vector<std::int64_t>& dims) {
   a.access.row_strides.assign(dims.size(), 0);
   a.access.col_stride = 0;
   std::int64_t cols_left = a.full ? a.cols : 1;
-  std::size_t at = dims.size();      // factors are used up from the innermost
+  std::size_t at = dims.size();  // factors are used up from the innermost
   std::int64_t factor_left = 1, factor_step = 0;
   bool col_set = false;
   for (int d = a.shape.rank() - 1; d >= 0; --d) {
@@ -146,7 +166,8 @@ void ProgramBuilder::settle_space() {
     }
     dims_[i + 1] *= dims_[i];
     dims_.erase(dims_.begin() + static_cast<std::ptrdiff_t>(i));
-    for (Access& a : accesses_) a.access.row_strides.erase(a.access.row_strides.begin() + static_cast<std::ptrdiff_t>(i));
+    for (Access& a : accesses_)
+      a.access.row_strides.erase(a.access.row_strides.begin() + static_cast<std::ptrdiff_t>(i));
   }
   if (dims_.empty()) {
     dims_.push_back(1);
@@ -231,7 +252,12 @@ void ProgramBuilder::write_index(const PendingIndex& pending) {
   v.a = parts[0];
 }
 
-// ---- stages ------------------------------------------------------------------------------------------------------------
+// ---- stages
+// ------------------------------------------------------------------------------------------------------------
+
+int ProgramBuilder::gather_of(const KValue& v) const {
+  return v.access >= 0 ? accesses_[static_cast<std::size_t>(v.access)].access.gather : -1;
+}
 
 void ProgramBuilder::mark_live() {
   std::vector<std::size_t> todo;
@@ -242,8 +268,7 @@ void ProgramBuilder::mark_live() {
     todo.pop_back();
     if (i.live) continue;
     i.live = true;
-    const int gather = i.value.access >= 0 ? accesses_[static_cast<std::size_t>(i.value.access)].access.gather : -1;
-    for (const int id : {i.value.a, i.value.b, i.value.c, gather})
+    for (const int id : {i.value.a, i.value.b, i.value.c, gather_of(i.value)})
       if (id >= 0) todo.push_back(static_cast<std::size_t>(id));
   }
 }
@@ -264,7 +289,7 @@ void ProgramBuilder::assign_levels() {
       use(i.value.a);
       use(i.value.b);
       use(i.value.c);
-      if (i.value.access >= 0) use(accesses_[static_cast<std::size_t>(i.value.access)].access.gather);
+      use(gather_of(i.value));
       if (level > i.level) i.level = level, changed = true;
     }
   }
@@ -282,8 +307,7 @@ void ProgramBuilder::sink() {
       Item& i = items_[k];
       const bool moves = i.value.full && i.value.op != KOp::store && !is_column_op(i.value.op) && first[k] != kNever;
       if (moves && first[k] > i.level) i.level = first[k], changed = true;
-      const int gather = i.value.access >= 0 ? accesses_[static_cast<std::size_t>(i.value.access)].access.gather : -1;
-      for (const int id : {i.value.a, i.value.b, i.value.c, gather})
+      for (const int id : {i.value.a, i.value.b, i.value.c, gather_of(i.value)})
         if (id >= 0) first[static_cast<std::size_t>(id)] = std::min(first[static_cast<std::size_t>(id)], i.level);
     }
   }
@@ -294,7 +318,8 @@ void ProgramBuilder::mark_kept() {
   // Values in order of level; within a level operands come first or are cheap index parts.
   std::vector<std::size_t> order(items_.size());
   for (std::size_t k = 0; k < order.size(); ++k) order[k] = k;
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t x, std::size_t y) { return items_[x].level < items_[y].level; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t x, std::size_t y) { return items_[x].level < items_[y].level; });
   std::vector<int> last(items_.size(), 0);
   for (const Item& i : items_)
     for (const int id : {i.value.a, i.value.b, i.value.c})
@@ -304,79 +329,107 @@ void ProgramBuilder::mark_kept() {
     if (!i.value.full) continue;
     cost[k] = cost_of(i.value);
     for (const int id : {i.value.a, i.value.b, i.value.c})
-      if (id >= 0 && items_[static_cast<std::size_t>(id)].value.full && !items_[static_cast<std::size_t>(id)].value.keep) cost[k] += cost[static_cast<std::size_t>(id)];
+      if (id >= 0 && items_[static_cast<std::size_t>(id)].value.full &&
+          !items_[static_cast<std::size_t>(id)].value.keep)
+        cost[k] += cost[static_cast<std::size_t>(id)];
     const bool wide = i.value.type == RegType::f64 || i.value.type == RegType::i64;
     const auto bytes = static_cast<std::size_t>(i.cols) * (wide ? 8 : 4);
-    const bool worth = i.value.op != KOp::load && i.value.op != KOp::store && !is_column_op(i.value.op) && cost[k] >= kKeepCost;
+    const bool worth =
+        i.value.op != KOp::load && i.value.op != KOp::store && !is_column_op(i.value.op) && cost[k] >= kKeepCost;
     if (last[k] > i.level && worth && bytes <= keep_bytes_) i.value.keep = true;
   }
 }
 
+/// The values that one part of a stage consists of: its full ones, its reductions, then its row values.
+struct ProgramBuilder::Part {
+  enum Kind { full, reduction, row } kind;
+  int level;
+  std::int64_t cols;
+  bool last_width;  // the level's row values belong to its last stage
+
+  bool has(const Item& i) const {
+    if (i.level != level || !i.live) return false;
+    const bool reduces = is_reduction(i.value.op);
+    if (kind == full) return i.value.full && i.cols == cols;
+    if (kind == reduction) return reduces && i.cols == cols;
+    return !i.value.full && !reduces && last_width;
+  }
+};
+
+// A stage is a level and a width.
 void ProgramBuilder::emit(KernelProgram& out) {
-  // A stage is a level and a width; the level's row values belong to its last stage.
-  std::map<int, std::vector<std::int64_t>> widths;
-  for (const Item& i : items_) {
+  std::vector<std::vector<int>> levels;
+  for (std::size_t k = 0; k < items_.size(); ++k) {
+    const Item& i = items_[k];
     if (!i.live) continue;
-    auto& w = widths[i.level];
+    const auto level = static_cast<std::size_t>(i.level);
+    if (level >= levels.size()) levels.resize(level + 1);
+    levels[level].push_back(static_cast<int>(k));
+  }
+  number_.assign(items_.size(), -1);
+  for (const std::vector<int>& members : levels)
+    if (!members.empty()) emit_level(out, members);
+  renumber(out);
+}
+
+void ProgramBuilder::emit_level(KernelProgram& out, const std::vector<int>& members) {
+  std::vector<std::int64_t> widths;
+  for (const int k : members) {
+    const Item& i = items_[static_cast<std::size_t>(k)];
     const bool has_cols = i.value.full || is_reduction(i.value.op);
-    if (has_cols && std::find(w.begin(), w.end(), i.cols) == w.end()) w.push_back(i.cols);
+    if (has_cols && std::find(widths.begin(), widths.end(), i.cols) == widths.end()) widths.push_back(i.cols);
   }
-  std::vector<int> number(items_.size(), -1);
-  std::vector<int> placed;
-  // Depth-first within a stage, so that operands come before users whatever the order of creation.
-  for (auto& [level, cols_list] : widths) {
-    if (cols_list.empty()) cols_list.push_back(1);
-    for (std::size_t w = 0; w < cols_list.size(); ++w) {
-      KStage stage;
-      stage.cols = cols_list[w];
-      stage.begin = static_cast<int>(out.values.size());
-      auto wanted = [&](const Item& i, int pass) {
-        if (i.level != level || !i.live) return false;
-        if (pass == 0) return i.value.full && i.cols == stage.cols;
-        if (pass == 1) return is_reduction(i.value.op) && i.cols == stage.cols;
-        return !i.value.full && !is_reduction(i.value.op) && w + 1 == cols_list.size();
-      };
-      for (int pass = 0; pass < 3; ++pass) {
-        std::vector<std::pair<int, int>> stack;
-        for (std::size_t k = 0; k < items_.size(); ++k) {
-          if (number[k] >= 0 || !wanted(items_[k], pass)) continue;
-          stack.push_back({static_cast<int>(k), 0});
-          while (!stack.empty()) {
-            auto& [id, next] = stack.back();
-            const Item& item = items_[static_cast<std::size_t>(id)];
-            const int gather = item.value.access >= 0 ? accesses_[static_cast<std::size_t>(item.value.access)].access.gather : -1;
-            const int operands[4] = {item.value.a, item.value.b, item.value.c, gather};
-            int push = -1;
-            while (next < 4 && push < 0) {
-              const int o = operands[next++];
-              if (o >= 0 && number[static_cast<std::size_t>(o)] < 0 && wanted(items_[static_cast<std::size_t>(o)], pass)) push = o;
-            }
-            if (push >= 0) {
-              stack.push_back({push, 0});
-              continue;
-            }
-            const int done = id;
-            stack.pop_back();
-            if (number[static_cast<std::size_t>(done)] >= 0) continue;
-            number[static_cast<std::size_t>(done)] = static_cast<int>(out.values.size());
-            KValue v = items_[static_cast<std::size_t>(done)].value;
-            v.stage = static_cast<std::int16_t>(out.stages.size());
-            out.values.push_back(v);
-          }
-        }
-      }
-      stage.end = static_cast<int>(out.values.size());
-      if (stage.end > stage.begin) out.stages.push_back(stage);
+  if (widths.empty()) widths.push_back(1);
+  const int level = items_[static_cast<std::size_t>(members[0])].level;
+  for (std::size_t w = 0; w < widths.size(); ++w) {
+    KStage stage;
+    stage.cols = widths[w];
+    stage.begin = static_cast<int>(out.values.size());
+    for (const auto kind : {Part::full, Part::reduction, Part::row}) {
+      const Part part{kind, level, stage.cols, w + 1 == widths.size()};
+      for (const int k : members)
+        if (number_[static_cast<std::size_t>(k)] < 0 && part.has(items_[static_cast<std::size_t>(k)]))
+          emit_value(out, k, part);
     }
+    stage.end = static_cast<int>(out.values.size());
+    if (stage.end > stage.begin) out.stages.push_back(stage);
   }
-  for (KValue& v : out.values)
-    for (int* id : {&v.a, &v.b, &v.c})
-      if (*id >= 0) *id = number[static_cast<std::size_t>(*id)];
-  // Only accesses that a value names go out: those of indices have served.
+}
+
+// Depth-first within a part, so that operands come before users whatever the order of creation.
+void ProgramBuilder::emit_value(KernelProgram& out, int first, const Part& part) {
+  std::vector<std::pair<int, int>> stack{{first, 0}};
+  while (!stack.empty()) {
+    auto& [id, next] = stack.back();
+    const KValue& v = items_[static_cast<std::size_t>(id)].value;
+    const int operands[4] = {v.a, v.b, v.c, gather_of(v)};
+    int push = -1;
+    while (next < 4 && push < 0) {
+      const int o = operands[next++];
+      if (o < 0 || number_[static_cast<std::size_t>(o)] >= 0) continue;
+      if (part.has(items_[static_cast<std::size_t>(o)])) push = o;
+    }
+    if (push >= 0) {
+      stack.emplace_back(push, 0);
+      continue;
+    }
+    int& number = number_[static_cast<std::size_t>(id)];
+    stack.pop_back();
+    if (number >= 0) continue;
+    number = static_cast<int>(out.values.size());
+    out.values.push_back(v);
+    out.values.back().stage = static_cast<std::int16_t>(out.stages.size());
+  }
+}
+
+void ProgramBuilder::renumber(KernelProgram& out) const {
   for (KValue& v : out.values) {
+    for (int* id : {&v.a, &v.b, &v.c})
+      if (*id >= 0) *id = number_[static_cast<std::size_t>(*id)];
+    // Only accesses that a value names go out: those of indices have served.
     if (v.access < 0) continue;
     KAccess a = accesses_[static_cast<std::size_t>(v.access)].access;
-    if (a.gather >= 0) a.gather = number[static_cast<std::size_t>(a.gather)];
+    if (a.gather >= 0) a.gather = number_[static_cast<std::size_t>(a.gather)];
     v.access = static_cast<int>(out.accesses.size());
     out.accesses.push_back(std::move(a));
   }

@@ -54,7 +54,12 @@ class ProgramBuilder {
   void assign_levels();
   void sink();
   void mark_kept();
+  struct Part;
   void emit(KernelProgram& out);
+  void emit_level(KernelProgram& out, const std::vector<int>& members);
+  void emit_value(KernelProgram& out, int first, const Part& part);
+  void renumber(KernelProgram& out) const;
+  int gather_of(const KValue& v) const;  // the value whose number says where it reads, or -1
 
   std::int64_t rows_;
   std::size_t keep_bytes_;
@@ -62,6 +67,7 @@ class ProgramBuilder {
   std::vector<Access> accesses_;
   std::vector<PendingIndex> indices_;
   std::vector<std::int64_t> dims_;
+  std::vector<int> number_;  // per item: its value in the program
 };
 
 bool is_reduction(KOp op);

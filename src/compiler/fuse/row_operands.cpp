@@ -1,5 +1,6 @@
 // How the members of a fused unit get their inputs: numbers, values of the same program, indices, loads.
 #include "compiler/fuse/row_lowering.h"
+#include "compiler/fuse/spaces.h"
 #include "metal_candle/error.hpp"
 #include "ops/table.h"
 
@@ -29,16 +30,7 @@ void make_row(ProgramBuilder::Access& a, std::int64_t cols) {
 
 /// Whether rows of `cols` elements lie at one stride.
 bool one_stride(const Shape& shape, const Shape& strides, std::int64_t cols) {
-  std::int64_t p = 1, expected = 0;
-  bool first = true;
-  for (int d = shape.rank() - 1; d >= 0 && p < cols; --d) {
-    if (shape[d] == 1) continue;
-    if (!first && strides[d] != expected) return false;
-    first = false;
-    expected = strides[d] * shape[d];
-    p *= shape[d];
-  }
-  return p == cols || cols == 1;
+  return columns_cut(shape, cols) && uniform_columns(shape, strides, cols);
 }
 
 bool is_narrow(DType t) {

@@ -17,6 +17,9 @@ class MemoryPlanner {
 
   void run(bool reuse) {
     lifetimes();
+    taken_.assign(plan_.buffers.size(), false);
+    looks_.assign(graph_.leaves.size(), 0);
+    for (const GraphLeaf& l : graph_.leaves) ++looks_[static_cast<std::size_t>(l.alias)];
     plan_.output_donor.assign(plan_.output_bytes.size(), -1);
     if (reuse) {
       for (const PlanStep& s : plan_.steps) in_place(s);
@@ -55,7 +58,8 @@ class MemoryPlanner {
 
   bool alone(const PlanStep& s, int b) const {
     // Nobody else of this phase reads or writes it.
-    for (std::size_t i = phase_begin_[static_cast<std::size_t>(s.phase)]; i < plan_.steps.size() && plan_.steps[i].phase == s.phase; ++i) {
+    for (std::size_t i = phase_begin_[static_cast<std::size_t>(s.phase)];
+         i < plan_.steps.size() && plan_.steps[i].phase == s.phase; ++i) {
       const PlanStep& other = plan_.steps[i];
       if (&other == &s) continue;
       for (const auto* list : {&other.reads, &other.writes})
@@ -64,78 +68,98 @@ class MemoryPlanner {
     return true;
   }
 
-  /// May memory of `in` become `out` in this step? The input must die here.
-  bool may_die(const PlanStep& s, int in, int out) {
+  /// Whether the memory of `in` is free for a result of this step: a temporary or a donated leaf that nobody needs any
+  /// more.
+  bool dies_in(const PlanStep& s, int in) {
+    const PlanBuffer& a = buffer(in);
+    if (a.bytes == 0 || a.last != s.phase || taken_[static_cast<std::size_t>(in)]) return false;
+    if (a.where == PlanBuffer::Where::leaf) {
+      const GraphLeaf& leaf = graph_.leaves[static_cast<std::size_t>(a.index)];
+      if (!leaf.donated || looks_[static_cast<std::size_t>(leaf.alias)] != 1) return false;
+    } else if (a.where != PlanBuffer::Where::arena) {
+      return false;
+    }
+    return alone(s, in);
+  }
+
+  /// May memory that dies in this step become `out`? Temporaries become temporaries, leaves become results.
+  bool may_become(const PlanStep& s, int in, int out) {
     const PlanBuffer& a = buffer(in);
     const PlanBuffer& o = buffer(out);
-    if (a.bytes != o.bytes || a.last != s.phase || o.first != s.phase || a.bytes == 0 || o.same_as >= 0) return false;
-    if (taken_.count(in) != 0) return false;
-    if (o.where == PlanBuffer::Where::arena) return a.where == PlanBuffer::Where::arena && alone(s, in);
-    if (o.where != PlanBuffer::Where::output || a.where != PlanBuffer::Where::leaf) return false;
-    const GraphLeaf& leaf = graph_.leaves[static_cast<std::size_t>(a.index)];
-    if (!leaf.donated) return false;
-    return only_alias(a.index) && alone(s, in);
-  }
-  bool only_alias(int index) const {
-    int n = 0;
-    for (const GraphLeaf& l : graph_.leaves) n += l.alias == graph_.leaves[static_cast<std::size_t>(index)].alias;
-    return n == 1;
+    if (a.bytes != o.bytes || o.first != s.phase || o.same_as >= 0) return false;
+    return o.where == (a.where == PlanBuffer::Where::leaf ? PlanBuffer::Where::output : PlanBuffer::Where::arena);
   }
 
   void marry(int in, int out) {
     buffer(out).same_as = in;
-    taken_[in] = true;
-    if (buffer(out).where == PlanBuffer::Where::output) plan_.output_donor[static_cast<std::size_t>(buffer(out).index)] = buffer(in).index;
+    taken_[static_cast<std::size_t>(in)] = true;
+    if (buffer(out).where == PlanBuffer::Where::output)
+      plan_.output_donor[static_cast<std::size_t>(buffer(out).index)] = buffer(in).index;
   }
 
   void in_place(const PlanStep& s) {
-    if (s.kind == PlanStep::Kind::kernel) {
-      const KernelStep& k = s.kernel;
-      const int i = k.cpu->in_place_input;
-      if (i >= 0 && k.outputs[0].buffer >= 0 && k.inputs[static_cast<std::size_t>(i)].dtype == k.outputs[0].dtype &&
-          k.inputs[static_cast<std::size_t>(i)].offset == 0 &&
-          k.inputs[static_cast<std::size_t>(i)].strides == contiguous_strides(k.inputs[static_cast<std::size_t>(i)].shape) && may_die(s, k.inputs[static_cast<std::size_t>(i)].buffer, k.outputs[0].buffer))
-        marry(k.inputs[static_cast<std::size_t>(i)].buffer, k.outputs[0].buffer);
-      return;
-    }
-    if (s.kind == PlanStep::Kind::matmul && !s.matmul.epilogue) return;
+    if (s.kind == PlanStep::Kind::kernel) kernel_in_place(s);
+    else if (s.kind == PlanStep::Kind::fused || s.matmul.epilogue) program_in_place(s);
+  }
+
+  void kernel_in_place(const PlanStep& s) {
+    const KernelStep& k = s.kernel;
+    if (k.cpu->in_place_input < 0 || k.outputs[0].buffer < 0) return;
+    const KernelStep::Operand& in = k.inputs[static_cast<std::size_t>(k.cpu->in_place_input)];
+    if (in.dtype != k.outputs[0].dtype || in.offset != 0 || in.strides != contiguous_strides(in.shape)) return;
+    if (dies_in(s, in.buffer) && may_become(s, in.buffer, k.outputs[0].buffer)) marry(in.buffer, k.outputs[0].buffer);
+  }
+
+  void program_in_place(const PlanStep& s) {
+    std::map<int, std::vector<int>> dying;  // buffer -> the values that load it
+    for (const int in : s.reads)
+      if (in >= 0 && !used_by_product(s, in) && dies_in(s, in)) dying[in];
+    if (dying.empty()) return;
     const KernelProgram& p = s.program;
-    std::vector<int> last;
+    for (std::size_t i = 0; i < p.values.size(); ++i) {
+      if (p.values[i].op != KOp::load) continue;
+      const auto at = dying.find(p.accesses[static_cast<std::size_t>(p.values[i].access)].buffer);
+      if (at != dying.end()) at->second.push_back(static_cast<int>(i));
+    }
+    const std::vector<int> last = last_stages(p);
     for (const KValue& store : p.values) {
       if (store.op != KOp::store || !store.full) continue;
       const KAccess& to = p.accesses[static_cast<std::size_t>(store.access)];
-      for (const int in : s.reads) {
-        if (in < 0 || !may_die(s, in, to.buffer) || used_by_product(s, in)) continue;
-        if (last.empty()) last = last_stages(p);
-        if (!same_walk(p, last, in, store, to)) continue;
-        marry(in, to.buffer);
-        break;
-      }
+      const auto found = std::find_if(dying.begin(), dying.end(), [&](const auto& d) {
+        return may_become(s, d.first, to.buffer) && same_walk(p, last, d.second, store, to);
+      });
+      if (found == dying.end()) continue;
+      marry(found->first, to.buffer);
+      dying.erase(found);
     }
   }
 
   static bool used_by_product(const PlanStep& s, int b) {
     const MatmulStep& m = s.matmul;
-    return s.kind == PlanStep::Kind::matmul && (m.a.buffer == b || m.b.buffer == b || m.a2.buffer == b || m.b2.buffer == b);
+    if (s.kind != PlanStep::Kind::matmul) return false;
+    return m.a.buffer == b || m.b.buffer == b || m.a2.buffer == b || m.b2.buffer == b;
   }
 
-  /// Every load of `in` reads exactly the place that `store` writes, and not after it.
-  static bool same_walk(const KernelProgram& p, const std::vector<int>& last, int in, const KValue& store, const KAccess& to) {
-    for (std::size_t i = 0; i < p.values.size(); ++i) {
-      const KValue& v = p.values[i];
-      if (v.op != KOp::load || p.accesses[static_cast<std::size_t>(v.access)].buffer != in) continue;
+  /// Each of `loads` reads exactly the place that `store` writes, and not after it.
+  static bool same_walk(const KernelProgram& p, const std::vector<int>& last, const std::vector<int>& loads,
+                        const KValue& store, const KAccess& to) {
+    for (const int i : loads) {
+      const KValue& v = p.values[static_cast<std::size_t>(i)];
       const KAccess& from = p.accesses[static_cast<std::size_t>(v.access)];
-      if (!v.full || from.gather >= 0 || from.offset != to.offset || from.row_strides != to.row_strides || from.col_stride != to.col_stride ||
-          size_of(from.dtype) != size_of(to.dtype) || last[i] > store.stage)
-        return false;
-      if (p.stages[static_cast<std::size_t>(v.stage)].cols != p.stages[static_cast<std::size_t>(store.stage)].cols) return false;
+      const bool same_place = v.full && from.gather < 0 && from.offset == to.offset &&
+                              from.row_strides == to.row_strides && from.col_stride == to.col_stride &&
+                              size_of(from.dtype) == size_of(to.dtype);
+      if (!same_place || last[static_cast<std::size_t>(i)] > store.stage) return false;
+      const auto cols = [&](const KValue& x) { return p.stages[static_cast<std::size_t>(x.stage)].cols; };
+      if (cols(v) != cols(store)) return false;
     }
     return true;
   }
 
   // Offsets: buffers come and go with the phases; the smallest hole that fits is taken.
   void sweep() {
-    std::vector<std::vector<int>> begin(static_cast<std::size_t>(plan_.phases) + 1), end(static_cast<std::size_t>(plan_.phases) + 1);
+    std::vector<std::vector<int>> begin(static_cast<std::size_t>(plan_.phases) + 1),
+        end(static_cast<std::size_t>(plan_.phases) + 1);
     for (std::size_t i = 0; i < plan_.buffers.size(); ++i) {
       const PlanBuffer& b = plan_.buffers[i];
       if (b.where != PlanBuffer::Where::arena || b.same_as >= 0 || b.first < 0) continue;
@@ -145,7 +169,8 @@ class MemoryPlanner {
     std::map<std::size_t, std::size_t> holes;  // offset -> bytes
     for (int p = 0; p <= plan_.phases; ++p) {
       auto& starting = begin[static_cast<std::size_t>(p)];
-      std::sort(starting.begin(), starting.end(), [&](int x, int y) { return std::make_pair(buffer(y).bytes, x) < std::make_pair(buffer(x).bytes, y); });
+      std::sort(starting.begin(), starting.end(),
+                [&](int x, int y) { return std::make_pair(buffer(y).bytes, x) < std::make_pair(buffer(x).bytes, y); });
       for (const int b : starting) fit(buffer(b), holes);
       for (const int b : end[static_cast<std::size_t>(p)]) free(buffer(b), holes);
     }
@@ -200,7 +225,8 @@ class MemoryPlanner {
   Plan& plan_;
   const ComputationGraph& graph_;
   std::vector<std::size_t> phase_begin_;  // each phase's first step
-  std::map<int, bool> taken_;
+  std::vector<bool> taken_;               // per buffer: its memory is another's from some step on
+  std::vector<int> looks_;                // per leaf that is the first on its memory: leaves on it
 };
 
 }  // namespace

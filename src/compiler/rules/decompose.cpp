@@ -4,6 +4,8 @@
 // spliced in. A placeholder for a number is itself a number, so that it stays weak in promotion; it carries a NaN whose
 // payload says which input it stands for.
 #include <bit>
+#include <map>
+#include <utility>
 
 #include "compiler/rewrite.h"
 #include "graph/capture.h"
@@ -20,8 +22,12 @@ constexpr std::uint64_t kNumberMark = 0x7ff8c0de00000000ull;
 constexpr std::int64_t kIntegerMark = 0x5eadc0de0000;  // below 2^53: survives a trip through double
 
 void no_infer(const OpCall&, InferResult&) {}
-const OpDef placeholder_def{.name = "placeholder", .kind = OpKind::leaf, .infer = no_infer, .decompose = nullptr,
-                            .vjp = NoGrad{}, .samples = nullptr};
+const OpDef placeholder_def{.name = "placeholder",
+                            .kind = OpKind::leaf,
+                            .infer = no_infer,
+                            .decompose = nullptr,
+                            .vjp = NoGrad{},
+                            .samples = nullptr};
 
 LazyTensor placeholder(const GraphNode& n, int index) {
   if (n.op->kind == OpKind::scalar) {
@@ -37,7 +43,10 @@ LazyTensor placeholder(const GraphNode& n, int index) {
 int placeholder_index(const GraphNode& n) {
   if (n.op == &placeholder_def) return static_cast<int>(n.attrs[0]);
   if (n.op->kind != OpKind::scalar) return -1;
-  if (n.integral) return n.literal_int >= kIntegerMark && n.literal_int < kIntegerMark + 256 ? static_cast<int>(n.literal_int - kIntegerMark) : -1;
+  if (n.integral)
+    return n.literal_int >= kIntegerMark && n.literal_int < kIntegerMark + 256
+               ? static_cast<int>(n.literal_int - kIntegerMark)
+               : -1;
   const auto bits = std::bit_cast<std::uint64_t>(n.literal);
   return (bits & 0xffffffffffffff00ull) == kNumberMark ? static_cast<int>(bits & 0xff) : -1;
 }
@@ -46,7 +55,10 @@ class Decomposer {
  public:
   Decomposer(ComputationGraph& graph, const CpuKernel* (*kernel)(const OpDef*)) : graph_(graph), kernel_(kernel) {}
 
+  /// One round; false: there was nothing to do.
   bool run() {
+    if (!any_node(graph_, [&](const GraphNode& n) { return n.op->kind == OpKind::output || must_decompose(n); }))
+      return false;
     bool changed = false;
     // Numbers are literals here; a slot's placeholder is told by its mark.
     LiteralScope literals;
@@ -61,7 +73,7 @@ class Decomposer {
       if (results.size() == 1) return results[0];
       // Several outputs: the `output` nodes that follow pick theirs.
       const int self = rewriter.add(n);
-      splits_.push_back({self, results});
+      for (std::size_t k = 0; k < results.size(); ++k) outputs_[{self, static_cast<std::int64_t>(k)}] = results[k];
       return self;
     });
     exchange_record_hook(hook);
@@ -70,35 +82,22 @@ class Decomposer {
   }
 
  private:
-  struct Split {
-    int node;
-    std::vector<int> results;
-  };
-
-  struct Pick {
-    int node;
-    std::int64_t output;
-    int id;
-  };
-
   bool must_decompose(const GraphNode& n) const {
     if (n.op->kind == OpKind::composite) return true;
     return n.op->kind == OpKind::kernel && !kernel_(n.op) && n.op->decompose;
   }
 
   int output(Rewriter& rewriter, GraphNode n) {
-    for (const Split& s : splits_)
-      if (s.node == n.inputs[0]) return s.results.at(static_cast<std::size_t>(n.attrs[0]));
     // One node an output: a kernel binds each of its outputs to one buffer.
-    for (const Pick& p : picks_)
-      if (p.node == n.inputs[0] && p.output == n.attrs[0]) return p.id;
-    picks_.push_back({n.inputs[0], n.attrs[0], static_cast<int>(rewriter.nodes().size())});
-    return rewriter.add(std::move(n));
+    const auto [at, fresh] = outputs_.try_emplace({n.inputs[0], n.attrs[0]}, -1);
+    if (fresh) at->second = rewriter.add(std::move(n));
+    return at->second;
   }
 
   std::vector<int> splice(Rewriter& rewriter, const GraphNode& n) {
     Tensors inputs;
-    for (std::size_t i = 0; i < n.inputs.size(); ++i) inputs.push_back(placeholder(rewriter.node(n.inputs[i]), static_cast<int>(i)));
+    for (std::size_t i = 0; i < n.inputs.size(); ++i)
+      inputs.push_back(placeholder(rewriter.node(n.inputs[i]), static_cast<int>(i)));
     const Tensors results = n.op->decompose(OpCall{*n.op, inputs, n.attrs});
     capture_.run(results);
     ComputationGraph part = capture_.graph();
@@ -109,7 +108,8 @@ class Decomposer {
         map.push_back(n.inputs.at(static_cast<std::size_t>(index)));
         continue;
       }
-      if (p.op->kind == OpKind::leaf) throw InternalError("the decomposition of " + std::string(n.op->name) + " holds data");
+      if (p.op->kind == OpKind::leaf)
+        throw InternalError("the decomposition of " + std::string(n.op->name) + " holds data");
       for (int& in : p.inputs) in = map[static_cast<std::size_t>(in)];
       p.scope = n.scope;
       p.origin = n.origin.empty() ? n.op->name : n.origin;
@@ -123,8 +123,7 @@ class Decomposer {
   ComputationGraph& graph_;
   const CpuKernel* (*kernel_)(const OpDef*);
   Capture capture_;
-  std::vector<Split> splits_;
-  std::vector<Pick> picks_;
+  std::map<std::pair<int, std::int64_t>, int> outputs_;  // (node, output): the value
 };
 
 }  // namespace

@@ -1,7 +1,8 @@
 // LoRA: x·W + s·((x·A)·B)  =  [x | t]·[W ; B]  with t = s·(x·A)
 //
 // The scale moves to the narrow side, and the second product becomes a second K segment of the first: the adapter costs
-// its operations and no pass over the result. In a longer sum any product may take any such term. The gradient dy·Wᵀ + s·((dy·Bᵀ)·Aᵀ) has the same form.
+// its operations and no pass over the result. In a longer sum any product may take any such term. The gradient dy·Wᵀ +
+// s·((dy·Bᵀ)·Aᵀ) has the same form.
 #include "compiler/rewrite.h"
 #include "ops/table.h"
 
@@ -33,7 +34,9 @@ class LoraFolder {
   static bool is(const GraphNode& n, Elementwise op) {
     return n.op->kind == OpKind::elementwise && n.op->code == static_cast<std::uint16_t>(op);
   }
-  bool used_once(int id) const { return static_cast<std::size_t>(id) < old_uses_.size() && old_uses_[static_cast<std::size_t>(id)] == 1; }
+  bool used_once(int id) const {
+    return static_cast<std::size_t>(id) < old_uses_.size() && old_uses_[static_cast<std::size_t>(id)] == 1;
+  }
 
   /// The product behind reshapes that are used once, or -1.
   int product(int id) {
@@ -90,7 +93,9 @@ class LoraFolder {
   /// term + ((a + b) + ..) where a product in the sum and the term are a pair: sums of gradients come in any order.
   int reach_in(const GraphNode& n, int term, int sum, int depth) {
     const GraphNode s = rewriter_.node(sum);
-    if (depth == kMaxDepth || !is(s, Elementwise::add) || !used_once(sum) || !(s.shape == n.shape) || s.dtype != n.dtype) return -1;
+    if (depth == kMaxDepth || !is(s, Elementwise::add) || !used_once(sum) || !(s.shape == n.shape) ||
+        s.dtype != n.dtype)
+      return -1;
     for (std::size_t side = 0; side < 2; ++side) {
       const int inner = s.inputs[side], other = s.inputs[1 - side];
       if (!(rewriter_.node(inner).shape == n.shape) || !(rewriter_.node(other).shape == n.shape)) continue;
@@ -118,7 +123,8 @@ class LoraFolder {
         w.shape.numel() != n.shape.numel() || a.numel() / k != a2.numel() / rank)
       return -1;
     int left = t.inputs[0];
-    if (scale >= 0) left = rewriter_.add(make_like(n, ops::elementwise_def(Elementwise::mul), t.dtype, a2, {left, scale}));
+    if (scale >= 0)
+      left = rewriter_.add(make_like(n, ops::elementwise_def(Elementwise::mul), t.dtype, a2, {left, scale}));
     Shape wanted = a;
     wanted[a.rank() - 1] = rank;
     if (!(a2 == wanted)) {
@@ -126,7 +132,8 @@ class LoraFolder {
       for (const auto d : wanted) dims.push(d);
       left = rewriter_.add(make_like(n, ops::reshape_def, t.dtype, wanted, {left}, dims));
     }
-    int out = rewriter_.add(make_like(w, matmul_lora_def, w.dtype, w.shape, {w.inputs[0], w.inputs[1], left, t.inputs[1]}));
+    int out =
+        rewriter_.add(make_like(w, matmul_lora_def, w.dtype, w.shape, {w.inputs[0], w.inputs[1], left, t.inputs[1]}));
     if (!(n.shape == w.shape)) {
       Attrs dims;
       for (const auto d : n.shape) dims.push(d);
@@ -141,10 +148,17 @@ class LoraFolder {
 
 }  // namespace
 
-const OpDef matmul_lora_def{.name = "matmul_lora", .kind = OpKind::matmul, .infer = no_infer, .decompose = nullptr,
-                            .vjp = NoGrad{}, .samples = nullptr, .cpu = nullptr, .code = 1};
+const OpDef matmul_lora_def{.name = "matmul_lora",
+                            .kind = OpKind::matmul,
+                            .infer = no_infer,
+                            .decompose = nullptr,
+                            .vjp = NoGrad{},
+                            .samples = nullptr,
+                            .cpu = nullptr,
+                            .code = 1};
 
 void fold_lora(ComputationGraph& graph) {
+  if (!any_node(graph, [](const GraphNode& n) { return n.op->kind == OpKind::matmul; })) return;
   LoraFolder(graph).run();
   remove_dead(graph);
 }

@@ -1,7 +1,8 @@
 // Normalising reductions, so that each is one of the two kinds that kernels know:
 //
 //   row     over trailing axes: [rows.., cols..] -> [rows.., 1..]
-//   column  over one run of axes that leaves trailing axes in place: [batch.., rows.., cols..] -> [batch.., 1.., cols..]
+//   column  over one run of axes that leaves trailing axes in place: [batch.., rows.., cols..] -> [batch.., 1..,
+//   cols..]
 //
 // A reduction over other axes becomes a chain of these, innermost first; a large reduction to few values is cut into
 // two, so that its first half is wide enough for many threads (sums of fixed parts, in order: the cut depends on shapes
@@ -15,8 +16,8 @@
 namespace metal_candle {
 namespace {
 
-constexpr std::int64_t kLongRow = 1 << 16;   // a single row from this on is cut
-constexpr std::int64_t kPart = 1 << 12;      // elements of a part
+constexpr std::int64_t kLongRow = 1 << 16;  // a single row from this on is cut
+constexpr std::int64_t kPart = 1 << 12;     // elements of a part
 
 class Normalizer {
  public:
@@ -44,7 +45,9 @@ class Normalizer {
       number.literal = low ? -inf : inf;
       const auto bits = 8 * size_of(n.dtype);
       const bool no_sign = n.dtype == DType::u8 || n.dtype == DType::boolean;
-      const std::int64_t top = n.dtype == DType::boolean ? 1 : no_sign ? 255 : static_cast<std::int64_t>(~std::uint64_t{0} >> (65 - bits));
+      const std::int64_t top = n.dtype == DType::boolean ? 1
+                               : no_sign                 ? 255
+                                                         : static_cast<std::int64_t>(~std::uint64_t{0} >> (65 - bits));
       number.literal_int = low ? (no_sign ? 0 : -top - 1) : top;
     }
     Attrs attrs{static_cast<std::int64_t>(n.dtype)};
@@ -61,7 +64,8 @@ class Normalizer {
   }
 
   int cast(const GraphNode& like, int x, DType to) {
-    return rewriter_.add(make_like(like, ops::cast_def, to, rewriter_.node(x).shape, {x}, Attrs{static_cast<std::int64_t>(to)}));
+    return rewriter_.add(
+        make_like(like, ops::cast_def, to, rewriter_.node(x).shape, {x}, Attrs{static_cast<std::int64_t>(to)}));
   }
 
   int reduce(const GraphNode& like, int x, const std::vector<int>& axes) {
@@ -90,7 +94,8 @@ class Normalizer {
     }
     order.push(static_cast<std::int64_t>(axis));
     moved.push_back(in[axis]);
-    const int p = rewriter_.add(make_like(n, ops::permute_def, rewriter_.node(n.inputs[0]).dtype, moved, {n.inputs[0]}, order));
+    const int p =
+        rewriter_.add(make_like(n, ops::permute_def, rewriter_.node(n.inputs[0]).dtype, moved, {n.inputs[0]}, order));
     Shape reduced = moved;
     reduced[last] = 1;
     const int r = rewriter_.add(make_like(n, *n.op, n.dtype, reduced, {p}, Attrs{last}));
@@ -152,6 +157,7 @@ class Normalizer {
 }  // namespace
 
 void normalize_reductions(ComputationGraph& graph) {
+  if (!any_node(graph, [](const GraphNode& n) { return n.op->kind == OpKind::reduce; })) return;
   Normalizer(graph).run();
   remove_dead(graph);
 }

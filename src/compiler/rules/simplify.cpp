@@ -15,8 +15,8 @@ class Simplifier {
 
   void run() {
     rewriter_.run([&](GraphNode n) {
-      for (auto rule : {&Simplifier::identity, &Simplifier::cast, &Simplifier::view, &Simplifier::neutral, &Simplifier::twice,
-                        &Simplifier::single}) {
+      for (auto rule : {&Simplifier::identity, &Simplifier::cast, &Simplifier::view, &Simplifier::neutral,
+                        &Simplifier::twice, &Simplifier::single}) {
         const int id = (this->*rule)(n);
         if (id >= 0) return id;
       }
@@ -27,7 +27,9 @@ class Simplifier {
  private:
   const GraphNode& in(const GraphNode& n, int i) { return rewriter_.node(n.inputs[static_cast<std::size_t>(i)]); }
 
-  static bool is_elementwise(const GraphNode& n, int code) { return n.op->kind == OpKind::elementwise && n.op->code == code; }
+  static bool is_elementwise(const GraphNode& n, int code) {
+    return n.op->kind == OpKind::elementwise && n.op->code == code;
+  }
   static bool is_table(const GraphNode& n, Elementwise op) { return is_elementwise(n, static_cast<int>(op)); }
 
   /// The value of a literal operand (a number, or a `full` of one).
@@ -72,11 +74,15 @@ class Simplifier {
 
   // x·1 = x, 1·x = x, x/1 = x, x-0 = x. Not x+0, which would keep -0.
   int neutral(GraphNode& n) {
-    const bool mul = is_table(n, Elementwise::mul), div = is_table(n, Elementwise::div), sub = is_table(n, Elementwise::sub);
+    const bool mul = is_table(n, Elementwise::mul), div = is_table(n, Elementwise::div),
+               sub = is_table(n, Elementwise::sub);
     if (!mul && !div && !sub) return -1;
     double value;
-    auto same = [&](int keep) { return in(n, keep).shape == n.shape && in(n, keep).dtype == n.dtype && in(n, keep).op->kind != OpKind::scalar; };
-    if (literal(n.inputs[1], value) && value == (sub ? 0.0 : 1.0) && !std::signbit(value) && same(0)) return n.inputs[0];
+    auto same = [&](int keep) {
+      return in(n, keep).shape == n.shape && in(n, keep).dtype == n.dtype && in(n, keep).op->kind != OpKind::scalar;
+    };
+    if (literal(n.inputs[1], value) && value == (sub ? 0.0 : 1.0) && !std::signbit(value) && same(0))
+      return n.inputs[0];
     if (mul && literal(n.inputs[0], value) && value == 1.0 && same(1)) return n.inputs[1];
     return -1;
   }
@@ -85,7 +91,8 @@ class Simplifier {
   int twice(GraphNode& n) {
     if (n.op->kind != OpKind::elementwise || n.inputs.size() != 1 || in(n, 0).op != n.op) return -1;
     if (is_table(n, Elementwise::neg)) return in(n, 0).inputs[0];
-    for (auto op : {Elementwise::abs, Elementwise::relu, Elementwise::floor, Elementwise::ceil, Elementwise::round, Elementwise::sign})
+    for (auto op : {Elementwise::abs, Elementwise::relu, Elementwise::floor, Elementwise::ceil, Elementwise::round,
+                    Elementwise::sign})
       if (is_table(n, op)) return n.inputs[0];
     return -1;
   }
@@ -107,9 +114,13 @@ void simplify(ComputationGraph& graph) {
 }
 
 void drop_barriers(ComputationGraph& graph) {
+  const auto barrier = [](const GraphNode& n) {
+    return n.op->kind == OpKind::elementwise && n.op->code == ops::kIdentity;
+  };
+  if (!any_node(graph, barrier)) return;
   Rewriter rewriter(graph);
   rewriter.run([&](GraphNode n) {
-    if (n.op->kind == OpKind::elementwise && n.op->code == ops::kIdentity) return n.inputs[0];
+    if (barrier(n)) return n.inputs[0];
     return rewriter.add(std::move(n));
   });
   remove_dead(graph);
