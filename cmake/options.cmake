@@ -2,6 +2,7 @@
 
 option(METAL_CANDLE_WERROR "Warnings are errors" OFF)
 option(METAL_CANDLE_VERIFY "Check the graph after every compiler pass" OFF)
+option(METAL_CANDLE_FUZZ "Build the fuzzers of the parsers (tests/fuzz); needs clang" OFF)
 set(METAL_CANDLE_SANITIZE "" CACHE STRING "Sanitizers to build with: address,undefined or thread")
 
 if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
@@ -32,6 +33,13 @@ if(METAL_CANDLE_SANITIZE)
   endif()
   target_compile_options(mc_options INTERFACE ${flags})
   target_link_options(mc_options INTERFACE ${flags})
+endif()
+if(METAL_CANDLE_FUZZ)
+  if(NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    message(FATAL_ERROR "METAL_CANDLE_FUZZ needs clang (-DCMAKE_CXX_COMPILER=clang++), not ${CMAKE_CXX_COMPILER_ID}")
+  endif()
+  target_compile_options(mc_options INTERFACE -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined)
+  target_link_options(mc_options INTERFACE -fsanitize=address,undefined)
 endif()
 
 # ccache where there is one, unless the caller chose a launcher.
