@@ -23,7 +23,7 @@ struct Scratch {
   Carve carve;
   ClassBlock w;
   float *x, *u, *scores, *maximum, *sums, *at_target, *row;
-  std::uint16_t* halves;  // probabilities, where products go over pairs
+  std::uint16_t* halves;  // of scores: probabilities in bf16, without those of the targets
   Scratch(const Problem& p, void* base) : carve(base), w(p, carve) {
     x = carve.take<float>(kTileRows * p.steps(p.width));
     u = carve.take<float>(kTileRows * p.width);
@@ -105,25 +105,32 @@ class Forward {
     }
     for (std::int64_t i = 0; i < tile_.n; i += kRowBlock) {
       auto block = s_.w.scores(s_.scores + i * kClasses, static_cast<int>(std::min(kRowBlock, tile_.n - i)));
-      if (p_.pairs) block.halves = s_.halves + i * kClasses;
+      if (s_.halves && wants_u_) block.halves = s_.halves + i * kClasses;
       float factor[kRowBlock];
       if (attention::row_kernels().softmax(block, s_.maximum + i, s_.sums + i * kSums, factor) && wants_u_)
         attention::row_kernels().scale_rows(s_.u + i * p_.width, p_.width, block.rows, factor);
     }
-    if (wants_u_)
-      // A pair's missing partner has probability zero (it is masked), and its components are zero.
-      attention::multiply({.a = p_.pairs ? reinterpret_cast<const float*>(s_.halves) : s_.scores,
-                           .a_row = p_.steps(kClasses),
-                           .a_step = 1,
-                           .b = s_.w.rows,
-                           .b_step = s_.w.row_step,
-                           .c = s_.u,
-                           .c_row = p_.width,
-                           .m = tile_.n,
-                           .n = p_.width,
-                           .k = p_.pairs ? (s_.w.n + 1) / 2 : s_.w.n,
-                           .accumulate = true,
-                           .pairs = p_.pairs});
+    if (wants_u_) add_to_u();
+  }
+
+  void add_to_u() {
+    // A target's probability, rounded, would cover what is left of it when 1 is taken away: `write_u` adds it.
+    for (std::int64_t i = 0; p_.pairs && i < tile_.n; ++i) {
+      const std::int64_t t = p_.target(tile_.rows[i]) - s_.w.first;
+      if (t >= 0 && t < s_.w.n) s_.halves[i * kClasses + t] = 0;
+    }
+    attention::multiply({.a = p_.pairs ? reinterpret_cast<const float*>(s_.halves) : s_.scores,
+                         .a_row = p_.steps(kClasses),
+                         .a_step = 1,
+                         .b = s_.w.rows,
+                         .b_step = s_.w.row_step,
+                         .c = s_.u,
+                         .c_row = p_.width,
+                         .m = tile_.n,
+                         .n = p_.width,
+                         .k = p_.pairs ? (s_.w.n + 1) / 2 : s_.w.n,
+                         .accumulate = true,
+                         .pairs = p_.pairs});
   }
 
   void write(std::int64_t i) {
@@ -133,22 +140,24 @@ class Forward {
     for (int c = 0; c < kSums; ++c) sum += sums[c];
     const double lse = (static_cast<double>(s_.maximum[i]) + std::log2(static_cast<double>(sum))) * attention::kLn2;
     double loss = lse - (1 - p_.rule.smoothing) * static_cast<double>(s_.at_target[i]);
-    if (p_.rule.smoothing != 0) loss -= p_.floor * sum_of_logits(row);
+    if (p_.rule.smoothing != 0) loss -= p_.floor * static_cast<double>(dot_with_sums(row));
     put<float>(call_.outputs[kLoss], row, loss);
     put<float>(call_.outputs[kLse], row, lse);
-    if (wants_u_) write_u(row, s_.u + i * p_.width, sum);
+    if (!wants_u_) return;
+    const double at_target = p_.pairs ? std::exp(static_cast<double>(s_.at_target[i]) - lse) : 0;
+    write_u(row, s_.u + i * p_.width, sum, static_cast<float>(1 - p_.rule.smoothing - at_target));
   }
 
-  double sum_of_logits(std::int64_t row) {
+  float dot_with_sums(std::int64_t row) {
     attention::load({p_.x.at(row, 0), p_.x.dtype, 0, p_.x.column, 1, p_.d}, s_.row, p_.width);
-    return static_cast<double>(attention::row_kernels().dot(s_.row, shared_.class_sums, p_.width));
+    return attention::row_kernels().dot(s_.row, shared_.class_sums, p_.width);
   }
 
-  void write_u(std::int64_t row, float* u, float sum) {
+  /// `hit`: what the target's row of w is taken away with.
+  void write_u(std::int64_t row, float* u, float sum, float hit) {
     const KernelTensor& out = call_.outputs[kU];
     attention::load({p_.w.at(0, p_.target(row)), p_.w.dtype, 0, p_.w.row, 1, p_.d}, s_.row, p_.width);
-    const float inverse = 1 / sum, hit = static_cast<float>(1 - p_.rule.smoothing),
-                floor = static_cast<float>(p_.floor);
+    const float inverse = 1 / sum, floor = static_cast<float>(p_.floor);
     for (std::int64_t c = 0; c < p_.d; ++c) u[c] = u[c] * inverse - hit * s_.row[c];
     for (std::int64_t c = 0; floor != 0 && c < p_.d; ++c) u[c] -= floor * shared_.class_sums[c];
     attention::store(u, p_.d, out.dtype, out.as<char>() + row * p_.d * static_cast<std::int64_t>(size_of(out.dtype)));
@@ -163,19 +172,19 @@ class Forward {
 };
 
 std::int64_t tasks(const KernelCall& call, int pass) {
-  const Problem p(call, true);
+  const Problem p(call);
   if (pass == 1) return p.is_f64() ? p.n : Problem::tiles(p.n);
   return 1 + (p.rule.smoothing != 0 && !p.is_f64() ? (p.d + kSumColumns - 1) / kSumColumns : 0);
 }
 
 std::size_t scratch(const KernelCall& call) {
-  const Problem p(call, true);
+  const Problem p(call);
   return p.is_f64() ? 0 : Scratch(p, nullptr).carve.used();
 }
-std::size_t shared_bytes(const KernelCall& call) { return Shared(Problem(call, true), nullptr).carve.used(); }
+std::size_t shared_bytes(const KernelCall& call) { return Shared(Problem(call), nullptr).carve.used(); }
 
 void run(const KernelCall& call, int pass, std::int64_t task) {
-  const Problem p(call, true);
+  const Problem p(call);
   const Shared shared(p, call.shared);
   if (pass == 0) {
     if (task == 0) find_rows(call, p, shared.active);

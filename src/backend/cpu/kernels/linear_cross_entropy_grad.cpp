@@ -15,13 +15,16 @@ struct Scratch {
   Carve carve;
   ClassBlock w;
   float *x, *dw, *p, *error, *lse, *zero;
+  float *x_pairs, *error_pairs;  // pairs of rows, where products go over pairs
   Scratch(const Problem& problem, void* base) : carve(base), w(problem, carve) {
-    x = carve.take<float>(kTileRows * problem.width);
+    x = carve.take<float>(kTileRows * problem.steps(problem.width));
     dw = carve.take<float>(kClasses * problem.width);
     p = carve.take<float>(kTileRows * kClasses);
     error = carve.take<float>(kTileRows * kClasses);
     lse = carve.take<float>(kTileRows);
     zero = carve.take<float>(kRowBlock);
+    x_pairs = carve.take<float>(problem.pairs ? kTileRows / 2 * problem.width : 0);
+    error_pairs = carve.take<float>(problem.pairs ? kTileRows / 2 * kClasses : 0);
   }
 };
 
@@ -57,17 +60,22 @@ void classes(const KernelCall& call, const Problem& p, const ActiveRows& active,
     load_rows(p, t, s.x);
     logits(p, s.x, t.n, s.w, s.p);
     make_error(call, p, t, s);
-    attention::multiply({.a = s.error,
+    if (p.pairs) {
+      attention::row_kernels().halve(s.error, t.n, nullptr, s.error_pairs);
+      attention::row_kernels().pair_rows(reinterpret_cast<const std::uint16_t*>(s.x), p.width, t.n, p.width, s.x_pairs);
+    }
+    attention::multiply({.a = p.pairs ? s.error_pairs : s.error,
                          .a_row = 1,
                          .a_step = kClasses,
-                         .b = s.x,
+                         .b = p.pairs ? s.x_pairs : s.x,
                          .b_step = p.width,
                          .c = s.dw,
                          .c_row = p.width,
                          .m = s.w.n,
                          .n = p.width,
-                         .k = t.n,
-                         .accumulate = true});
+                         .k = p.pairs ? (t.n + 1) / 2 : t.n,
+                         .accumulate = true,
+                         .pairs = p.pairs});
   }
   const KernelTensor& out = call.outputs[0];
   for (int j = 0; j < s.w.n; ++j)

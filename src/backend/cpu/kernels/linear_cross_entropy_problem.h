@@ -31,10 +31,9 @@ struct Problem {
   Matrix x, w;
   const KernelTensor& targets;
   double floor;  // what smoothing expects of every class
-  bool pairs;    // products over pairs of bf16, where x and w are bf16 and the machine has them
+  bool pairs;    // all in bf16, on a machine that multiplies pairs of them, as in attention
 
-  /// `may_pair`: the kernel can work on pairs.
-  explicit Problem(const KernelCall& call, bool may_pair = false)
+  explicit Problem(const KernelCall& call)
       : rule(call.attrs),
         n(call.inputs[0].shape[0]),
         d(call.inputs[0].shape[1]),
@@ -44,12 +43,11 @@ struct Problem {
         w(matrix(call.inputs[1])),
         targets(call.inputs[2]),
         floor(rule.smoothing / static_cast<double>(v)),
-        pairs(may_pair && x.dtype == DType::bf16 && w.dtype == DType::bf16 && (w.row == 1 || w.column == 1) &&
-              attention::multiplies_pairs()) {}
+        pairs(x.dtype == DType::bf16 && w.dtype == DType::bf16 && attention::multiplies_pairs()) {}
   static Matrix matrix(const KernelTensor& t) {
     return {static_cast<const char*>(t.data), t.dtype, t.strides[0], t.strides[1]};
   }
-  /// What n elements along a product's depth take, in units of four bytes.
+  /// What products step over, of a row of `elements`.
   std::int64_t steps(std::int64_t elements) const { return pairs ? elements / 2 : elements; }
   bool is_f64() const { return x.dtype == DType::f64; }
   std::int64_t target(std::int64_t row) const {
@@ -93,17 +91,18 @@ inline Tile tile(const ActiveRows& active, std::int64_t index) {
   return {active.rows + begin, std::min<std::int64_t>(size, *active.count - begin)};
 }
 
-/// Rows of x as [n][width] in f32, or bf16 where products go over pairs.
+/// Rows of x in f32 [n][width], or bf16.
 inline void load_rows(const Problem& p, const Tile& t, float* target) {
   const auto load = p.pairs ? attention::load_halves : attention::load;
   for (std::int64_t i = 0; i < t.n; ++i)
     load({p.x.at(t.rows[i], 0), p.x.dtype, 0, p.x.column, 1, p.d}, target + i * p.steps(p.width), p.width);
 }
 
-/// A block of classes both ways round, in f32 or in pairs of bf16 along a product's depth.
+/// A block of classes, both ways round: in f32, or in pairs of components [width / 2][kClasses] and of classes
+/// [kClasses / 2][width].
 struct ClassBlock {
-  float *by_class, *by_component;  // scratch: [kClasses][width], [width][kClasses]; half of the rows in pairs
-  float* plain;                    // in pairs: where w goes as it lies, if its block is not whole
+  float *by_class, *by_component;  // scratch: [kClasses][width], [width][kClasses]
+  float* staged;                   // w on its way to pairs
   const float* rows = nullptr;     // what to read as [class][width]: by_class, or w itself
   std::int64_t row_step = 0;
   std::int64_t first = 0;
@@ -113,7 +112,7 @@ struct ClassBlock {
   ClassBlock(const Problem& p, Carve& scratch)
       : by_class(scratch.take<float>(kClasses * p.width)),
         by_component(scratch.take<float>(kClasses * p.width)),
-        plain(scratch.take<float>(p.pairs ? kClasses / 2 * p.width : 0)),
+        staged(scratch.take<float>(p.pairs ? kClasses * p.width / 2 : 0)),
         columns(scratch.take<std::int32_t>(kClasses)) {}
 
   void load(const Problem& p, std::int64_t first_class, bool both) {
@@ -140,21 +139,21 @@ struct ClassBlock {
     transpose(rows, row_step, n, p.width, by_component, kClasses, kClasses);
   }
 
-  /// A pair of elements side by side is one unit to transpose; a pair of rows is woven.
   void load_pairs(const Problem& p, bool both) {
-    if (p.w.row == 1) {  // [v, d]: an embedding
-      const attention::Rows w{p.w.at(0, first), p.w.dtype, p.w.column, 1, n, p.d};
-      attention::load_transposed_pairs(w, p.width, plain, by_component);
-      if (both) attention::load_row_pairs(w, p.width, plain, by_class);
+    if (p.w.column == 1 && p.w.row != 1) {
+      const attention::Rows components{p.w.at(0, first), p.w.dtype, p.w.row, 1, p.d, n};
+      attention::load_row_pairs(components, kClasses, staged, by_component);
+      const std::int64_t written = (p.d + 1) / 2 * kClasses;
+      std::fill(by_component + written, by_component + p.width / 2 * kClasses, 0.0f);
+      if (both) {
+        attention::load_halves(components, staged, kClasses);
+        attention::row_kernels().transpose(staged, kClasses / 2, p.d, kClasses / 2, by_class, p.width, p.width);
+      }
       return;
     }
-    // [d, v]: rows of components.
-    attention::load_halves({p.w.at(0, first), p.w.dtype, p.w.row, 1, p.d, n}, plain, kClasses);
-    const auto* halves = reinterpret_cast<const std::uint16_t*>(plain);
-    attention::row_kernels().pair_rows(halves, kClasses, p.d, kClasses, by_component);
-    const std::int64_t filled = (p.d + 1) / 2 * kClasses;
-    std::fill(by_component + filled, by_component + p.width / 2 * kClasses, 0.0f);
-    if (both) attention::row_kernels().transpose(plain, kClasses / 2, p.d, kClasses / 2, by_class, p.width, p.width);
+    const attention::Rows classes{p.w.at(0, first), p.w.dtype, p.w.column, p.w.row, n, p.d};
+    attention::load_transposed_pairs(classes, p.width, staged, by_component);
+    if (both) attention::load_row_pairs(classes, p.width, staged, by_class);
   }
 
   attention::ScoreBlock scores(float* at, int rows_of) const {
@@ -174,10 +173,10 @@ struct ClassBlock {
 /// logits [n][kClasses] of a tile. The components go in pieces whose part of w stays in the nearest cache.
 inline void logits(const Problem& p, const float* x, std::int64_t n, const ClassBlock& w, float* out) {
   constexpr std::int64_t kPiece = 128;
-  const std::int64_t depth = p.steps(p.width);
-  for (std::int64_t c = 0; c < depth; c += kPiece)
+  const std::int64_t steps = p.steps(p.width);
+  for (std::int64_t c = 0; c < steps; c += kPiece)
     attention::multiply({.a = x + c,
-                         .a_row = depth,
+                         .a_row = steps,
                          .a_step = 1,
                          .b = w.by_component + c * kClasses,
                          .b_step = kClasses,
@@ -185,7 +184,7 @@ inline void logits(const Problem& p, const float* x, std::int64_t n, const Class
                          .c_row = kClasses,
                          .m = n,
                          .n = round_up(w.n, kSums),
-                         .k = std::min(kPiece, depth - c),
+                         .k = std::min(kPiece, steps - c),
                          .accumulate = c > 0,
                          .pairs = p.pairs});
 }
