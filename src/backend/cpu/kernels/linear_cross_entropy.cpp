@@ -25,14 +25,15 @@ struct Scratch {
   float *x, *u, *scores, *maximum, *sums, *at_target, *row;
   std::uint16_t* halves;  // of scores: probabilities in bf16, without those of the targets
   Scratch(const Problem& p, void* base) : carve(base), w(p, carve) {
-    x = carve.take<float>(kTileRows * p.steps(p.width));
-    u = carve.take<float>(kTileRows * p.width);
-    scores = carve.take<float>(kTileRows * kClasses);
-    maximum = carve.take<float>(kTileRows);
-    sums = carve.take<float>(kTileRows * kSums);
-    at_target = carve.take<float>(kTileRows);
+    const std::int64_t rows = p.tile_rows();
+    x = carve.take<float>(rows * p.steps(p.width));
+    u = carve.take<float>(rows * p.width);
+    scores = carve.take<float>(rows * kClasses);
+    maximum = carve.take<float>(rows);
+    sums = carve.take<float>(rows * kSums);
+    at_target = carve.take<float>(rows);
     row = carve.take<float>(p.width);
-    halves = p.pairs ? carve.take<std::uint16_t>(kTileRows * kClasses) : nullptr;
+    halves = p.pairs ? carve.take<std::uint16_t>(rows * kClasses) : nullptr;
   }
 };
 
@@ -173,7 +174,7 @@ class Forward {
 
 std::int64_t tasks(const KernelCall& call, int pass) {
   const Problem p(call);
-  if (pass == 1) return p.is_f64() ? p.n : Problem::tiles(p.n);
+  if (pass == 1) return p.is_f64() ? p.n : p.tiles(p.n);
   return 1 + (p.rule.smoothing != 0 && !p.is_f64() ? (p.d + kSumColumns - 1) / kSumColumns : 0);
 }
 
@@ -195,7 +196,7 @@ void run(const KernelCall& call, int pass, std::int64_t task) {
     if (task < *shared.active.count) plain_forward(call, p, shared.active.rows[task]);
     return;
   }
-  const Tile t = tile(shared.active, task);
+  const Tile t = tile(p, shared.active, task);
   if (t.n > 0) Forward(call, p, shared, t).run();
 }
 

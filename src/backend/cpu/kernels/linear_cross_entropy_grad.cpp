@@ -17,14 +17,15 @@ struct Scratch {
   float *x, *dw, *p, *error, *lse, *zero;
   float *x_pairs, *error_pairs;  // pairs of rows, where products go over pairs
   Scratch(const Problem& problem, void* base) : carve(base), w(problem, carve) {
-    x = carve.take<float>(kTileRows * problem.steps(problem.width));
+    const std::int64_t rows = problem.tile_rows();
+    x = carve.take<float>(rows * problem.steps(problem.width));
     dw = carve.take<float>(kClasses * problem.width);
-    p = carve.take<float>(kTileRows * kClasses);
-    error = carve.take<float>(kTileRows * kClasses);
-    lse = carve.take<float>(kTileRows);
+    p = carve.take<float>(rows * kClasses);
+    error = carve.take<float>(rows * kClasses);
+    lse = carve.take<float>(rows);
     zero = carve.take<float>(kRowBlock);
-    x_pairs = carve.take<float>(problem.pairs ? kTileRows / 2 * problem.width : 0);
-    error_pairs = carve.take<float>(problem.pairs ? kTileRows / 2 * kClasses : 0);
+    x_pairs = carve.take<float>(problem.pairs ? rows / 2 * problem.width : 0);
+    error_pairs = carve.take<float>(problem.pairs ? rows / 2 * kClasses : 0);
   }
 };
 
@@ -55,8 +56,8 @@ void classes(const KernelCall& call, const Problem& p, const ActiveRows& active,
   std::fill(s.dw, s.dw + kClasses * p.width, 0.0f);
   std::fill(s.zero, s.zero + kRowBlock, 0.0f);
   // Tiles of a fixed size: the order of a sum over rows depends on the rows that count, on nothing else.
-  for (std::int64_t begin = 0; begin < *active.count; begin += kTileRows) {
-    const Tile t{active.rows + begin, std::min<std::int64_t>(kTileRows, *active.count - begin)};
+  for (std::int64_t begin = 0; begin < *active.count; begin += p.tile_rows()) {
+    const Tile t{active.rows + begin, std::min<std::int64_t>(p.tile_rows(), *active.count - begin)};
     load_rows(p, t, s.x);
     logits(p, s.x, t.n, s.w, s.p);
     make_error(call, p, t, s);

@@ -12,7 +12,7 @@ using attention::kRowBlock;
 using attention::kSums;
 using attention::round_up;
 
-inline constexpr std::int64_t kTileRows = 96;
+inline constexpr std::int64_t kFewTileRows = 96, kMostTileRows = 192;
 inline constexpr std::int64_t kClasses = kKeyBlock;  // of a block
 
 /// A matrix with any strides, in elements.
@@ -53,8 +53,14 @@ struct Problem {
   std::int64_t target(std::int64_t row) const {
     return read_index(targets.data, targets.dtype, row * targets.strides[0]);
   }
-  /// Tiles for `rows` rows: of at most kTileRows, and a multiple of four so that a few threads get equal shares.
-  static std::int64_t tiles(std::int64_t rows) { return round_up((rows + kTileRows - 1) / kTileRows, 4); }
+  /// Rows of a tile. Each tile reads all of w, so they are many, but x and its gradient stay in a core's cache.
+  std::int64_t tile_rows() const {
+    constexpr std::int64_t kBytes = 768 << 10;
+    const std::int64_t fit = kBytes / std::max<std::int64_t>(1, (width + steps(width)) * 4);
+    return std::clamp(fit / kRowBlock * kRowBlock, kFewTileRows, kMostTileRows);
+  }
+  /// Tiles for `rows` rows: a multiple of four so that a few threads get equal shares.
+  std::int64_t tiles(std::int64_t rows) const { return round_up((rows + tile_rows() - 1) / tile_rows(), 4); }
 };
 
 /// The rows that count, in order; made by the first task.
@@ -84,8 +90,8 @@ struct Tile {
   const std::int32_t* rows;
   std::int64_t n = 0;
 };
-inline Tile tile(const ActiveRows& active, std::int64_t index) {
-  const std::int64_t tiles = std::max<std::int64_t>(1, Problem::tiles(*active.count));
+inline Tile tile(const Problem& p, const ActiveRows& active, std::int64_t index) {
+  const std::int64_t tiles = std::max<std::int64_t>(1, p.tiles(*active.count));
   const std::int64_t size = round_up((*active.count + tiles - 1) / tiles, kRowBlock), begin = index * size;
   if (begin >= *active.count) return {active.rows, 0};
   return {active.rows + begin, std::min<std::int64_t>(size, *active.count - begin)};
