@@ -5,6 +5,7 @@
 #include "metal_candle/device.hpp"
 #include "metal_candle/dtype.hpp"
 #include "metal_candle/error.hpp"
+#include "metal_candle/generate.hpp"
 #include "metal_candle/gguf.hpp"
 #include "metal_candle/graph.hpp"
 #include "metal_candle/json.hpp"

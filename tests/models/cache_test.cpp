@@ -3,7 +3,7 @@
 
 #include "metal_candle/error.hpp"
 #include "metal_candle/runtime.hpp"
-#include "tests/models/tiny.h"
+#include "tests/support/tiny_models.h"
 
 namespace metal_candle::test {
 namespace {

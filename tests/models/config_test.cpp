@@ -5,7 +5,7 @@
 #include <functional>
 
 #include "metal_candle/error.hpp"
-#include "tests/models/tiny.h"
+#include "tests/support/tiny_models.h"
 
 namespace metal_candle::test {
 namespace {

@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "metal_candle/runtime.hpp"
-#include "tests/models/tiny.h"
+#include "tests/support/tiny_models.h"
 #include "tests/support/modes.h"
 
 namespace metal_candle::test {

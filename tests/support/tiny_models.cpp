@@ -1,4 +1,4 @@
-#include "tests/models/tiny.h"
+#include "tests/support/tiny_models.h"
 
 #include <cmath>
 #include <fstream>
