@@ -43,7 +43,7 @@ struct MatmulStep {
   MatmulOperand a, b;
   std::int64_t k2 = 0;  // a second product added to the first: the LoRA term
   MatmulOperand a2, b2;
-  int out = -1;          // dense [batch, m, n]; -1 when only the epilogue reads it
+  int out = -1;          // dense [batch, m, n]; -1 with an epilogue, which stores the product too where it is wanted
   bool epilogue = false;  // PlanStep::program runs on each tile; buffer `tile` in it is the product
   int tile = -1;
 };

@@ -59,7 +59,6 @@ PlanStep lower_matmul(const LowerContext& c, const Unit& unit) {
   const double element = static_cast<double>(size_of(n.dtype));
   step.flops = 2.0 * static_cast<double>(n.shape.numel()) * static_cast<double>(m.k + m.k2);
   step.bytes = element * static_cast<double>(shape_of(0).numel() + shape_of(1).numel());
-  const bool stored = c.fusion.stored[static_cast<std::size_t>(unit.single)];
   if (unit.members.empty()) {
     m.out = c.buffer_of(unit.single);
     step.writes = {m.out};
@@ -72,13 +71,11 @@ PlanStep lower_matmul(const LowerContext& c, const Unit& unit) {
   if (parts.size() != 1) throw InternalError("an epilogue needs copies");
   m.epilogue = true;
   m.tile = lowering.tile();
-  m.out = stored ? c.buffer_of(unit.single) : -1;
   step.program = std::move(fused.program);
   step.label += "+" + fused.label;
   for (const int b : fused.reads)
     if (b != m.tile) step.reads.push_back(b);
   step.writes = fused.writes;
-  if (m.out >= 0) step.writes.push_back(m.out);
   step.flops += fused.flops;
   step.bytes += fused.bytes;
   return step;

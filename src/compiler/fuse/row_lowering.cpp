@@ -26,6 +26,7 @@ std::vector<PlanStep> RowLowering::run() {
   if (unit_.single >= 0) tile_ = c_.new_tile();
   for (const int m : unit_.members) value_of(m);
   for (const int m : unit_.members) store(m);
+  if (unit_.single >= 0) store_product();
   PlanStep step;
   step.kind = PlanStep::Kind::fused;
   step.program = builder_.finish(batch_, chunks_);
@@ -55,12 +56,25 @@ std::int64_t RowLowering::cols_of(const Shape& shape) const {
 
 void RowLowering::store(int i) {
   if (!stored(i) || role(i) == Role::column) return;
-  const GraphNode& n = node(i);
   const bool full = role(i) == Role::full;
-  cols_now_ = full ? cols_of(n.shape) : 1;
+  cols_now_ = full ? cols_of(node(i).shape) : 1;
+  store(i, full ? builder_.widen(value_of(i), cols_now_) : value_of(i), full);
+}
+
+/// A product that somebody else reads as well goes from its tiles to memory.
+void RowLowering::store_product() {
+  const int i = unit_.single;
+  if (!stored(i)) return;
+  const Shape& shape = node(i).shape;
+  cols_now_ = cols_of(shape);
+  store(i, load(i, contiguous_strides(shape), shape, true), true);
+}
+
+void RowLowering::store(int i, int value, bool full) {
+  const GraphNode& n = node(i);
   KValue v;
   v.op = KOp::store;
-  v.a = full ? builder_.widen(value_of(i), cols_now_) : value_of(i);
+  v.a = value;
   v.type = builder_.value(v.a).type;
   v.full = full;
   Access a;

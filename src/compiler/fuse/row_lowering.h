@@ -69,6 +69,8 @@ class RowLowering {
 
   // Results.
   void store(int i);
+  void store(int i, int value, bool full);
+  void store_product();
   void describe(PlanStep& step) const;
   void describe_buffers(PlanStep& step) const;
   void describe_traffic(PlanStep& step) const;
