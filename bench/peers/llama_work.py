@@ -1,6 +1,6 @@
 """llama.cpp, through llama-cpp-python's C interface: lm_prefill, lm_decode and lm_load as lm_work.py names them.
 
-    lm_prefill:qwen:512:f16    lm_decode:smol:64:bf16    lm_load:FILE.gguf    (from nothing to the first token)
+    lm_prefill:qwen:512:f16    lm_decode:smol:64:32:bf16    lm_load:FILE.gguf    (from nothing to the first token)
 
 A model of a named shape has random weights; its GGUF file is made once, below METAL_CANDLE_PEERS_MODELS.
 """
@@ -126,15 +126,16 @@ def lm_prefill(shape, length, dtype):
     return prompt
 
 
-def lm_decode(shape, length, dtype):
+def lm_decode(shape, length, count, dtype):
     model, length = of_shape(shape, dtype), int(length)
     model.run(length)
 
-    def token():
-        model.run(1, 5)
+    def tokens():
+        for i in range(int(count)):
+            model.run(1, i)
         llama.llama_memory_seq_rm(model.memory, 0, length, -1)
 
-    return token
+    return tokens
 
 
 def lm_load(path):

@@ -2,7 +2,7 @@
 
     lm_step:smol:2:512:bf16      a LoRA step: rank 16 on all linears, 2 rows of 512 tokens, AdamW on the adapters
     lm_prefill:qwen:512:bf16     a prompt of 512 tokens, the last one's logits, the cache filled
-    lm_decode:qwen:64:bf16       one token behind 64 others
+    lm_decode:qwen:64:32:bf16    32 tokens one by one, behind 64 others
     tokenize:FOLDER:FILE         the file's text into ids, one thread; FOLDER holds tokenizer.json
 """
 import torch
@@ -57,7 +57,7 @@ def lm_prefill(wrap, shape, length, dtype):
     return prompt
 
 
-def lm_decode(wrap, shape, length, dtype):
+def lm_decode(wrap, shape, length, count, dtype):
     from transformers import DynamicCache
 
     model = causal(shape, dtype).eval()
@@ -65,14 +65,16 @@ def lm_decode(wrap, shape, length, dtype):
     cache = DynamicCache()
     with torch.no_grad():
         model(input_ids=ids, past_key_values=cache, use_cache=True)
-    forward, last = wrap(model), ids[:, :1]
+    forward = wrap(model)
 
     @torch.no_grad()
-    def token():
-        forward(input_ids=last, past_key_values=cache, use_cache=True)
-        cache.crop(-1)  # that token
+    def tokens():
+        last = ids[:, :1]
+        for _ in range(int(count)):
+            last = forward(input_ids=last, past_key_values=cache, use_cache=True).logits[:, -1:].argmax(-1)
+        cache.crop(-int(count))
 
-    return token
+    return tokens
 
 
 def tokenize(wrap, folder, file):

@@ -42,6 +42,7 @@ constexpr Section kSections[] = {
     {"block", block},
     {"block_memory", block_memory},
     {"training", training},
+    {"generation", generation},
 };
 
 const char* environment(const char* name, const char* otherwise) {

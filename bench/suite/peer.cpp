@@ -46,8 +46,9 @@ const char* argument(PeerKind kind) {
 
 std::string PeerConfig::name() const {
   const bool torch = kind == PeerKind::torch_eager || kind == PeerKind::torch_compile;
-  const std::string base = torch ? fmt::format("torch {}", argument(kind)) : kind == PeerKind::llama ? "llama.cpp" : "mlx";
-  return reuse_heap ? base + ", heap reuse" : base;
+  std::string name = torch ? fmt::format("torch {}", argument(kind)) : kind == PeerKind::llama ? "llama.cpp" : "mlx";
+  if (!label.empty()) name += " " + label;
+  return reuse_heap ? name + ", heap reuse" : name;
 }
 
 Peer::Peer(const std::string& python, const PeerConfig& config, int threads, bool cpu_time, const std::string& log) {

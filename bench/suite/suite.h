@@ -91,6 +91,7 @@ void seeds(Suite& suite);
 void block(Suite& suite);
 void block_memory(Suite& suite);
 void training(Suite& suite);
+void generation(Suite& suite);
 /// The part of block_memory that runs in a process of its own: one line of JSON.
 void block_memory_child(const std::string& dtype);
 

@@ -6,6 +6,7 @@
 #include <metal_candle/model.hpp>
 #include <metal_candle/optimizer.hpp>
 
+#include "suite/language.h"
 #include "suite/needed.h"
 
 namespace bench {
@@ -13,18 +14,9 @@ namespace {
 
 constexpr std::int64_t kRows = 2, kLength = 512, kRank = 16;
 
-mc::ModelConfig smol() {
-  mc::ModelConfig c;
-  c.family = "llama";
-  c.vocabulary = 49152, c.hidden = 576, c.intermediate = 1536, c.layers = 30;
-  c.heads = 9, c.key_heads = 3, c.head_width = 64;
-  c.max_positions = 8192, c.rope_base = 1e5, c.norm_eps = 1e-5, c.tied_embeddings = true;
-  return c;
-}
-
 class LoraTraining {
  public:
-  explicit LoraTraining(mc::DType dtype) : model_(mc::Model::random(smol(), mc::Key(1), dtype)) {
+  explicit LoraTraining(mc::DType dtype) : model_(mc::Model::random(smol().config, mc::Key(1), dtype)) {
     for (const std::string& module : model_.linear_modules()) {
       const mc::Shape& w = model_.weights()[module + ".weight"].shape();
       parameters_.insert(module + ".lora_A.weight", random_tensor({kRank, w[1]}, mc::DType::f32, 0.04));
@@ -35,7 +27,7 @@ class LoraTraining {
     std::vector<std::int32_t> ids, positions, offsets{0};
     for (std::int64_t r = 0; r < kRows; ++r) {
       for (std::int64_t t = 0; t < kLength; ++t) {
-        ids.push_back(static_cast<std::int32_t>((7919 * (r * kLength + t) + 13) % smol().vocabulary));
+        ids.push_back(static_cast<std::int32_t>((7919 * (r * kLength + t) + 13) % smol().config.vocabulary));
         positions.push_back(static_cast<std::int32_t>(t));
       }
       offsets.push_back(static_cast<std::int32_t>((r + 1) * kLength));
@@ -75,8 +67,8 @@ class LoraTraining {
 std::vector<Needed> products_of_step(mc::DType dtype) {
   const BlockShape shape;
   std::vector<Needed> all = products_of(shape, dtype);
-  for (Needed& n : all) n.times *= static_cast<double>(smol().layers);
-  const std::int64_t rows = kRows * kLength, vocabulary = smol().vocabulary;
+  for (Needed& n : all) n.times *= static_cast<double>(smol().config.layers);
+  const std::int64_t rows = kRows * kLength, vocabulary = smol().config.vocabulary;
   all.push_back({"head y=xW", {rows, vocabulary, shape.hidden, dtype, true}, 1});
   all.push_back({"head dx=dyW'", {rows, shape.hidden, vocabulary, dtype, true, false, true}, 1});
   return all;
