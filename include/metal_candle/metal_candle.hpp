@@ -2,6 +2,7 @@
 #pragma once
 
 #include "metal_candle/autograd.hpp"
+#include "metal_candle/dataset.hpp"
 #include "metal_candle/device.hpp"
 #include "metal_candle/dtype.hpp"
 #include "metal_candle/error.hpp"
@@ -23,3 +24,4 @@
 #include "metal_candle/scope.hpp"
 #include "metal_candle/shape.hpp"
 #include "metal_candle/tensor.hpp"
+#include "metal_candle/trainer.hpp"

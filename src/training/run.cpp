@@ -1,0 +1,252 @@
+#include "training/run.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <chrono>
+#include <cmath>
+
+#include "metal_candle/error.hpp"
+#include "training/memory_use.h"
+
+namespace metal_candle::training {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Status = TrainResult::Status;
+
+double since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+LoRAAdapter first_adapter(const Model& model, const TrainOptions& options) {
+  if (options.init_adapter) return LoRAAdapter::load(*options.init_adapter, model);
+  return LoRAAdapter::create(model, options.lora, Key(options.seed));
+}
+
+std::size_t bytes_of(const ParamTree& tree) {
+  std::size_t bytes = 0;
+  for (const auto& [path, t] : tree) bytes += static_cast<std::size_t>(t.numel()) * size_of(t.dtype());
+  return bytes;
+}
+
+// The keys of dropout are not those that the adapter began with.
+constexpr std::uint64_t kDropoutKeys = 0x64726f70;
+
+}  // namespace
+
+Run::Run(Model model, Dataset train, Dataset valid, TrainOptions options)
+    : model_(std::move(model)),
+      train_(std::move(train)),
+      valid_(std::move(valid)),
+      options_(std::move(options)),
+      order_(train_.size(), options_.shuffle, options_.seed),
+      adapter_(first_adapter(model_, options_)),
+      checkpoints_(options_.output / "checkpoints", identity()),
+      stepper_(model_, adapter_, options_),
+      total_(count_steps()),
+      schedule_{options_.schedule, options_.learning_rate, options_.warmup, total_} {
+  if (!options_.resume) {
+    if (checkpoints_.any())
+      throw FileError(FileFault::create, (options_.output / "checkpoints").string(), "",
+                      "no checkpoints of an earlier run: resume it, or choose another output");
+    return;
+  }
+  auto found = checkpoints_.load_newest(model_, [&](const std::string& m) { early_messages_.push_back(m); });
+  if (!found) return;
+  progress_ = std::move(found->progress);
+  stepper_.restore(found->adapter.trainable(), std::move(found->moments));
+  saved_step_ = progress_.step;
+}
+
+Json Run::identity() const {
+  return Json::object({{"format", 1},
+                       {"options", options_.to_json()},
+                       {"rows", hex(train_.fingerprint())},
+                       {"validation_rows", hex(valid_.fingerprint())},
+                       {"weights", hex(fingerprint(model_))}});
+}
+
+std::int64_t Run::count_steps() const {
+  if (options_.steps) return *options_.steps;
+  double all = static_cast<double>(train_.size()), each = static_cast<double>(options_.batch_size);
+  if (options_.packing) {
+    all = 0;
+    for (const Sample& s : train_) all += static_cast<double>(s.tokens.size());
+    each = static_cast<double>(budget());
+  }
+  const double steps = std::ceil(options_.epochs * all / (each * static_cast<double>(options_.accumulate)));
+  return static_cast<std::int64_t>(std::clamp(steps, 1.0, 1e12));
+}
+
+// ---- rows
+// ------------------------------------------------------------------------------------------------------------
+
+/// The rows of the next micro-batch; moves the position.
+std::vector<const Sample*> Run::next_rows(std::int64_t& position) {
+  std::vector<const Sample*> rows;
+  for (std::int64_t tokens = 0;; ++position) {
+    const Sample& row = train_[order_[position]];
+    tokens += std::ssize(row.tokens);
+    if (!rows.empty() && (options_.packing ? tokens > budget() : std::ssize(rows) == options_.batch_size)) return rows;
+    rows.push_back(&row);
+  }
+}
+
+PackedRows Run::packed(const std::vector<const Sample*>& rows) const {
+  // With packing their number varies; the powers of two keep the number of plans small.
+  return pack(rows, options_.packing ? static_cast<std::int64_t>(std::bit_ceil(rows.size())) : options_.batch_size);
+}
+
+// ---- the loop
+// --------------------------------------------------------------------------------------------------------
+
+void Run::tell(const std::string& message) const {
+  if (callbacks_->message) callbacks_->message(message);
+}
+
+TrainResult Run::run(const TrainCallbacks& callbacks, const std::atomic<bool>& stop) {
+  callbacks_ = &callbacks;
+  begin_output();
+  for (const std::string& m : early_messages_) tell(m);
+  early_messages_.clear();
+  result_ = {};
+  result_.output = options_.output;
+  result_.status = loop(stop);
+  result_.steps = progress_.step;
+  result_.loss = progress_.loss;
+  result_.eval_loss = progress_.last_eval;
+  result_.skipped = progress_.skipped;
+  finish();
+  callbacks_ = nullptr;
+  return result_;
+}
+
+Status Run::loop(const std::atomic<bool>& stop) {
+  const auto due = [](std::int64_t step, std::int64_t every) { return every > 0 && step % every == 0; };
+  const auto no_better = [&] {
+    return options_.early_stop > 0 && progress_.evaluations_since_best >= options_.early_stop;
+  };
+  const auto diverged = [&] { return progress_.bad_in_row >= options_.max_bad_steps; };
+  while (progress_.step < total_ && !no_better() && !diverged()) {
+    if (stop.load(std::memory_order_relaxed)) return Status::stopped;
+    const StepEvent step = one_step();
+    result_.tokens += step.tokens;
+    result_.seconds += step.seconds;
+    log_->add(step);
+    if (callbacks_->step) callbacks_->step(step);
+    if (valid_.size() > 0 && (due(step.step, options_.eval_every) || step.step == total_)) {
+      const EvalEvent e = evaluate();
+      log_->add(e);
+      if (callbacks_->eval) callbacks_->eval(e);
+    }
+    if (due(step.step, options_.save_every) && !diverged()) save();
+  }
+  if (diverged()) return Status::diverged;
+  return progress_.step < total_ ? Status::early : Status::done;
+}
+
+StepEvent Run::one_step() {
+  const auto begin = Clock::now();
+  StepEvent e{.step = progress_.step + 1, .learning_rate = schedule_.at(progress_.step)};
+  std::vector<PackedRows> batches;
+  std::vector<const Sample*> all;
+  for (std::int64_t i = 0; i < options_.accumulate; ++i) {
+    const std::vector<const Sample*> rows = next_rows(progress_.position);
+    batches.push_back(packed(rows));
+    e.tokens += batches.back().tokens;
+    all.insert(all.end(), rows.begin(), rows.end());
+  }
+  const Key key = Key(options_.seed).fold(kDropoutKeys).fold(static_cast<std::uint64_t>(e.step));
+  const StepOutcome out = stepper_.step(batches, e.learning_rate, key);
+  e.loss = progress_.loss = out.loss;
+  e.grad_norm = out.norm;
+  e.skipped = !out.applied;
+  progress_.step = e.step;
+  progress_.updates = stepper_.moments().updates;
+  if (out.applied) progress_.bad_in_row = 0;
+  else note_bad_step(all, out.loss, out.norm);
+  e.seconds = since(begin);
+  e.peak_bytes = peak_resident_bytes();
+  return e;
+}
+
+void Run::note_bad_step(const std::vector<const Sample*>& rows, double loss, double norm) {
+  ++progress_.bad_in_row;
+  ++progress_.skipped;
+  std::string lines;
+  for (std::size_t i = 0; i < rows.size() && i < 32; ++i)
+    lines += fmt::format("{}{}", i == 0 ? "" : ", ", rows[i]->line);
+  tell(fmt::format("step {}: loss {}, gradient norm {}; skipped ({} in a row). Lines {}{}", progress_.step, loss, norm,
+                   progress_.bad_in_row, lines, rows.size() > 32 ? ", ..." : ""));
+}
+
+EvalEvent Run::evaluate() {
+  const auto begin = Clock::now();
+  double sum = 0;
+  EvalEvent e{.step = progress_.step};
+  std::vector<const Sample*> rows;
+  for (const Sample& row : valid_) {
+    rows.push_back(&row);
+    if (std::ssize(rows) < options_.batch_size && &row != &valid_[valid_.size() - 1]) continue;
+    const PackedRows batch = pack(rows, options_.batch_size);
+    sum += stepper_.evaluate(batch);
+    e.tokens += batch.supervised;
+    rows.clear();
+  }
+  e.loss = sum / static_cast<double>(e.tokens);
+  e.best = !progress_.best || e.loss < *progress_.best;
+  if (e.best) progress_.best = e.loss;
+  progress_.evaluations_since_best = e.best ? 0 : progress_.evaluations_since_best + 1;
+  progress_.last_eval = e.loss;
+  e.seconds = since(begin);
+  return e;
+}
+
+// ---- the output folder
+// -----------------------------------------------------------------------------------------------
+
+void Run::begin_output() {
+  std::error_code error;
+  std::filesystem::create_directories(options_.output, error);
+  if (error) throw FileError(FileFault::create, options_.output.string(), "", "a folder", error.message());
+  checkpoints_.clean();
+  log_ = std::make_unique<RunLog>(options_.output, progress_.log, progress_.step);
+}
+
+void Run::save() {
+  if (saved_step_ == progress_.step) return;
+  const auto begin = Clock::now();
+  progress_.log = log_->lines();
+  CheckpointEvent e{.step = progress_.step};
+  e.path = checkpoints_.save(progress_, trained(), stepper_.moments(), options_.keep_checkpoints);
+  saved_step_ = progress_.step;
+  e.seconds = since(begin);
+  if (callbacks_->checkpoint) callbacks_->checkpoint(e);
+}
+
+/// A run that diverged keeps its last checkpoint as the newest: what came after is of no use.
+void Run::finish() {
+  if (result_.status != Status::diverged) save();
+  trained().save(options_.output);
+  log_->draw();
+  log_.reset();
+}
+
+Trainer::Outlook Run::outlook() {
+  Trainer::Outlook o{.steps = total_, .rows = std::ssize(train_)};
+  PackedRows longest;
+  const std::int64_t steps = std::min<std::int64_t>(total_ - progress_.step, 4096);
+  std::int64_t position = progress_.position;
+  for (std::int64_t i = 0; i < steps * options_.accumulate; ++i) {
+    PackedRows batch = packed(next_rows(position));
+    if (batch.ids.size() > longest.ids.size()) longest = std::move(batch);
+  }
+  o.longest_batch = std::ssize(longest.ids);
+  for (const auto& [path, t] : stepper_.parameters()) o.trainable += t.numel();
+  o.base_bytes = bytes_of(model_.parameters());
+  o.trainable_bytes = 3 * bytes_of(stepper_.parameters());
+  if (o.longest_batch > 0) o.step_bytes = stepper_.bytes_of(longest);
+  return o;
+}
+
+}  // namespace metal_candle::training

@@ -1,0 +1,54 @@
+// A step as graphs: the loss of a packed batch, its gradients, the update.
+#pragma once
+
+#include "metal_candle/dataset.hpp"
+#include "metal_candle/lora.hpp"
+#include "metal_candle/optimizer.hpp"
+#include "metal_candle/trainer.hpp"
+
+namespace metal_candle::training {
+
+/// What a step leaves behind.
+struct StepOutcome {
+  double loss = 0, norm = 0;
+  bool applied = false;
+};
+
+class Stepper {
+ public:
+  Stepper(const Model& model, const LoRAAdapter& adapter, const TrainOptions& options);
+
+  const ParamTree& parameters() const { return parameters_; }
+  const AdamWState& moments() const { return moments_; }
+  /// Goes on from there.
+  void restore(ParamTree parameters, AdamWState moments);
+
+  /// One update from the micro-batches of a step. `key` is the step's own.
+  StepOutcome step(const std::vector<PackedRows>& batches, double learning_rate, Key key);
+  /// Sum of the losses of all tokens that are predicted; no dropout.
+  double evaluate(const PackedRows& batch) const;
+  /// Bytes of temporaries that a step of this batch takes; plans it, computes nothing.
+  std::size_t bytes_of(const PackedRows& batch);
+
+ private:
+  struct Pass {
+    LazyTensor loss;
+    ParamTree gradients;
+  };
+  LazyTensor loss_sum(const ParamTree& parameters, const PackedRows& batch, const Key* dropout) const;
+  Pass pass(const PackedRows& batch, double tokens, Key key) const;
+  StepOutcome update(const Pass& pass, double learning_rate, std::vector<LazyTensor> donate);
+  struct Update {
+    AdamWStep next;
+    LazyTensor norm;
+  };
+  Update record_update(const Pass& pass, double learning_rate) const;
+
+  const Model& model_;
+  const LoRAAdapter& adapter_;
+  const TrainOptions& options_;
+  ParamTree parameters_;
+  AdamWState moments_;
+};
+
+}  // namespace metal_candle::training
