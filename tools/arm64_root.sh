@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 work=$PWD/build-aarch64/apt
 out=$PWD/build-aarch64/root
-packages=(libhwy-dev libfmt-dev libgtest-dev libgmock-dev librapidcheck-dev)
+packages=(libhwy-dev libfmt-dev libpcre2-dev libgtest-dev libgmock-dev librapidcheck-dev)
 [[ -e $out/.complete ]] && exit 0
 
 rm -rf "$out" "$work"
@@ -27,7 +27,7 @@ fi
 
 apt-get "${options[@]}" update
 # The shared libraries' package names carry versions, so they are read from the -dev packages.
-libraries=$(apt-cache "${options[@]}" depends "${packages[@]}" | awk '/ Depends: lib(hwy|fmt)/ { print $2 }' | sort -u)
+libraries=$(apt-cache "${options[@]}" depends "${packages[@]}" | awk '/ Depends: lib(hwy|fmt|pcre2-8)/ { print $2 }' | sort -u)
 cd "$work/cache"
 # shellcheck disable=SC2086
 apt-get "${options[@]}" download "${packages[@]}" $libraries

@@ -24,4 +24,5 @@
 #include "metal_candle/scope.hpp"
 #include "metal_candle/shape.hpp"
 #include "metal_candle/tensor.hpp"
+#include "metal_candle/tokenizer.hpp"
 #include "metal_candle/trainer.hpp"
