@@ -64,7 +64,18 @@ class Json {
   Json(const char* value) : Json(std::string_view(value)) {}
   Json(const std::string& value) : Json(std::string_view(value)) {}
   Json(const Json& other);
-  Json(Json&& other) noexcept { swap(other); }
+  Json(Json&& other) noexcept
+      : source_(other.source_),
+        integer_(other.integer_),  // all eight bytes, whatever they are
+        length_(other.length_),
+        offset_(other.offset_),
+        kind_(other.kind_),
+        owns_(other.owns_),
+        wide_(other.wide_) {
+    other.source_ = nullptr;
+    other.kind_ = Kind::null;
+    other.owns_ = other.wide_ = false;
+  }
   Json& operator=(Json other) noexcept {
     swap(other);
     return *this;

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cstring>
 
 #include "io/json_tree.h"
 #include "metal_candle/error.hpp"
@@ -50,11 +49,14 @@ Json::Json(const Json& other) : length_(other.length_), offset_(other.offset_), 
 }
 
 void Json::swap(Json& other) noexcept {
-  static_assert(sizeof(Json) == 32);
-  char bytes[sizeof(Json)];
-  std::memcpy(bytes, static_cast<void*>(this), sizeof bytes);
-  std::memcpy(static_cast<void*>(this), static_cast<void*>(&other), sizeof bytes);
-  std::memcpy(static_cast<void*>(&other), bytes, sizeof bytes);
+  static_assert(sizeof(integer_) == sizeof(text_) && sizeof(integer_) == sizeof(real_));
+  std::swap(source_, other.source_);
+  std::swap(integer_, other.integer_);
+  std::swap(length_, other.length_);
+  std::swap(offset_, other.offset_);
+  std::swap(kind_, other.kind_);
+  std::swap(owns_, other.owns_);
+  std::swap(wide_, other.wide_);
 }
 
 void Json::clear() noexcept {

@@ -2,6 +2,7 @@
 // block when their parent ends.
 #include <fmt/format.h>
 
+#include <bit>
 #include <cstring>
 #include <random>
 
@@ -53,7 +54,7 @@ bool KeyIndex::add_last(const std::vector<JsonMember>& list) {
       if (list[i].key == key) return false;
     return true;
   }
-  if (slots_.size() < 2 * list.size()) grow(list);
+  if (slots_.size() < 2 * list.size()) make_room(2 * list.size(), list);
   const std::size_t mask = slots_.size() - 1;
   std::size_t at = hash(key) & mask;
   for (; slots_[at] != 0; at = (at + 1) & mask)
@@ -62,14 +63,11 @@ bool KeyIndex::add_last(const std::vector<JsonMember>& list) {
   return true;
 }
 
-/// Makes room for four times the list, and takes in all but its last.
-void KeyIndex::grow(const std::vector<JsonMember>& list) {
-  std::size_t size = 64;
-  while (size < 4 * list.size()) size *= 2;
-  slots_.assign(size, 0);
+void KeyIndex::make_room(std::size_t count, const std::vector<JsonMember>& list) {
+  slots_.assign(std::bit_ceil(2 * count), 0);
   for (std::uint32_t i = 0; i + 1 < list.size(); ++i) {
-    std::size_t at = hash(list[i].key) & (size - 1);
-    while (slots_[at] != 0) at = (at + 1) & (size - 1);
+    std::size_t at = hash(list[i].key) & (slots_.size() - 1);
+    while (slots_[at] != 0) at = (at + 1) & (slots_.size() - 1);
     slots_[at] = i + 1;
   }
 }
@@ -178,7 +176,9 @@ class JsonParser {
     out.kind_ = Json::Kind::object;
     out.owns_ = true;
     auto& [list, index, keys] = *out.members_;
-    list.reserve(members_.size() - first);
+    const std::size_t count = members_.size() - first;
+    list.reserve(count);
+    if (count > io::KeyIndex::kFew) index.make_room(count, list);
     for (std::size_t i = first; i < members_.size(); ++i) {
       list.push_back(std::move(members_[i]));
       if (!index.add_last(list)) twice(list.back().value);

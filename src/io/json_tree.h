@@ -35,10 +35,10 @@ class KeyIndex {
   std::ptrdiff_t find(const std::vector<JsonMember>& list, std::string_view key) const;
   /// Takes the last of the list in. False: its key is there already.
   bool add_last(const std::vector<JsonMember>& list);
+  /// Makes room for so many, of which those in the list, but for the last, are taken in.
+  void make_room(std::size_t count, const std::vector<JsonMember>& list);
 
  private:
-  void grow(const std::vector<JsonMember>& list);
-
   std::vector<std::uint32_t> slots_;  // 0, or position + 1
 };
 
