@@ -6,10 +6,10 @@
 
 #if defined(__x86_64__)
 
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")
+#include <hwy/base.h>
 #include <immintrin.h>
 
+HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")  // GCC's pragma or clang's
 namespace metal_candle::cpu {
 namespace {
 
@@ -31,7 +31,7 @@ struct Ops {
 
 }  // namespace
 }  // namespace metal_candle::cpu
-#pragma GCC pop_options
+HWY_POP_ATTRIBUTES
 
 namespace metal_candle::cpu {
 const MicroFamily& bf16_dot_family() {
