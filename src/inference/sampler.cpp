@@ -115,14 +115,14 @@ void Sampler::adjust(std::span<const float> logits) {
   };
   const auto penalty = static_cast<float>(options_.repetition_penalty);
   for (const auto& [token, count] : seen_)
-    change(token, [&](float l) {
+    change(token, [&, count = count](float l) {
       l = l > 0 ? l / penalty : l * penalty;
       if (count == 0) return l;
       return l -
              static_cast<float>(options_.presence_penalty + options_.frequency_penalty * static_cast<double>(count));
     });
   for (const auto& [token, bias] : options_.logit_bias)
-    change(token, [&](float l) { return l + static_cast<float>(bias); });
+    change(token, [bias = bias](float l) { return l + static_cast<float>(bias); });
   logits_ = adjusted_;
   if (mass_ > 0.05) return;
   mass_ = 0;

@@ -76,8 +76,7 @@ std::vector<std::string> shards_of(const Json& map) {
     out.emplace_back(file);
   }
   std::ranges::sort(out);
-  const auto rest = std::ranges::unique(out);
-  out.erase(rest.begin(), rest.end());
+  out.erase(std::unique(out.begin(), out.end()), out.end());
   return out;
 }
 
