@@ -34,7 +34,7 @@ Gguf Gguf::open(const std::filesystem::path& path) {
   file->name = path.string();
   file->mapped = io::MappedFile::open(path);
   GgufReader::read(file->mapped->bytes(), *file);
-  const Gguf out(std::move(file));
+  Gguf out(std::move(file));
   if (const GgufValue* pieces = out.find("split.count"); pieces && pieces->as_int64() > 1)
     pieces->fail("a file in one piece");
   return out;

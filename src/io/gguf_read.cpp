@@ -103,8 +103,9 @@ GgufValue GgufReader::value() {
   out.key_ = string("a key");
   if (out.key_.empty() || out.key_.size() > kMostKey || !is_utf8(out.key_))
     refuse("a key of 1 to 65535 bytes of UTF-8", io::in_quotes(out.key_));
-  place_ = out.key_.size() < 200 && out.key_.find_first_of(" \n\t\"") == out.key_.npos ? std::string(out.key_)
-                                                                                       : io::in_quotes(out.key_);
+  place_ = out.key_.size() < 200 && out.key_.find_first_of(" \n\t\"") == std::string_view::npos
+               ? std::string(out.key_)
+               : io::in_quotes(out.key_);
   const auto type = number<std::uint32_t>("a type");
   if (type > 12) refuse("a type from 0 to 12", fmt::format("{}", type));
   out.file_ = &file_.name;

@@ -70,8 +70,8 @@ std::vector<std::string> shards_of(const Json& map) {
   std::vector<std::string> out;
   for (const JsonMember& m : map.items()) {
     const std::string_view file = m.value.as_string();
-    const bool plain =
-        !file.empty() && file != "." && file != ".." && file.find_first_of(std::string_view("/\\\0", 3)) == file.npos;
+    const bool plain = !file.empty() && file != "." && file != ".." &&
+                       file.find_first_of(std::string_view("/\\\0", 3)) == std::string_view::npos;
     if (!plain) m.value.fail("the name of a file beside the index");
     out.emplace_back(file);
   }
