@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <functional>
+#include <memory>
 
 #include "io/dequantize.h"
 #include "metal_candle/error.hpp"
@@ -97,10 +98,9 @@ TEST(Gguf, GettersRefuseWhatDoesNotFit) {
 TEST(Gguf, ValuesAndTensorsLiveOn) {
   Tensor norm;
   {
-    const Gguf copy = [] {
-      const Gguf file = Gguf::open(kFixtures + "small.gguf");
-      return file;
-    }();
+    auto opened = std::make_unique<Gguf>(Gguf::open(kFixtures + "small.gguf"));
+    const Gguf copy = *opened;
+    opened.reset();
     EXPECT_EQ(message_of([&] { copy.at("test.f32").as_bool(); }).find(kFixtures), 0u);
     norm = copy.load("norm", DType::f32);
     EXPECT_EQ(norm.raw_data(), static_cast<const void*>(copy.bytes("norm").data()));

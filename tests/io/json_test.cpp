@@ -116,10 +116,8 @@ TEST(Json, RefusesWhatIsNotJson) {
                                         "// c\n1",
                                         "/* c */ 1",
                                         "[1] // c",
-                                        "\x0b"
-                                        "1",
-                                        "\xc2\xa0"
-                                        "1",
+                                        "\v1",
+                                        "\u00a01",
                                         "{\"a\":1,\"a\":1}",
                                         "{\"a\":1,\"\\u0061\":2}",
                                         "[1,2"s + '\0' + "]",
@@ -159,7 +157,7 @@ TEST(Json, DepthIsBounded) {
   };
   EXPECT_NO_THROW(parsed(nested(Json::kMaxDepth)));
   EXPECT_THROW(parsed(nested(Json::kMaxDepth + 1)), FileError);
-  EXPECT_THROW(parsed(std::string(10'000'000, '[')), FileError);
+  EXPECT_THROW(parsed(nested(5'000'000)), FileError);
   std::string objects;
   for (int i = 0; i < 100'000; ++i) objects += "{\"a\":";
   EXPECT_THROW(parsed(objects), FileError);

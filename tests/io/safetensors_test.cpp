@@ -273,11 +273,11 @@ TEST(SaveSafeTensors, TakesViewsTreesAndSources) {
   save_safetensors(folder / "tree", ParamTree{{"m", m * 2}, {"n", m + 1}});
   EXPECT_EQ(SafeTensors::open(folder / "tree").load("m").to_vector<float>(), (std::vector<float>{2, 4, 6, 8, 10, 12}));
   EXPECT_EQ(SafeTensors::open(folder / "tree").load("n").to_vector<float>()[0], 2);
-  save_safetensors(folder / "made", std::vector<TensorSource>{{"m", DType::f32, {2, 3}, [&] { return m; }}});
+  save_safetensors(folder / "made", std::vector<TensorSource>{{"m", DType::f32, {2, 3}, [&] { return Tensor(m); }}});
   EXPECT_EQ(SafeTensors::open(folder / "made").load("m").to_vector<float>(), m.to_vector<float>());
-  EXPECT_THROW(
-      save_safetensors(folder / "made", std::vector<TensorSource>{{"m", DType::f32, {3, 2}, [&] { return m; }}}),
-      UserError);
+  EXPECT_THROW(save_safetensors(folder / "made",
+                                std::vector<TensorSource>{{"m", DType::f32, {3, 2}, [&] { return Tensor(m); }}}),
+               UserError);
   EXPECT_EQ(SafeTensors::open(folder / "made").load("m").shape(), (Shape{2, 3}));  // the old file
   EXPECT_EQ(folder.entries(), 3);
 }
