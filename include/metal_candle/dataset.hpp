@@ -1,6 +1,6 @@
 // Examples to learn from: rows of a jsonl file as tokens, and which of them are to be predicted.
 //
-//   mc::Dataset train = mc::Dataset::load("data/train.jsonl", tokenizer, &chat, {.end_token = 2});
+//   mc::Dataset train = mc::Dataset::load("train.jsonl", tokenizer, mc::chat_renderer(chat), {.end_token = 2});
 //   mc::RowOrder order(train.size(), /*shuffle=*/true, /*seed=*/1);
 //   mc::PackedRows rows = mc::pack({{&train[order[0]], &train[order[1]]}}, 2);
 //
@@ -18,6 +18,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -28,7 +29,14 @@
 namespace metal_candle {
 
 class ChatTemplate;
+class Json;
 class Tokenizer;
+
+/// Shows messages as the model reads them; `tools` is the row's (or null), `prompt` whether to end with what makes the
+/// model answer. What it throws becomes an error about the row.
+using ChatRenderer = std::function<std::string(const Json& messages, const Json& tools, bool prompt)>;
+/// By a model's template, of which it keeps a copy.
+ChatRenderer chat_renderer(const ChatTemplate& chat);
 
 struct Sample {
   std::vector<std::int32_t> tokens;
@@ -50,12 +58,12 @@ struct DatasetOptions {
 
 class Dataset {
  public:
-  /// `chat` may be null; rows with messages are then an error.
-  static Dataset load(const std::filesystem::path& jsonl, const Tokenizer& tokenizer, const ChatTemplate* chat,
+  /// `chat` may be empty; rows with messages are then an error.
+  static Dataset load(const std::filesystem::path& jsonl, const Tokenizer& tokenizer, const ChatRenderer& chat,
                       const DatasetOptions& options);
   /// The same from text; `origin` stands for the file in errors.
   static Dataset parse(std::string_view jsonl, const std::string& origin, const Tokenizer& tokenizer,
-                       const ChatTemplate* chat, const DatasetOptions& options);
+                       const ChatRenderer& chat, const DatasetOptions& options);
   Dataset() = default;
   explicit Dataset(std::vector<Sample> samples) : samples_(std::move(samples)) {}
 
