@@ -49,6 +49,8 @@ struct ModelConfig {
   /// Reads config.json as transformers 4 and 5 write it. What changes the mathematics and is not known here (a family,
   /// a rope scaling, a quantization, an activation) is refused: FileError with the field and what is known.
   static ModelConfig from_json(const Json& config);
+  /// The same from the metadata of a GGUF file. Llama files say "llama" for Mistral models too.
+  static ModelConfig from_gguf(const Gguf& file);
   /// A config.json that transformers 4 and 5 load.
   Json to_json(DType dtype = DType::f32) const;
   /// Throws UserError naming the field where sizes contradict each other or a family is not known.
@@ -70,8 +72,15 @@ struct ForwardOptions {
   bool checkpoint_layers = false;
 };
 
+struct LoadOptions {
+  /// The type of all weights. Default: bf16 where the processor multiplies it in one instruction, else f32.
+  std::optional<DType> dtype;
+};
+
 class Model {
  public:
+  /// A folder with config.json and safetensors, or a GGUF file. Throws FileError naming file and field or tensor.
+  static Model load(const std::filesystem::path& path, const LoadOptions& options = {});
   /// Checks that every weight is there with its shape (UserError names the first that is not) and freezes what is
   /// evaluated. Tensors that the model has no use for are left out.
   Model(ModelConfig config, const ParamTree& parameters);

@@ -30,6 +30,9 @@ struct Family {
   LazyTensor (*finish)(const Pass&, const LazyTensor& x);
   /// The norms of a layer beside those of queries and keys, by name.
   std::span<const std::string_view> layer_norms;
+  /// What GGUF files call them, and whether rotated rows lie there as neighbouring pairs instead of halves.
+  std::span<const std::string_view> gguf_norms;
+  bool gguf_pairs_neighbours = false;
   bool norms_add_one = false;  // a norm's weight is what one is added to
 
   // What the family's config.json means, and what transformers' class takes where it is silent.

@@ -13,6 +13,8 @@ namespace {
 constexpr std::string_view kNorms[] = {"input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm",
                                        "post_feedforward_layernorm"};
 
+constexpr std::string_view kGgufNorms[] = {"attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"};
+
 // The factor is rounded to the model's type first, as in the reference.
 LazyTensor embed(const Pass& p) {
   const LazyTensor x = p.weights.embedding("model.embed_tokens", p.batch.ids);
@@ -44,6 +46,7 @@ constexpr Family kFamilies[] = {{.name = "gemma2",
                                  .layer = layer,
                                  .finish = finish,
                                  .layer_norms = kNorms,
+                                 .gguf_norms = kGgufNorms,
                                  .norms_add_one = true,
                                  .architecture = "Gemma2ForCausalLM",
                                  .activation_key = "hidden_activation",

@@ -9,6 +9,7 @@ namespace metal_candle::models {
 namespace {
 
 constexpr std::string_view kNorms[] = {"input_layernorm", "post_attention_layernorm"};
+constexpr std::string_view kGgufNorms[] = {"attn_norm", "ffn_norm"};
 
 LazyTensor embed(const Pass& p) { return p.weights.embedding("model.embed_tokens", p.batch.ids); }
 
@@ -33,6 +34,8 @@ constexpr Family kFamilies[] = {
      .layer = layer,
      .finish = finish,
      .layer_norms = kNorms,
+     .gguf_norms = kGgufNorms,
+     .gguf_pairs_neighbours = true,
      .architecture = "LlamaForCausalLM",
      .asks_attention_bias = true,
      .asks_mlp_bias = true,
@@ -44,6 +47,8 @@ constexpr Family kFamilies[] = {
      .layer = layer,
      .finish = finish,
      .layer_norms = kNorms,
+     .gguf_norms = kGgufNorms,
+     .gguf_pairs_neighbours = true,
      .architecture = "MistralForCausalLM",
      .window = Family::Window::all,
      .positions = 131072,
@@ -54,6 +59,7 @@ constexpr Family kFamilies[] = {
      .layer = layer,
      .finish = finish,
      .layer_norms = kNorms,
+     .gguf_norms = kGgufNorms,
      .architecture = "Qwen2ForCausalLM",
      .qkv_bias = true,
      .window = Family::Window::when_used},
@@ -62,6 +68,7 @@ constexpr Family kFamilies[] = {
      .layer = layer,
      .finish = finish,
      .layer_norms = kNorms,
+     .gguf_norms = kGgufNorms,
      .architecture = "Qwen3ForCausalLM",
      .asks_attention_bias = true,
      .qk_norm = true,

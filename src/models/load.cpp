@@ -1,0 +1,107 @@
+// Models from files: a folder as transformers keeps it, or one GGUF file.
+#include <fmt/format.h>
+
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+#include "metal_candle/error.hpp"
+#include "metal_candle/json.hpp"
+#include "metal_candle/safetensors.hpp"
+#include "models/gguf_model.h"
+
+namespace metal_candle {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Whether this processor multiplies pairs of bf16 in one instruction.
+bool bf16_is_fast() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512bf16") != 0;
+#elif defined(__aarch64__) && defined(__linux__)
+  constexpr unsigned long kBf16 = 1ul << 14;
+  return (getauxval(AT_HWCAP2) & kBf16) != 0;
+#else
+  return false;
+#endif
+}
+
+DType type_for(const LoadOptions& options) {
+  const DType type = options.dtype.value_or(bf16_is_fast() ? DType::bf16 : DType::f32);
+  if (!is_float(type)) throw UserError(ErrorKind::dtype, fmt::format("load: a model cannot be of {}", name(type)));
+  return type;
+}
+
+Tensor as_type(const Tensor& t, DType type) { return t.dtype() == type ? t : cast(t, type).eval(); }
+
+/// Checked before a byte of the tensor is read.
+void check_shape(const fs::path& file, std::string_view name, const Shape& got, const Shape& wanted) {
+  if (!(got == wanted)) throw FileError(FileFault::bad, file.string(), std::string(name), wanted.str(), got.str());
+}
+[[noreturn]] void missing(const fs::path& file, std::string_view name, const Shape& wanted) {
+  throw FileError(FileFault::bad, file.string(), std::string(name), "a tensor " + wanted.str(), "none of that name");
+}
+
+// A base model's file (no head) names its weights without "model.".
+std::string name_in(const SafeTensors& file, const std::string& path) {
+  constexpr std::string_view kPrefix = "model.";
+  if (!file.contains(path) && path.starts_with(kPrefix) && file.contains(path.substr(kPrefix.size())))
+    return path.substr(kPrefix.size());
+  return path;
+}
+
+Model load_folder(const fs::path& folder, const LoadOptions& options) {
+  const ModelConfig config = ModelConfig::from_json(Json::load(folder / "config.json"));
+  const SafeTensors file = SafeTensors::open(folder);
+  const DType type = type_for(options);
+  ParamTree tree;
+  for (const auto& [path, shape] : weight_shapes(config)) {
+    const std::string name = name_in(file, path);
+    const TensorInfo* info = file.find(name);
+    if (!info) missing(file.path(), path, shape);
+    check_shape(file.path(), name, info->shape, shape);
+    tree.insert(path, as_type(file.load(name), type));
+  }
+  return Model(config, tree);
+}
+
+/// Rows of each head from neighbouring pairs (0 1) (2 3) .. to halves (0 2 ..) (1 3 ..).
+Tensor in_halves(const Tensor& t, std::int64_t heads) {
+  const std::int64_t columns = t.rank() == 2 ? t.dim(1) : 1, half = t.dim(0) / heads / 2;
+  return reshape(permute(reshape(t, {heads, half, 2, columns}), {0, 2, 1, 3}), t.shape().dims()).eval();
+}
+
+Tensor load_weight(const Gguf& file, const models::GgufSource& source, DType type) {
+  Tensor t = file.load(source.name, type);
+  if (source.permuted_heads > 0) t = in_halves(t, source.permuted_heads);
+  if (source.add_one) t = cast(file.load(source.name, DType::f32) - 1, type).eval();
+  return t;
+}
+
+Model load_gguf(const fs::path& path, const LoadOptions& options) {
+  const Gguf file = Gguf::open(path);
+  const ModelConfig config = ModelConfig::from_gguf(file);
+  const DType type = type_for(options);
+  ParamTree tree;
+  for (const auto& [name, shape] : weight_shapes(config)) {
+    const models::GgufSource source = models::gguf_source(config, name);
+    const GgufTensor* info = file.find_tensor(source.name);
+    if (!info) missing(path, source.name, shape);
+    check_shape(path, source.name, info->shape, shape);
+    tree.insert(name, load_weight(file, source, type));
+  }
+  return Model(config, tree);
+}
+
+}  // namespace
+
+Model Model::load(const fs::path& path, const LoadOptions& options) {
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  if (!fs::exists(status))
+    throw FileError(FileFault::missing, path.string(), "", "a model: a folder or a .gguf file", "nothing");
+  return fs::is_directory(status) ? load_folder(path, options) : load_gguf(path, options);
+}
+
+}  // namespace metal_candle
