@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 
 #include "metal_candle/error.hpp"
 #include "metal_candle/runtime.hpp"
@@ -62,6 +63,20 @@ void run(KvCache& cache, nn::KeyValues&& after, std::vector<LazyTensor> roots) {
 
 LazyTensor as_f32(const LazyTensor& x) { return x.dtype() == DType::f32 ? x : cast(x, DType::f32); }
 
+/// log Σ exp over the vocabulary, in two steps of parts that depend on its size alone: the bits of a row must not
+/// depend on how many rows there are, and the engine cuts long rows when they are few.
+LazyTensor log_total(LazyTensor logits) {
+  constexpr std::int64_t kLeast = 32, kMost = 1024, kOtherwise = 128;
+  const std::int64_t rows = logits.dim(0), size = logits.dim(1);
+  std::int64_t part = std::min(size, kMost);
+  while (part > kLeast && size % part != 0) --part;
+  if (size % part != 0) {
+    part = kOtherwise;
+    logits = pad(logits, {0, 0}, {0, (part - size % part) % part}, -std::numeric_limits<double>::infinity());
+  }
+  return logsumexp(logsumexp(reshape(logits, {rows, -1, part}), {-1}), {-1});
+}
+
 /// Log-probabilities of targets. The whole matrix of logits is made only where something bends or adds to it.
 LazyTensor target_scores(const Model& model, const nn::Weights& w, const LazyTensor& hidden,
                          const LazyTensor& targets) {
@@ -104,13 +119,13 @@ namespace {
 void run_choices(const Model& model, const nn::Weights& w, KvCache& cache, nn::KeyValues&& kept,
                  const LazyTensor& hidden, std::span<const Feed> feeds, Want want, PassResult& result) {
   const LazyTensor logits = as_f32(model.logits(w, hidden));
-  const LazyTensor best = argmax(logits, -1), total = logsumexp(logits, {-1}), logprob = max(logits, {-1}) - total;
+  const LazyTensor best = argmax(logits, -1), total = log_total(logits), logprob = max(logits, {-1}) - total;
   std::vector<LazyTensor> roots{best, logprob};
   LazyTensor heated;
   if (want == Want::logits) {
     std::vector<float> inverse(static_cast<std::size_t>(logits.dim(0)), 1);
     for (std::size_t i = 0; i < feeds.size(); ++i) inverse[i] = static_cast<float>(1 / feeds[i].temperature);
-    heated = logsumexp(logits * Tensor::from(inverse, {logits.dim(0), 1}), {-1});
+    heated = log_total(logits * Tensor::from(inverse, {logits.dim(0), 1}));
     roots.insert(roots.end(), {logits, total, heated});
   }
   run(cache, std::move(kept), std::move(roots));

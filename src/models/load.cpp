@@ -61,6 +61,8 @@ Model load_folder(const fs::path& folder, const LoadOptions& options) {
     const TensorInfo* info = file.find(name);
     if (!info) missing(file.path(), path, shape);
     check_shape(file.path(), name, info->shape, shape);
+    if (!info->dtype || !is_float(*info->dtype))
+      throw FileError(FileFault::bad, file.path().string(), name, "F32, BF16, F16 or F64", std::string(info->format));
     tree.insert(path, as_type(file.load(name), type));
   }
   return Model(config, tree);

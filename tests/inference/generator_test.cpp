@@ -162,6 +162,21 @@ TEST(Generator, APromptDoesNotDependOnItsBatch) {
   }
 }
 
+// Vocabularies so large that the engine cuts a row, with divisors and without.
+TEST(Generator, ABatchDoesNotShowInLargeVocabularies) {
+  for (const std::int64_t vocabulary : {70000, 66047}) {
+    ModelConfig c = ModelConfig::from_json(tiny_case("qwen2").config);
+    c.vocabulary = vocabulary;
+    const Model model = Model::random(c, Key(8));
+    const std::vector<Ids> prompts = {numbers(3), numbers(5, 1), numbers(2, 2), numbers(9, 3), numbers(4, 4)};
+    std::vector<GenerateOptions> options = {greedy(6), sampled(6), greedy(6), sampled(6, 4), greedy(6)};
+    Generator together(model);
+    const auto results = together.generate_batch(prompts, options);
+    for (std::size_t i = 0; i < prompts.size(); ++i)
+      expect_same(Generator(model).generate(prompts[i], options[i]), results[i], std::to_string(i));
+  }
+}
+
 TEST(Generator, ResultsDoNotDependOnThreadsOrOnThePast) {
   Generator generator(small_model());
   const Generated first = generator.generate(numbers(40), sampled(30));

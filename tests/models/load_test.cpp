@@ -1,0 +1,134 @@
+// Models from folders and GGUF files, and what is said of files that are no models.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <unistd.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+
+#include "metal_candle/error.hpp"
+#include "metal_candle/gguf.hpp"
+#include "metal_candle/runtime.hpp"
+#include "metal_candle/safetensors.hpp"
+#include "tests/support/tiny_models.h"
+
+namespace metal_candle::test {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+
+class Folder {
+ public:
+  Folder()
+      : path_(fs::temp_directory_path() / ("mc-model-" + std::to_string(::getpid()) + "-" + std::to_string(++count))) {
+    fs::create_directories(path_);
+  }
+  ~Folder() { fs::remove_all(path_); }
+  const fs::path& path() const { return path_; }
+  void write(const std::string& name, const std::string& text) const { std::ofstream(path_ / name) << text; }
+
+ private:
+  static inline int count = 0;
+  fs::path path_;
+};
+
+std::vector<NamedTensor> tensors_of(const ParamTree& tree) {
+  std::vector<NamedTensor> list;
+  for (const auto& [name, tensor] : tree) list.emplace_back(name, Tensor(tensor));
+  return list;
+}
+
+Folder tiny_folder(const std::string& name) {
+  Folder folder;
+  folder.write("config.json", tiny_case(name).config.dump());
+  const ModelConfig config = ModelConfig::from_json(tiny_case(name).config);
+  save_safetensors(folder.path() / "model.safetensors", tensors_of(tiny_weights(config)));
+  return folder;
+}
+
+void expect_weights(const Model& got, const Model& want, double tolerance = 0) {
+  ASSERT_EQ(got.parameters().size(), want.parameters().size());
+  for (const auto& [path, tensor] : want.parameters()) {
+    const auto a = Tensor(got.parameters()[path]).to_f64(), b = Tensor(tensor).to_f64();
+    ASSERT_EQ(a.size(), b.size()) << path;
+    double worst = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) worst = std::max(worst, std::abs(a[i] - b[i]));
+    EXPECT_LE(worst, tolerance) << path;
+  }
+}
+
+std::string refusal(const fs::path& path) {
+  try {
+    Model::load(path, {.dtype = DType::f32});
+  } catch (const FileError& e) {
+    return e.what();
+  }
+  return "accepted";
+}
+
+TEST(LoadModel, FromAFolder) {
+  for (const char* name : {"llama_tied_multi_query_biases", "qwen2", "gemma2"}) {
+    const Folder folder = tiny_folder(name);
+    const Model model = Model::load(folder.path(), {.dtype = DType::f32});
+    expect_weights(model, tiny_model(name));
+    EXPECT_EQ(model.config().to_json().dump(), tiny_model(name).config().to_json().dump());
+    expect_weights(Model::load(folder.path(), {.dtype = DType::bf16}), tiny_model(name, DType::bf16));
+    EXPECT_TRUE(is_float(Model::load(folder.path()).dtype()));
+  }
+}
+
+TEST(LoadModel, BaseModelsLeaveOutThePrefix) {
+  const Folder folder = tiny_folder("qwen2");
+  std::vector<NamedTensor> renamed;
+  for (auto& [name, tensor] : tensors_of(tiny_model("qwen2").parameters()))
+    renamed.emplace_back(name.substr(6), tensor);
+  save_safetensors(folder.path() / "model.safetensors", renamed);
+  expect_weights(Model::load(folder.path(), {.dtype = DType::f32}), tiny_model("qwen2"));
+}
+
+class GgufModels : public testing::TestWithParam<std::string> {};
+TEST_P(GgufModels, AreTheModelsThatTheyWereMadeFrom) {
+  const std::string path = METAL_CANDLE_TESTS_DIR "/fixtures/models/" + GetParam() + ".gguf";
+  const Model model = Model::load(path, {.dtype = DType::f32});
+  expect_weights(model, tiny_model(GetParam()), GetParam() == "gemma2" ? 1e-7 : 0);  // one was added, and rounded
+  ModelConfig want = ModelConfig::from_json(tiny_case(GetParam()).config);
+  if (GetParam() == "llama_llama3") want.rope.original_positions = 8192, want.rope_base = 500000;  // as its script says
+  if (GetParam() == "gemma2") want.attention_scale = 1 / std::sqrt(8.0);  // what the file cannot say
+  want.norm_eps = static_cast<double>(1e-5f);
+  want.eos = {2};
+  want.bos = 1;
+  want.pad.reset();
+  EXPECT_EQ(model.config().to_json().dump(), want.to_json().dump());
+}
+INSTANTIATE_TEST_SUITE_P(All, GgufModels, testing::Values("llama_llama3", "qwen2", "qwen3", "gemma2"),
+                         [](const auto& info) { return info.param; });
+
+TEST(LoadModel, SaysWhatIsWrong) {
+  EXPECT_THAT(refusal("/nowhere/at/all"), HasSubstr("/nowhere/at/all"));
+  const Folder empty;
+  EXPECT_THAT(refusal(empty.path()), HasSubstr("config.json"));
+  const Folder folder = tiny_folder("llama");
+  auto tensors = tensors_of(tiny_model("llama").parameters());
+  const NamedTensor head = tensors.back();
+  ASSERT_EQ(head.first, "lm_head.weight");
+  tensors.pop_back();
+  save_safetensors(folder.path() / "model.safetensors", tensors);
+  EXPECT_THAT(refusal(folder.path()), testing::AllOf(HasSubstr("lm_head.weight"), HasSubstr("[31, 24]")));
+  tensors.emplace_back("lm_head.weight", Tensor::zeros({31, 23}));
+  save_safetensors(folder.path() / "model.safetensors", tensors);
+  EXPECT_THAT(refusal(folder.path()), testing::AllOf(HasSubstr("[31, 24]"), HasSubstr("[31, 23]")));
+  tensors.back().second = Tensor::zeros({31, 24}, DType::i32);
+  save_safetensors(folder.path() / "model.safetensors", tensors);
+  EXPECT_THAT(refusal(folder.path()), HasSubstr("lm_head.weight"));
+  folder.write("config.json", "{\"model_type\": \"bloom\"}");
+  EXPECT_THAT(refusal(folder.path()), HasSubstr("one of llama"));
+  folder.write("model.gguf", "GGUF but not really");
+  EXPECT_THAT(refusal(folder.path() / "model.gguf"), HasSubstr("model.gguf"));
+  EXPECT_THROW(Model::load(folder.path(), {.dtype = DType::i32}), UserError);
+}
+
+}  // namespace
+}  // namespace metal_candle::test
