@@ -132,7 +132,8 @@ class Normalizer {
     for (int a = axes.back() + 1; a < s.rank(); ++a) inner *= s[a];
     for (const int a : axes) length *= s[a];
     for (int a = 0; a < axes.front(); ++a) outer *= s[a];
-    const bool few = inner == 1 && outer < 8 && length * outer >= kLongRow;
+    // Whether a row is cut must not depend on how many there are, or its bits would; so far as that costs nothing.
+    const bool few = inner == 1 && outer < 8 && length >= kLongRow;
     if (!few) return reduce(n, x, axes);
     // Rows of the last reduced axis first if that is a fair part, else rows of kPart elements.
     const std::int64_t last = s[axes.back()];
