@@ -80,9 +80,11 @@ Tensors cross_entropy_vjp(const VjpCall& c) {
 
   const LazyTensor is_target = equal(iota(logits.shape(), logits.rank() - 1), to_type(rows.targets, DType::i32));
   const double floor = rows.smoothing / rows.classes;
-  const LazyTensor p = rows.e / rows.total;
-  const LazyTensor expected = where(is_target, Scalar(1 - rows.smoothing + floor), full({}, floor, p.dtype()));
-  return {to_type(where(rows.counts, (p - expected) * g, Scalar(0.0)), logits.dtype()), {}};
+  // The row's factors first, so that an element costs one multiplication and one difference.
+  g = where(rows.counts, g, Scalar(0.0));
+  const LazyTensor expected = rows.smoothing == 0 ? where(is_target, g, Scalar(0.0))
+                                                  : where(is_target, g * (1 - rows.smoothing + floor), g * floor);
+  return {to_type(rows.e * (g / rows.total) - expected, logits.dtype()), {}};
 }
 
 Attrs cross_entropy_attrs(const CrossEntropyOptions& options) {

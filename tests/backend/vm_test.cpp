@@ -346,6 +346,72 @@ TEST(VmReduce, AllOpsAllTypes) {
   }
 }
 
+/// A reduction of what the instruction before it computes may be one pass with it: the bits are those of two.
+TEST(VmReduce, OfWhatIsComputedOnTheWay) {
+  using Make = int (*)(ProgramBuilder&, int x, int z, int row);
+  const Make expressions[] = {
+      [](ProgramBuilder& b, int x, int, int) { return b.map(exp, x); },
+      [](ProgramBuilder& b, int x, int, int) { return b.map(square, x); },
+      [](ProgramBuilder& b, int x, int, int) { return b.map(abs, x); },
+      [](ProgramBuilder& b, int x, int z, int) { return b.map(add, x, z); },
+      [](ProgramBuilder& b, int x, int, int row) { return b.map(sub, x, row); },
+      [](ProgramBuilder& b, int x, int z, int) { return b.map(mul, x, z); },
+      [](ProgramBuilder& b, int x, int, int row) { return b.map(mul, x, row); },
+      [](ProgramBuilder& b, int x, int, int row) { return b.map(exp, b.map(sub, x, row)); },
+      [](ProgramBuilder& b, int x, int, int row) { return b.map(square, b.map(sub, x, row)); },
+      [](ProgramBuilder& b, int x, int z, int) { return b.map(square, b.map(add, x, z)); },
+      [](ProgramBuilder& b, int x, int z, int) { return b.map(mul, b.map(mul, x, z), z); },
+      [](ProgramBuilder& b, int x, int z, int row) { return b.map(mul, b.map(mul, x, z), row); },
+      [](ProgramBuilder& b, int x, int z, int row) { return b.map(mul, b.map(mul, x, row), z); },
+      [](ProgramBuilder& b, int x, int z, int) { return b.map(maximum, x, z); },  // has no pass of its own
+  };
+  for (const Make expression : expressions)
+    for (const std::int64_t cols : {1, 40, 64, 1000, 5000})
+      for (const bool stored : {false, true}) {
+        const std::int64_t rows = 7;
+        ProgramBuilder b({rows});
+        b.stage(cols);
+        const int x = b.load(b.dense(0)), z = b.load(b.dense(1)), row = b.load(b.per_row(2), false);
+        const int value = expression(b, x, z, row);
+        b.store(b.reduce(KOp::reduce_sum, value), b.per_row(3));
+        b.store(b.reduce(KOp::reduce_max, value), b.per_row(4));
+        if (stored) b.store(value, b.dense(5));
+        Case c{b.done(),
+               {random_array(DType::f32, rows * cols, -2, 2, 5), random_array(DType::f32, rows * cols, -2, 2, 6),
+                random_array(DType::f32, rows, -1, 1, 7), Array(DType::f32, rows), Array(DType::f32, rows),
+                Array(DType::f32, rows * cols)},
+               {}};
+        c.absolute = 2e-3;
+        check(c);
+        if (!stored) continue;
+        ProgramBuilder plain({rows});
+        plain.stage(cols);
+        plain.store(plain.reduce(KOp::reduce_sum, plain.load(plain.dense(0))), plain.per_row(1));
+        for_each_isa([&] {
+          const auto fused = execute(c);
+          const auto apart = execute({plain.done(), {fused[5], Array(DType::f32, rows)}, {}});
+          EXPECT_EQ(fused[3].bytes, apart[1].bytes);
+        });
+      }
+}
+
+TEST(VmGather, OneColumnIsPicked) {
+  for (const std::int64_t cols : {1, 20, 300, 9000}) {
+    ProgramBuilder b({5});
+    b.stage(cols);
+    const int where = b.load(b.per_row(0, DType::i64), false), x = b.load(b.per_row(1), false);
+    const int hit = b.map(equal, b.col_index(), where);
+    b.store(b.map(sub, b.load(b.dense(2)), b.select(hit, x, b.literal(0.25))), b.dense(3));
+    Case c{b.done(),
+           {Array(DType::i64, 5), random_array(DType::f32, 5, -2, 2), random_array(DType::f32, 5 * cols, -2, 2, 3),
+            Array(DType::f32, 5 * cols)},
+           {}};
+    const std::int64_t places[] = {0, cols - 1, cols / 2, -1, cols};
+    for (int i = 0; i < 5; ++i) c.buffers[0].set(i, static_cast<double>(places[i]));
+    check(c);
+  }
+}
+
 TEST(VmReduce, NanInfinityAndTies) {
   for (std::int64_t cols : {1, 5, 64, 100, 2050}) {
     for (int kind = 0; kind < 5; ++kind) {

@@ -242,7 +242,10 @@ bool RowLowering::compares_index(const GraphNode& n) const {
 int RowLowering::cast_node(const GraphNode& n, bool full) {
   const GraphNode& from = node(n.inputs[0]);
   const int x = operand(n, 0, n.shape, full, reg_type(from.dtype));
-  return from.dtype == n.dtype ? x : cast(x, reg_type(n.dtype), n.dtype);
+  // A type that registers hold as it is takes what they hold: bf16 to f32, bool to i32.
+  const RegType type = reg_type(n.dtype);
+  const bool same = from.dtype == n.dtype || (reg_type(from.dtype) == type && (n.dtype == DType::f32 || n.dtype == DType::i32));
+  return same ? x : cast(x, type, n.dtype);
 }
 
 int RowLowering::random(const GraphNode& n, bool full) {

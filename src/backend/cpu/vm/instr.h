@@ -69,6 +69,7 @@ struct Extra {
   Access access;
   std::int64_t imm0 = 1, imm1 = 1;
   std::int8_t step_a = 1, step_b = 1;  // random: 0 where the operand is one value a row
+  Operand state, kept;                 // a map's reduction: its running state; where the values go, if anywhere
 };
 
 struct alignas(64) Instr {
@@ -91,12 +92,22 @@ struct Pair {
   Kernel kernel;
 };
 
+/// An instruction whose result is reduced at once: without keeping its values, and keeping them.
+struct MapReduce {
+  Kernel map;
+  Reduce op;
+  Kernel alone, keeping;
+};
+
 // Kernels of one instruction set; null where there is none (an op outside its domain).
 struct VectorKernels {
   Kernel map[static_cast<int>(Elementwise::kCount)][3];  // f32: unary (VV only), binary, compare; i32 logic
   Pair pairs[96];                                        // f32: two ops in one pass; operands a, b of the first, c
   int pair_count;
+  MapReduce map_reduces[24];
+  int map_reduce_count;
   Kernel compare_column[6];  // i64 column index ∘ row value b, in the order of the table
+  Kernel pick_column;        // 4-byte: row value b where the column is row value a (i64), row value c elsewhere
   Kernel i32_to_f32;
   Kernel select[kForms];                              // 4-byte values
   Kernel fill;                                        // 4-byte: a row value along the columns

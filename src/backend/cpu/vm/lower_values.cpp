@@ -127,6 +127,7 @@ bool Lowering::can_write_direct(int store) const {
 void Lowering::emit_item(int i, int stage) {
   const int v = items_[i];
   Instr in = prepare(v, Context::full);
+  if (const MapReduce* both = map_reduce(in, v)) return emit_map_reduce(in, *both, i, stage);
   each_read(v, [&](int o) {
     if (last_[o] == i) give_register(std::exchange(full_[o].slot, -1));
   });
@@ -142,6 +143,45 @@ void Lowering::emit_item(int i, int stage) {
     out.operand = register_operand(out.slot);
   }
   finish(in, out.operand, Context::full);
+  give_temporaries();
+  while (next_sink_ < sinks_.size() && sinks_[next_sink_].first == v) emit_sink(sinks_[next_sink_++].second);
+  if (last_[v] == i) give_register(std::exchange(out.slot, -1));
+}
+
+/// The kernel that computes v and its next reduction in one pass, or null.
+const MapReduce* Lowering::map_reduce(const Instr& in, int v) const {
+  if (next_sink_ == sinks_.size() || sinks_[next_sink_].first != v) return nullptr;
+  const KOp reduction = op(sinks_[next_sink_].second);
+  for (int i = 0; is_row_reduce(reduction) && i < kernels_.map_reduce_count; ++i) {
+    const MapReduce& m = kernels_.map_reduces[i];
+    if (m.map == in.fn && m.op == reduce_of(reduction)) return &m;
+  }
+  return nullptr;
+}
+
+void Lowering::emit_map_reduce(Instr in, const MapReduce& both, int i, int stage) {
+  const int v = items_[i], reduction = sinks_[next_sink_++].second;
+  each_read(v, [&](int o) {
+    if (last_[o] == i) give_register(std::exchange(full_[o].slot, -1));
+  });
+  b_.extras.emplace_back();
+  Extra& extra = b_.extras.back();
+  const bool kept = kept_[v] && value(v).stage == stage;
+  const bool read = last_[v] > i || (next_sink_ < sinks_.size() && sinks_[next_sink_].first == v);
+  Location& out = full_[v];
+  if (kept) {
+    extra.kept = out.operand = keep_operand(v);
+  } else if (read) {
+    out.slot = take_register(value(v).type);
+    extra.kept = out.operand = register_operand(out.slot);
+  }
+  in.fn = kept || read ? both.keeping : both.alone;
+  extra.state = scratch(allocate(std::int64_t{kReduceState} * b_.block_rows));
+  in.extra = &extra;
+  in.out = rows_[reduction].operand;
+  in.out.stride = reg_size(value(reduction).type);
+  vector_op_ = by_column_ = false;
+  push(in);
   give_temporaries();
   while (next_sink_ < sinks_.size() && sinks_[next_sink_].first == v) emit_sink(sinks_[next_sink_++].second);
   if (last_[v] == i) give_register(std::exchange(out.slot, -1));
@@ -325,6 +365,13 @@ void Lowering::prepare_map(Instr& in, int v, Context context) {
 
 void Lowering::prepare_select(Instr& in, int v, Context context) {
   const KValue& x = value(v);
+  if (const int row = picked_by(v); row >= 0) {
+    in.fn = kernels_.pick_column;
+    in.a = operand(row, context);
+    in.b = operand(x.b, context);
+    in.c = operand(x.c, context);
+    return;
+  }
   in.a = walking(x.a, context);
   in.b = operand(x.b, context);
   in.c = operand(x.c, context);
@@ -350,6 +397,15 @@ void Lowering::finish(Instr& in, Operand out, Context context) {
   }
   vector_op_ = by_column_ = false;
   push(in);
+}
+
+int Lowering::picked_by(int v) const {
+  const KValue& x = value(v);
+  if (x.op != KOp::select || reg_size(x.type) != 4 || kind(v) != Kind::full || kind(x.b) == Kind::full ||
+      kind(x.c) == Kind::full || value(x.a).code != static_cast<int>(Elementwise::equal))
+    return -1;
+  const int index = column_compared(x.a);
+  return index < 0 ? -1 : index == value(x.a).a ? value(x.a).b : value(x.a).a;
 }
 
 int Lowering::column_compared(int v) const {

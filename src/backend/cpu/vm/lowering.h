@@ -62,6 +62,10 @@ class Lowering {
   template <class Fn>
   void each_read(int v, Fn fn) const {
     const int index = column_compared(v);
+    if (const int row = picked_by(v); row >= 0) {
+      for (int o : {row, value(v).b, value(v).c}) fn(o);
+      return;
+    }
     each_operand(v, [&](int o) {
       if (o == index) return;
       if (pair_of_[o] == v) each_operand(o, fn);
@@ -70,6 +74,8 @@ class Lowering {
   }
   /// The operand that is the column's index, if v compares it with a row value; else -1.
   int column_compared(int v) const;
+  /// The row value that says where v, a choice between two row values, takes the first: at that column. Else -1.
+  int picked_by(int v) const;
   template <class Fn>
   Range section(Fn fn) {
     const int begin = static_cast<int>(b_.code.size());
@@ -225,6 +231,8 @@ class Lowering {
   void emit_item(int i, int stage);
 
   void emit_sink(int v);
+  const MapReduce* map_reduce(const Instr& in, int v) const;
+  void emit_map_reduce(Instr in, const MapReduce& both, int i, int stage);
 
   void emit_store(int v);
 

@@ -6,38 +6,20 @@
 #include "hwy/foreach_target.h"
 
 #include "backend/cpu/vm/kernel_parts.h"
-#include "backend/cpu/vm/rows-inl.h"
+#include "backend/cpu/vm/expressions-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace metal_candle::cpu::vm::HWY_NAMESPACE {
 namespace {
 
 template <class Op>
-struct Unary {
-  Input<true> a;
-  HWY_INLINE F all(int c) const { return Op::apply(a.all(c)); }
-  HWY_INLINE F some(int c, int n) const { return Op::apply(a.some(c, n)); }
-  HWY_INLINE void next() { a.next(); }
-};
-template <class Op>
 void unary(const Instr& in, const Frame& f) {
-  run_rows(Unary<Op>{{in.a, f}}, in, f);
+  run_rows(Unary<Op>::of(in, f), in, f);
 }
 
 template <class Op, Form kForm>
-struct Binary {
-  Input<kForm != kSV> a;
-  Input<kForm != kVS> b;
-  HWY_INLINE F all(int c) const { return Op::apply(a.all(c), b.all(c)); }
-  HWY_INLINE F some(int c, int n) const { return Op::apply(a.some(c, n), b.some(c, n)); }
-  HWY_INLINE void next() {
-    a.next();
-    b.next();
-  }
-};
-template <class Op, Form kForm>
 void binary(const Instr& in, const Frame& f) {
-  run_rows(Binary<Op, kForm>{{in.a, f}, {in.b, f}}, in, f);
+  run_rows(Binary<Op, kForm>::of(in, f), in, f);
 }
 
 template <class Op>

@@ -7,65 +7,23 @@
 #include "hwy/foreach_target.h"
 
 #include "backend/cpu/vm/kernel_parts.h"
-#include "backend/cpu/vm/rows-inl.h"
+#include "backend/cpu/vm/expressions-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace metal_candle::cpu::vm::HWY_NAMESPACE {
 namespace {
 
-struct Minus {  // the second operand less the first
-  static HWY_INLINE F apply(F x, F z) { return z - x; }
-};
-
-template <class First, Form kFirst, class Second, bool kWalks>
-struct Chain {
-  Input<kFirst != kSV> a;
-  Input<kFirst != kVS> b;
-  Input<kWalks> c;
-  HWY_INLINE F all(int i) const { return Second::apply(First::apply(a.all(i), b.all(i)), c.all(i)); }
-  HWY_INLINE F some(int i, int n) const {
-    return Second::apply(First::apply(a.some(i, n), b.some(i, n)), c.some(i, n));
-  }
-  HWY_INLINE void next() {
-    a.next();
-    b.next();
-    c.next();
-  }
-};
-template <class First, Form kFirst, class Second>
-struct Inner {
-  Input<kFirst != kSV> a;
-  Input<kFirst != kVS> b;
-  HWY_INLINE F all(int i) const { return Second::apply(First::apply(a.all(i), b.all(i))); }
-  HWY_INLINE F some(int i, int n) const { return Second::apply(First::apply(a.some(i, n), b.some(i, n))); }
-  HWY_INLINE void next() {
-    a.next();
-    b.next();
-  }
-};
-template <class First, class Second, bool kWalks>
-struct Outer {
-  Input<true> a;
-  Input<kWalks> c;
-  HWY_INLINE F all(int i) const { return Second::apply(First::apply(a.all(i)), c.all(i)); }
-  HWY_INLINE F some(int i, int n) const { return Second::apply(First::apply(a.some(i, n)), c.some(i, n)); }
-  HWY_INLINE void next() {
-    a.next();
-    c.next();
-  }
-};
-
 template <class First, Form kFirst, class Second, bool kWalks>
 void chain(const Instr& in, const Frame& f) {
-  run_rows(Chain<First, kFirst, Second, kWalks>{{in.a, f}, {in.b, f}, {in.c, f}}, in, f);
+  run_rows(Chain<First, kFirst, Second, kWalks>::of(in, f), in, f);
 }
 template <class First, Form kFirst, class Second>
 void inner(const Instr& in, const Frame& f) {
-  run_rows(Inner<First, kFirst, Second>{{in.a, f}, {in.b, f}}, in, f);
+  run_rows(Inner<First, kFirst, Second>::of(in, f), in, f);
 }
 template <class First, class Second, bool kWalks>
 void outer(const Instr& in, const Frame& f) {
-  run_rows(Outer<First, Second, kWalks>{{in.a, f}, {in.c, f}}, in, f);
+  run_rows(Outer<First, Second, kWalks>::of(in, f), in, f);
 }
 
 struct Adder {

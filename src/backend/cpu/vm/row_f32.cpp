@@ -1,8 +1,4 @@
 // Reductions along rows and over rows, select, and row values spread along columns: f32, every instruction set.
-//
-// The sum of a row has a shape that only its number of columns decides: vector i of a chunk of kReduceChunk columns
-// goes to accumulator i mod 4; at the end of the chunk the four are combined and join a total; at the end of the row
-// the total's lanes are combined pairwise. Blocks hand the accumulators on through the state in scratch memory.
 #include "backend/cpu/vm/targets.h"
 
 #include <algorithm>
@@ -12,7 +8,7 @@
 #include "hwy/foreach_target.h"
 
 #include "backend/cpu/vm/kernel_parts.h"
-#include "backend/cpu/vm/rows-inl.h"
+#include "backend/cpu/vm/reductions-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace metal_candle::cpu::vm::HWY_NAMESPACE {
@@ -20,105 +16,12 @@ namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
-// `fold` may lose NaN, `join` does not; where it does, the loop looks out for NaN on its own.
-struct Sum {
-  static constexpr float identity = 0;
-  static constexpr bool watch_nan = false;
-  static HWY_INLINE F fold(F a, F b) { return a + b; }
-  static HWY_INLINE F join(F a, F b) { return a + b; }
+/// What is reduced as it lies in memory.
+struct Plain {
+  const float* p;
+  HWY_INLINE F all(int c) const { return load(p + c); }
+  HWY_INLINE F some(int c, int n) const { return load_some(p + c, static_cast<std::size_t>(n)); }
 };
-struct Prod {
-  static constexpr float identity = 1;
-  static constexpr bool watch_nan = false;
-  static HWY_INLINE F fold(F a, F b) { return a * b; }
-  static HWY_INLINE F join(F a, F b) { return a * b; }
-};
-struct Max {
-  static constexpr float identity = -kInf;
-  static constexpr bool watch_nan = true;
-  static HWY_INLINE F fold(F a, F b) { return hn::Max(a.v, b.v); }
-  static HWY_INLINE F join(F a, F b) { return max(a, b); }
-};
-struct Min {
-  static constexpr float identity = kInf;
-  static constexpr bool watch_nan = true;
-  static HWY_INLINE F fold(F a, F b) { return hn::Min(a.v, b.v); }
-  static HWY_INLINE F join(F a, F b) { return min(a, b); }
-};
-
-/// The first n lanes of x, the rest identity.
-HWY_INLINE F first_lanes(F x, int n, float identity) {
-  return hn::IfThenElse(hn::FirstN(df, static_cast<std::size_t>(n)), x.v, hn::Set(df, identity));
-}
-
-template <class R>
-struct Accumulators {
-  F v[4];
-  MF nan;
-  HWY_INLINE Accumulators() {}  // written out: an implicit one would not be compiled for the instruction set
-
-  HWY_INLINE void begin(const float* state) {
-    const int n = static_cast<int>(hn::Lanes(df));
-    for (int i = 0; i < 4; ++i) v[i] = state ? load(state + i * n) : k(R::identity);
-    nan = hn::Or(hn::Or(is_nan(v[0]).m, is_nan(v[1]).m), hn::Or(is_nan(v[2]).m, is_nan(v[3]).m));
-  }
-  HWY_INLINE void add(int i, F x) {
-    v[i] = R::fold(v[i], x);
-    if (R::watch_nan) nan = hn::Or(nan, is_nan(x).m);
-  }
-  HWY_INLINE void add_row(const float* p, int cols) {
-    const int n = static_cast<int>(hn::Lanes(df));
-    int c = 0;
-    for (; c + 4 * n <= cols; c += 4 * n) {
-      for (int i = 0; i < 4; ++i) add(i, load(p + c + i * n));
-    }
-    // Unrolled with constant indices: the accumulators stay in registers.
-    for (int i = 0; i < 4; ++i) {
-      const int rest = cols - c - i * n;
-      if (rest >= n) {
-        add(i, load(p + c + i * n));
-      } else if (rest > 0) {
-        add(i, first_lanes(load_some(p + c + i * n, static_cast<std::size_t>(rest)), rest, R::identity));
-      }
-    }
-    if (R::watch_nan && HWY_UNLIKELY(!hn::AllFalse(df, nan))) v[0] = k(std::numeric_limits<float>::quiet_NaN());
-  }
-};
-
-/// Halves until one lane is left; what is above the half is not looked at.
-template <class R>
-float lanes_of(F total) {
-  HWY_ALIGN float x[HWY_MAX_BYTES / 2] = {};
-  for (std::size_t n = hn::Lanes(df) / 2; n > 0; n /= 2) {
-    hn::Store(total.v, df, x);
-    total = R::join(total, load(x + n));
-  }
-  return hn::GetLane(total.v);
-}
-
-/// One row of a block: chunk after chunk. True when the row is complete and `total` its reduction.
-template <class R>
-HWY_INLINE bool reduce_row(const float* a, float* state, const Frame& f, F& total) {
-  const int n = static_cast<int>(hn::Lanes(df));
-  for (int c = 0;;) {
-    const std::int64_t at = f.col0 + c;
-    const int some = static_cast<int>(std::min<std::int64_t>(f.cols - c, kReduceChunk - at % kReduceChunk));
-    const std::int64_t end = at + some;
-    Accumulators<R> acc;
-    acc.begin(at % kReduceChunk == 0 ? nullptr : state);
-    acc.add_row(a + c, some);
-    c += some;
-    if (end % kReduceChunk != 0 && end != f.stage_cols) {
-      for (int i = 0; i < 4; ++i) store(acc.v[i], state + i * n);
-      return false;
-    }
-    total = R::join(R::join(acc.v[0], acc.v[1]), R::join(acc.v[2], acc.v[3]));
-    if (end > kReduceChunk) total = R::join(load(state + 4 * n), total);
-    if (end == f.stage_cols) return true;
-    store(total, state + 4 * n);
-    if (c == f.cols) return false;
-  }
-}
 
 template <class R>
 void reduce(const Instr& in, const Frame& f) {
@@ -127,7 +30,7 @@ void reduce(const Instr& in, const Frame& f) {
   float* out = at<float>(in.out, f);
   for (int r = 0; r < f.rows; ++r) {
     F total;
-    if (reduce_row<R>(a, state, f, total)) *out = lanes_of<R>(total);
+    if (reduce_row<R, false>(Plain{a}, nullptr, state, f, total)) *out = lanes_of<R>(total);
     a = step(a, pitch(in.a, f));
     state = step(state, kReduceState);
     out = step(out, pitch(in.out, f));
@@ -269,6 +172,26 @@ void compare_column(const Instr& in, const Frame& f) {
   run_rows(e, in, f);
 }
 
+/// One value along the row, and another one at one column.
+void pick_column(const Instr& in, const Frame& f) {
+  const int n = static_cast<int>(hn::Lanes(df));
+  float* out = at<float>(in.out, f);
+  const std::int64_t* where = at<const std::int64_t>(in.a, f);
+  const float *b = at<const float>(in.b, f), *c = at<const float>(in.c, f);
+  for (int r = 0; r < f.rows; ++r) {
+    const F value = k(*c);
+    int i = 0;
+    for (; i + n <= f.cols; i += n) store(value, out + i);
+    if (i < f.cols) store_some(value, out + i, static_cast<std::size_t>(f.cols - i));
+    const std::int64_t at = *where - f.col0;
+    if (at >= 0 && at < f.cols) out[at] = *b;
+    out = step(out, pitch(in.out, f));
+    where = step(where, pitch(in.a, f));
+    b = step(b, pitch(in.b, f));
+    c = step(c, pitch(in.c, f));
+  }
+}
+
 struct IntegerToFloat {
   const std::int32_t* p;
   std::int64_t row;
@@ -313,6 +236,7 @@ void fill_row_f32(VectorKernels& table) {
   table.select[kSV] = select_kernel<kSV>;
   table.select[kSS] = select_kernel<kSS>;
   table.fill = fill;
+  table.pick_column = pick_column;
   table.i32_to_f32 = i32_to_f32;
   table.compare_column[0] = compare_column<Op_equal>;
   table.compare_column[1] = compare_column<Op_not_equal>;

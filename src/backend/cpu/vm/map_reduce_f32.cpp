@@ -1,0 +1,85 @@
+// An elementwise instruction and the reduction of its result in one pass, for those that softmax, norms and their
+// gradients are made of. The same lane functions and the same order of sums as one after the other, hence the same bits.
+#include "backend/cpu/vm/targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/vm/map_reduce_f32.cpp"
+#include "hwy/foreach_target.h"
+
+#include "backend/cpu/vm/expressions-inl.h"
+#include "backend/cpu/vm/kernel_parts.h"
+#include "backend/cpu/vm/reductions-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace metal_candle::cpu::vm::HWY_NAMESPACE {
+namespace {
+
+template <class R, class E, bool kKeep>
+void map_reduce(const Instr& in, const Frame& f) {
+  E e = E::of(in, f);
+  float* out = at<float>(in.out, f);
+  float* state = at<float>(in.extra->state, f);
+  float* kept = kKeep ? at<float>(in.extra->kept, f) : nullptr;
+  for (int r = 0; r < f.rows; ++r) {
+    F total;
+    if (reduce_row<R, kKeep>(e, kept, state, f, total)) *out = lanes_of<R>(total);
+    e.next();
+    state = step(state, kReduceState);
+    out = step(out, pitch(in.out, f));
+    if (kKeep) kept = step(kept, pitch(in.extra->kept, f));
+  }
+}
+
+struct Adder {
+  VectorKernels& table;
+  template <class R, class E>
+  void add(Kernel map, Reduce op) {
+    table.map_reduces[table.map_reduce_count++] = {map, op, map_reduce<R, E, false>, map_reduce<R, E, true>};
+  }
+  template <class R, class Op>
+  void unary(Elementwise op, Reduce reduce) {
+    add<R, Unary<Op>>(table.map[static_cast<int>(op)][kVV], reduce);
+  }
+  template <class R, class Op, Form kForm>
+  void binary(Elementwise op, Reduce reduce) {
+    add<R, Binary<Op, kForm>>(table.map[static_cast<int>(op)][kForm], reduce);
+  }
+  template <class R, class E>
+  void pair(Elementwise first, Form form, Elementwise second, PairForm then, Reduce reduce) {
+    for (int i = 0; i < table.pair_count; ++i) {
+      const Pair& p = table.pairs[i];
+      if (p.first == first && p.first_form == form && p.second == second && p.form == then) add<R, E>(p.kernel, reduce);
+    }
+  }
+};
+
+}  // namespace
+
+void fill_map_reduce_f32(VectorKernels& table) {
+  using E = Elementwise;
+  Adder to{table};
+  to.unary<Sum, Op_exp>(E::exp, Reduce::sum);
+  to.unary<Sum, Op_square>(E::square, Reduce::sum);
+  to.unary<Sum, Op_abs>(E::abs, Reduce::sum);
+  to.unary<Max, Op_abs>(E::abs, Reduce::max);
+  to.binary<Sum, Op_add, kVV>(E::add, Reduce::sum);
+  to.binary<Sum, Op_sub, kVS>(E::sub, Reduce::sum);
+  to.binary<Sum, Op_mul, kVV>(E::mul, Reduce::sum);
+  to.binary<Sum, Op_mul, kVS>(E::mul, Reduce::sum);
+  to.pair<Sum, Inner<Op_sub, kVS, Op_exp>>(E::sub, kVS, E::exp, PairForm::alone, Reduce::sum);
+  to.pair<Sum, Inner<Op_sub, kVS, Op_square>>(E::sub, kVS, E::square, PairForm::alone, Reduce::sum);
+  to.pair<Sum, Inner<Op_add, kVV, Op_square>>(E::add, kVV, E::square, PairForm::alone, Reduce::sum);
+  to.pair<Sum, Chain<Op_mul, kVV, Op_mul, true>>(E::mul, kVV, E::mul, PairForm::then_v, Reduce::sum);
+  to.pair<Sum, Chain<Op_mul, kVV, Op_mul, false>>(E::mul, kVV, E::mul, PairForm::then_s, Reduce::sum);
+  to.pair<Sum, Chain<Op_mul, kVS, Op_mul, true>>(E::mul, kVS, E::mul, PairForm::then_v, Reduce::sum);
+}
+
+}  // namespace metal_candle::cpu::vm::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace metal_candle::cpu::vm {
+HWY_EXPORT(fill_map_reduce_f32);
+void fill_map_reduce_f32(VectorKernels& table) { HWY_DYNAMIC_DISPATCH(fill_map_reduce_f32)(table); }
+}  // namespace metal_candle::cpu::vm
+#endif

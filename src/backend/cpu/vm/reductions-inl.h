@@ -1,0 +1,134 @@
+// Reductions along a row, of what lies in memory or of an expression made on the way.
+//
+// The sum of a row has a shape that only its number of columns decides: vector i of a chunk of kReduceChunk columns
+// goes to accumulator i mod 4; at the end of the chunk the four are combined and join a total; at the end of the row
+// the total's lanes are combined pairwise. Blocks hand the accumulators on through the state in scratch memory.
+#if defined(MC_VM_REDUCTIONS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef MC_VM_REDUCTIONS_INL_H_
+#undef MC_VM_REDUCTIONS_INL_H_
+#else
+#define MC_VM_REDUCTIONS_INL_H_
+#endif
+
+#include <algorithm>
+
+#include "backend/cpu/vm/rows-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace metal_candle::cpu::vm::HWY_NAMESPACE {
+
+// `fold` may lose NaN, `join` does not; where it does, the loop looks out for NaN on its own.
+struct Sum {
+  static constexpr float identity = 0;
+  static constexpr bool watch_nan = false;
+  static HWY_INLINE F fold(F a, F b) { return a + b; }
+  static HWY_INLINE F join(F a, F b) { return a + b; }
+};
+struct Prod {
+  static constexpr float identity = 1;
+  static constexpr bool watch_nan = false;
+  static HWY_INLINE F fold(F a, F b) { return a * b; }
+  static HWY_INLINE F join(F a, F b) { return a * b; }
+};
+struct Max {
+  static constexpr float identity = -std::numeric_limits<float>::infinity();
+  static constexpr bool watch_nan = true;
+  static HWY_INLINE F fold(F a, F b) { return hn::Max(a.v, b.v); }
+  static HWY_INLINE F join(F a, F b) { return max(a, b); }
+};
+struct Min {
+  static constexpr float identity = std::numeric_limits<float>::infinity();
+  static constexpr bool watch_nan = true;
+  static HWY_INLINE F fold(F a, F b) { return hn::Min(a.v, b.v); }
+  static HWY_INLINE F join(F a, F b) { return min(a, b); }
+};
+
+/// The first n lanes of x, the rest identity.
+MC_INLINE F first_lanes(F x, int n, float identity) {
+  return hn::IfThenElse(hn::FirstN(df, static_cast<std::size_t>(n)), x.v, hn::Set(df, identity));
+}
+
+/// The first n columns from c: out of line, the loop is what matters.
+template <class E>
+HWY_NOINLINE F part_of(const E& e, int c, int n) {
+  return e.some(c, n);
+}
+
+template <class R>
+struct Accumulators {
+  F v[4];
+  MF nan;
+  HWY_INLINE Accumulators() {}  // written out: an implicit one would not be compiled for the instruction set
+
+  HWY_INLINE void begin(const float* state) {
+    const int n = static_cast<int>(hn::Lanes(df));
+    for (int i = 0; i < 4; ++i) v[i] = state ? load(state + i * n) : k(R::identity);
+    nan = hn::Or(hn::Or(is_nan(v[0]).m, is_nan(v[1]).m), hn::Or(is_nan(v[2]).m, is_nan(v[3]).m));
+  }
+  HWY_INLINE void add(int i, F x) {
+    v[i] = R::fold(v[i], x);
+    if (R::watch_nan) nan = hn::Or(nan, is_nan(x).m);
+  }
+  /// Columns [begin, end) of an expression; with kKeep its values are written to `kept`, too.
+  template <bool kKeep, class E>
+  HWY_INLINE void add_row(const E& e, float* kept, int begin, int end) {
+    const int n = static_cast<int>(hn::Lanes(df));
+    int c = begin;
+    for (; c + 4 * n <= end; c += 4 * n) {
+      for (int i = 0; i < 4; ++i) {
+        const F x = e.all(c + i * n);
+        if constexpr (kKeep) store(x, kept + c + i * n);
+        add(i, x);
+      }
+    }
+    // Unrolled with constant indices: the accumulators stay in registers.
+    for (int i = 0; i < 4; ++i) {
+      const int at = c + i * n, rest = end - at < n ? end - at : n;
+      if (rest <= 0) continue;
+      const F x = part_of(e, at, rest);
+      if constexpr (kKeep) store_some(x, kept + at, static_cast<std::size_t>(rest));
+      add(i, rest == n ? x : first_lanes(x, rest, R::identity));
+    }
+    if (R::watch_nan && HWY_UNLIKELY(!hn::AllFalse(df, nan))) v[0] = k(std::numeric_limits<float>::quiet_NaN());
+  }
+};
+
+/// Halves until one lane is left; what is above the half is not looked at.
+template <class R>
+float lanes_of(F total) {
+  HWY_ALIGN float x[HWY_MAX_BYTES / 2] = {};
+  for (std::size_t n = hn::Lanes(df) / 2; n > 0; n /= 2) {
+    hn::Store(total.v, df, x);
+    total = R::join(total, load(x + n));
+  }
+  return hn::GetLane(total.v);
+}
+
+/// One row of a block: chunk after chunk. True when the row is complete and `total` its reduction.
+template <class R, bool kKeep, class E>
+HWY_INLINE bool reduce_row(const E& e, float* kept, float* state, const Frame& f, F& total) {
+  const int n = static_cast<int>(hn::Lanes(df));
+  for (int c = 0;;) {
+    const std::int64_t at = f.col0 + c;
+    const int some = static_cast<int>(std::min<std::int64_t>(f.cols - c, kReduceChunk - at % kReduceChunk));
+    const std::int64_t end = at + some;
+    Accumulators<R> acc;
+    acc.begin(at % kReduceChunk == 0 ? nullptr : state);
+    acc.template add_row<kKeep>(e, kept, c, c + some);
+    c += some;
+    if (end % kReduceChunk != 0 && end != f.stage_cols) {
+      for (int i = 0; i < 4; ++i) store(acc.v[i], state + i * n);
+      return false;
+    }
+    total = R::join(R::join(acc.v[0], acc.v[1]), R::join(acc.v[2], acc.v[3]));
+    if (end > kReduceChunk) total = R::join(load(state + 4 * n), total);
+    if (end == f.stage_cols) return true;
+    store(total, state + 4 * n);
+    if (c == f.cols) return false;
+  }
+}
+
+}  // namespace metal_candle::cpu::vm::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif
