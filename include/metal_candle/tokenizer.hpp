@@ -27,6 +27,7 @@
 
 namespace metal_candle {
 
+class Gguf;
 namespace io::tok {
 struct State;
 }
@@ -44,6 +45,8 @@ class Tokenizer {
   static Tokenizer load(const std::filesystem::path& path);
   /// The text of a tokenizer.json; `origin` stands for the file in errors.
   static Tokenizer from_json(std::string_view text, std::string_view origin);
+  /// The vocabulary in a GGUF file: byte-level BPE ("gpt2") or SentencePiece's BPE ("llama").
+  static Tokenizer from_gguf(const Gguf& file);
 
   /// Throws UserError for a text of 2 GiB or more, and where the vocabulary has no word for a text nor an unknown
   /// token.

@@ -3,39 +3,25 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
-#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "metal_candle/error.hpp"
 #include "metal_candle/json.hpp"
+#include "tests/io/tokenizer_fixture.h"
 
 namespace metal_candle {
 namespace {
 
-const std::string kFolder = METAL_CANDLE_TESTS_DIR "/fixtures/tokenizer/";
-
 const Json& cases() {
-  static const Json value = Json::load(kFolder + "cases.json");
+  static const Json value = tokenizer_fixture("cases.json");
   return value;
 }
-
-/// The text of a tokenizer.json of the fixtures.
-std::string source(const std::string& name) {
-  static const Json all = Json::load(kFolder + "tokenizers.json");
-  const Json& j = all.at(name);
-  if (!j.contains("base")) return j.dump();
-  Json whole = all.at(j.at("base").as_string());
-  for (const JsonMember& m : j.items()) {
-    if (m.key != "base") whole.set(m.key, m.value);
-  }
-  return whole.dump();
-}
-Tokenizer tokenizer(const std::string& name) { return Tokenizer::from_json(source(name), name); }
 
 std::vector<std::string> names() {
   std::vector<std::string> out;

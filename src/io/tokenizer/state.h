@@ -66,5 +66,6 @@ struct PreTokenizerSpec {
 bool add_pre_tokenizers(std::vector<PreTokenizerSpec> specs, bool model_may_take_bytes, State& state);
 
 std::shared_ptr<const State> state_from_json(const Json& root);
+std::shared_ptr<const State> state_from_gguf(const Gguf& gguf);
 
 }  // namespace metal_candle::io::tok

@@ -7,6 +7,7 @@
 #include "io/tokenizer/encode.h"
 #include "io/tokenizer/state.h"
 #include "metal_candle/error.hpp"
+#include "metal_candle/gguf.hpp"
 
 namespace metal_candle {
 namespace {
@@ -68,8 +69,11 @@ void push_token(const State& state, std::int32_t id, bool skip_special, io::tok:
 
 Tokenizer Tokenizer::load(const std::filesystem::path& path) {
   if (std::filesystem::is_directory(path)) return load(path / "tokenizer.json");
+  if (path.extension() == ".gguf") return from_gguf(Gguf::open(path));
   return from_json(io::read_file(path), path.string());
 }
+
+Tokenizer Tokenizer::from_gguf(const Gguf& file) { return Tokenizer(io::tok::state_from_gguf(file)); }
 
 Tokenizer Tokenizer::from_json(std::string_view text, std::string_view origin) {
   return Tokenizer(io::tok::state_from_json(Json::parse(text, origin)));
