@@ -36,6 +36,7 @@ constexpr Section kSections[] = {
     {"seeds", seeds},
     {"linear", linear},
     {"lora", lora},
+    {"gemv", gemv},
     {"rows", rows},
     {"row_programs", row_programs},
     {"cross_entropy", cross_entropy},

@@ -106,10 +106,11 @@ __attribute__((target("avx512f"))) std::uint64_t read512(const char* from, std::
   return first_word(_mm512_xor_si512(_mm512_xor_si512(a, b), _mm512_xor_si512(c, d)));
 }
 
+template <std::size_t kAhead>
 __attribute__((target("avx512f"))) std::uint64_t read512_ahead(const char* from, std::size_t n) {
   __m512i a = _mm512_setzero_si512();
   for (std::size_t i = 0; i < n; i += 64) {
-    _mm_prefetch(from + i + 4096, _MM_HINT_T0);
+    _mm_prefetch(from + i + kAhead, _MM_HINT_T0);
     a = _mm512_xor_si512(a, _mm512_loadu_si512(from + i));
   }
   return first_word(a);
@@ -140,7 +141,10 @@ std::vector<NamedCopy> copies() {
 std::vector<NamedRead> reads() {
   std::vector<NamedRead> all = {{"plain", read_plain}};
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f")) all.insert(all.end(), {{"512", read512}, {"512, prefetch", read512_ahead}});
+  if (__builtin_cpu_supports("avx512f")) all.insert(all.end(), {{"512", read512},
+                           {"512, prefetch 4 KiB", read512_ahead<4096>},
+                           {"512, prefetch 8 KiB", read512_ahead<8192>},
+                           {"512, prefetch 16 KiB", read512_ahead<16384>}});
 #endif
   return all;
 }

@@ -85,6 +85,7 @@ void rows(Suite& suite);
 void row_programs(Suite& suite);
 void cross_entropy(Suite& suite);
 void lora(Suite& suite);
+void gemv(Suite& suite);
 void tiny(Suite& suite);
 void plan(Suite& suite);
 void seeds(Suite& suite);

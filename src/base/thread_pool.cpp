@@ -184,7 +184,7 @@ class Pool {
       const auto open = static_cast<int>(state >> 32);
       if (open == job_.count) return;
       if (static_cast<std::uint32_t>(state) >= job_.tasks[open]) {  // others are at its last tasks
-        backoff.wait();
+        if (job_.idle == nullptr || !job_.idle(job_.user, open)) backoff.wait();
         state = state_.load(std::memory_order_acquire);
         continue;
       }

@@ -21,6 +21,9 @@ struct Rounds {
   int count = 0;
   void (*run)(void* user, int thread, int round, std::uint32_t task) = nullptr;
   void* user = nullptr;
+  /// What a thread does that waits for others to end `round`, over and over, so a little at a time; false: there is
+  /// nothing left to do. May be null.
+  bool (*idle)(void* user, int round) = nullptr;
 };
 /// Runs all rounds on at most `most` threads, numbered from 0 (the caller) to most - 1, and returns when the last task
 /// has ended. Jobs of several callers take turns; a job started from a task runs on that thread alone. What a task

@@ -11,6 +11,7 @@ namespace {
 
 constexpr double kTinyNanoseconds = 15'000;
 constexpr double kThreadNanoseconds = 4'000;  // less work than this does not pay for another thread
+constexpr std::int64_t kFetchPieces = 256;  // before a round: half of a usual second-level cache
 
 std::size_t round_up(std::size_t x, std::size_t unit) { return (x + unit - 1) / unit * unit; }
 
@@ -89,6 +90,7 @@ void CpuExecutable::build_rounds() {
   units_.clear();
   round_units_.assign(1, 0);
   round_tasks_.clear();
+  next_fetching_.clear();
   scratch_bytes_ = most_tasks_ = 0;
   for (const auto& step : steps_) scratch_bytes_ = std::max(scratch_bytes_, round_up(step->scratch_bytes(), 64));
   std::vector<std::vector<int>> phases(static_cast<std::size_t>(std::max(plan_->phases, 1)));
@@ -156,7 +158,10 @@ void CpuExecutable::run_in(Workspace& workspace, const Bindings& bindings) {
   const auto task = [](void* self, int thread, int round, std::uint32_t index) {
     static_cast<CpuExecutable*>(self)->run_task(thread, round, index);
   };
-  base::run_rounds({round_tasks_.data(), static_cast<int>(round_tasks_.size()), task, this}, threads);
+  const auto idle = [](void* self, int round) { return static_cast<CpuExecutable*>(self)->fetch_ahead(round); };
+  if (next_fetching_.empty()) find_fetching();
+  fetched_.store(0, std::memory_order_relaxed);
+  base::run_rounds({round_tasks_.data(), static_cast<int>(round_tasks_.size()), task, this, idle}, threads);
 }
 
 void CpuExecutable::resolve(const Bindings& bindings, char* arena) {
@@ -215,6 +220,44 @@ void CpuExecutable::run_task(int thread, int round, std::uint32_t task) {
   const std::int64_t start = now();
   step.run(frame_, unit->pass, task - unit->first, scratch);
   times_[static_cast<std::size_t>(thread)].push_back({unit->step, thread, start, now()});
+}
+
+/// After steps are bound, when they know what they read.
+void CpuExecutable::find_fetching() {
+  next_fetching_.assign(round_tasks_.size(), -1);
+  int next = -1;
+  for (std::size_t r = round_tasks_.size(); r-- > 0;) {
+    next_fetching_[r] = next;
+    for (std::uint32_t u = round_units_[r]; u < round_units_[r + 1]; ++u)
+      if (units_[u].pass == 0 && steps_[static_cast<std::size_t>(units_[u].step)]->pieces_to_fetch() > 0)
+        next = static_cast<int>(r);
+  }
+}
+
+/// For a thread that waits for the end of a round: a piece of the weights that come next. The ends of rounds, and rounds
+/// of one task, would leave memory idle otherwise, which is all that decoding waits for.
+bool CpuExecutable::fetch_ahead(int round) {
+  const int target = next_fetching_[static_cast<std::size_t>(round)];
+  if (target < 0) return false;
+  const std::uint64_t first = static_cast<std::uint64_t>(target + 1) << 32;
+  std::uint64_t at = fetched_.load(std::memory_order_relaxed), next;
+  do {
+    next = std::max(at, first);
+    if (next - first >= kFetchPieces) return false;
+  } while (!fetched_.compare_exchange_weak(at, next + 1, std::memory_order_relaxed));
+  auto piece = static_cast<std::int64_t>(next - first);
+  const auto r = static_cast<std::size_t>(target);
+  for (std::uint32_t u = round_units_[r]; u < round_units_[r + 1]; ++u) {
+    if (units_[u].pass != 0) continue;
+    const Step& step = *steps_[static_cast<std::size_t>(units_[u].step)];
+    const std::int64_t pieces = step.pieces_to_fetch();
+    if (piece < pieces) {
+      step.fetch(piece);
+      return true;
+    }
+    piece -= pieces;
+  }
+  return false;
 }
 
 void CpuExecutable::collect_times(std::vector<TaskTime>& times) {

@@ -45,6 +45,8 @@ class CpuExecutable final : public Executable {
   void bind_steps(int threads);
   void run_alone();
   void run_task(int thread, int round, std::uint32_t task);
+  bool fetch_ahead(int round);
+  void find_fetching();
   void report_failures();
   void collect_times(std::vector<TaskTime>& times);
   int useful_threads() const;
@@ -65,6 +67,7 @@ class CpuExecutable final : public Executable {
   std::vector<std::uint32_t> round_units_;  // where each round's units begin; one more at the end
   std::vector<std::uint32_t> round_tasks_;
   std::uint32_t most_tasks_ = 0;
+  std::vector<int> next_fetching_;  // per round: the next one with something worth fetching, or -1
 
   // Per run.
   std::vector<void*> buffers_;
@@ -72,6 +75,7 @@ class CpuExecutable final : public Executable {
   char* arena_ = nullptr;
   char* scratch_ = nullptr;
   bool traced_ = false;
+  std::atomic<std::uint64_t> fetched_{0};  // round + 1 in the upper half, pieces of it in the lower one
   std::vector<std::vector<TaskTime>> times_;  // by thread
 };
 

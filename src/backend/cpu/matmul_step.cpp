@@ -13,6 +13,7 @@ namespace {
 // otherwise. So weights so large that a second copy hurts are packed for few rows only.
 constexpr std::int64_t kPackElements = 1024;
 constexpr std::int64_t kFewRows = 256, kLargeWeight = 32 << 20;
+constexpr std::int64_t kFetchPiece = 2 << 10;  // bytes; short against a task
 
 bool packing_pays(std::int64_t rows, std::int64_t elements, std::int64_t element_bytes) {
   return elements >= kPackElements && (rows <= kFewRows || elements * element_bytes <= kLargeWeight);
@@ -177,6 +178,7 @@ bool MatmulCallStep::bind(const RunFrame& frame) {
   out_ = static_cast<char*>(second_ ? shared_ : step_.epilogue ? nullptr : frame.buffers[step_.out]);
   // A tile program never reads this address, but computes others from it.
   if (step_.tile >= 0) frame.buffers[step_.tile] = second_ ? shared_ : static_cast<void*>(this);
+  threads_ = std::max(1, frame.threads);
   if (find_packed(frame)) return true;
   plan_product();
   return false;
@@ -207,6 +209,26 @@ void MatmulCallStep::run(const RunFrame& frame, int round, std::int64_t task, vo
   else run_gemm(frame, task, static_cast<char*>(scratch));
 }
 
+// A packed weight that few rows go over is all that such a product waits for. It is cut in one stretch of jobs for each
+// thread. Task t is the next job of stretch t % threads: threads that take tasks in turn go through memory in order, and
+// what a kernel asks for behind the end of its job is what it needs next.
+
+/// The first job of a stretch.
+std::int64_t MatmulCallStep::stretch(std::int64_t index) const {
+  return index * (tiling_.jobs / threads_) + std::min(index, tiling_.jobs % threads_);
+}
+
+std::int64_t MatmulCallStep::pieces_to_fetch() const {
+  if (packed_[0] == nullptr || !streams()) return 0;
+  return static_cast<std::int64_t>(weights_[0].view.entry_bytes()) / kFetchPiece;
+}
+
+void MatmulCallStep::fetch(std::int64_t piece) const {
+  const std::int64_t bytes = static_cast<std::int64_t>(weights_[0].view.entry_bytes());
+  const std::int64_t begin = bytes * stretch(piece % threads_) / tiling_.jobs + piece / threads_ * kFetchPiece;
+  for (std::int64_t at = begin; at < std::min(bytes, begin + kFetchPiece); at += 64) __builtin_prefetch(packed_[0] + at, 0, 2);
+}
+
 void MatmulCallStep::run_gemm(const RunFrame& frame, std::int64_t task, char* scratch) {
   const std::int64_t first = task / tiling_.jobs * args_.batch;
   GemmArgs args = args_;
@@ -227,7 +249,8 @@ void MatmulCallStep::run_gemm(const RunFrame& frame, std::int64_t task, char* sc
   TileContext context{tile_program_.get(), &frame, shape_.m, first, scratch + gemm_scratch_};
   args.user = &context;
   if (!tile_program_) args.c = out_ + first * shape_.m * shape_.n * static_cast<std::int64_t>(size_of(product_dtype_));
-  run_gemm_job(args, tiling_, task % tiling_.jobs, scratch);
+  const std::int64_t job = streams() ? stretch(task % threads_) + task / threads_ : task % tiling_.jobs;
+  run_gemm_job(args, tiling_, job, scratch);
 }
 
 void MatmulCallStep::run_plain(std::int64_t task) {

@@ -26,6 +26,8 @@ class MatmulCallStep final : public Step {
   bool binds() const override { return true; }
   bool bind(const RunFrame& frame) override;
   void run(const RunFrame& frame, int round, std::int64_t task, void* scratch) override;
+  std::int64_t pieces_to_fetch() const override;
+  void fetch(std::int64_t piece) const override;
   const char* take_failure() override { return second_ ? second_->take_failure() : nullptr; }
 
  private:
@@ -36,6 +38,8 @@ class MatmulCallStep final : public Step {
   bool find_packed(const RunFrame& frame);
   void run_gemm(const RunFrame& frame, std::int64_t task, char* scratch);
   void run_plain(std::int64_t task);
+  bool streams() const { return tiling_.streams_b && outer_ == 1; }
+  std::int64_t stretch(std::int64_t index) const;
   std::int64_t element() const { return static_cast<std::int64_t>(size_of(dtype_)); }
 
   const MatmulStep& step_;
@@ -63,6 +67,7 @@ class MatmulCallStep final : public Step {
   const char* bases_[4] = {};  // of a, b, a2, b2
   const char* packed_[2] = {};
   char* out_ = nullptr;
+  std::int64_t threads_ = 1;
 };
 
 }  // namespace metal_candle::cpu

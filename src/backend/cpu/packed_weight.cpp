@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "base/pool.h"
+#include "backend/cpu/weight_heap.h"
 #include "base/thread_pool.h"
 
 namespace metal_candle::cpu {
@@ -10,16 +10,10 @@ namespace {
 
 struct PackedWeight final : PackedForm {
   explicit PackedWeight(const WeightView& v)
-      : view(v),
-        bytes(std::max<std::size_t>(64, v.entry_bytes() * static_cast<std::size_t>(v.count()))),
-        data(static_cast<char*>(base::pool_allocate(bytes))) {}
-  ~PackedWeight() override { base::pool_free(data, bytes); }
-  PackedWeight(const PackedWeight&) = delete;
-  PackedWeight& operator=(const PackedWeight&) = delete;
+      : view(v), memory(std::max<std::size_t>(64, v.entry_bytes() * static_cast<std::size_t>(v.count()))) {}
 
   const WeightView view;
-  const std::size_t bytes;
-  char* const data;
+  const WeightMemory memory;
 };
 
 std::uint64_t key_of(const WeightView& v) {
@@ -59,7 +53,7 @@ void pack(const char* source, PackedWeight& to, int threads) {
                        std::int64_t at = 0, index = entry;
                        for (int d = v.dims; d-- > 0; index /= v.extents[d]) at += index % v.extents[d] * v.strides[d];
                        pack_b(shape, {source + v.offset + at * element, v.row_stride, v.col_stride},
-                              to.data + entry * entry_bytes, panels * part / parts, panels * (part + 1) / parts);
+                              to.memory.data() + entry * entry_bytes, panels * part / parts, panels * (part + 1) / parts);
                      });
 }
 
@@ -74,16 +68,16 @@ std::int64_t WeightView::count() const {
 const char* packed_weight(Storage& storage, const WeightView& view, int threads) {
   const std::uint64_t key = key_of(view);
   PackedForm* head = storage.packed.load(std::memory_order_acquire);
-  if (const PackedWeight* found = find(head, key, view)) return found->data;
+  if (const PackedWeight* found = find(head, key, view)) return found->memory.data();
   auto fresh = std::make_unique<PackedWeight>(view);
   fresh->key = key;
   pack(static_cast<const char*>(storage.data), *fresh, threads);
   for (;;) {
     fresh->next.reset(head);
     if (storage.packed.compare_exchange_weak(head, fresh.get(), std::memory_order_acq_rel, std::memory_order_acquire))
-      return fresh.release()->data;
+      return fresh.release()->memory.data();
     static_cast<void>(fresh->next.release());  // others own the list
-    if (const PackedWeight* found = find(head, key, view)) return found->data;
+    if (const PackedWeight* found = find(head, key, view)) return found->memory.data();
   }
 }
 

@@ -37,6 +37,11 @@ class Step {
   virtual bool bind(const RunFrame&) { return true; }
   virtual void run(const RunFrame& frame, int round, std::int64_t task, void* scratch) = 0;
 
+  /// Pieces of constant memory that a thread without work may bring into its cache before the step's first round, those
+  /// first that are needed first. Known once the step is bound.
+  virtual std::int64_t pieces_to_fetch() const { return 0; }
+  virtual void fetch(std::int64_t) const {}
+
   /// What only the data showed, or null; forgets it.
   virtual const char* take_failure() {
     return failure_.load(std::memory_order_relaxed) ? failure_.exchange(nullptr) : nullptr;

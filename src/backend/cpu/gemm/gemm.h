@@ -86,6 +86,7 @@ struct GemmTiling {
   const KernelSet* kernels = nullptr;
   bool swapped = false;  // computes Cᵀ = Bᵀ·Aᵀ: the vector lanes run over m. The fields below speak of Cᵀ then
   bool direct_c = false;  // kernels write C itself
+  bool streams_b = false;  // B is packed, and its memory is read once
   bool whole_c = false;   // C scratch holds a whole tile (more than one K block), not just one group of columns
   bool whole_b = false;   // B is packed for the whole width of the tile at once
   bool rows_outer = false;  // row tiles in the outer loop, panels in the inner one
@@ -95,6 +96,7 @@ struct GemmTiling {
   std::int64_t block_rows = 0, block_cols = 0;  // a tile of C
   std::int64_t row_blocks = 0, col_blocks = 0, tiles_per_job = 1;
   std::int64_t block_steps = 0;  // k steps a block
+  std::int64_t steps_ahead = 0;  // from what a kernel reads of B to what it asks for
   std::size_t b_scratch = 0, c_scratch = 0, t_scratch = 0;  // offsets behind A's
 };
 

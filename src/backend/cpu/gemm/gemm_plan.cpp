@@ -15,6 +15,11 @@ constexpr std::int64_t kThin = 32;       // rows or columns of a product that is
 constexpr std::int64_t kShortChain = 12;  // steps; below it, writing C is the work
 // Rows of A a power of two apart share one set of L1 (12 ways on Zen 5): 10 rows ran twice as fast as 16.
 constexpr std::int64_t kScatteredRows = 10;
+// A packed weight that is read once comes from memory: asked for 12 KiB ahead it arrives at the rate of the best read
+// loop, at 2 KiB a fifth slower. One panel goes after the other, so that what is asked for beyond a panel's end is the
+// next one; a job is long against the wait for its first lines.
+constexpr std::int64_t kStreamAhead = 12 << 10, kStreamJob = 256 << 10, kStreamJobs = 8;
+constexpr std::int64_t kStepsAhead = 32;
 // Below kSmallJob multiply-adds a job is not worth handing out alone. Above kGoodJob, jobs are cut until there are
 // enough for 16 threads; copies, which every job makes for itself, ask for fewer and larger ones.
 constexpr std::int64_t kSmallJob = 1 << 16, kGoodJob = 1 << 19, kGoodJobs = 32, kGoodCopyingJobs = 16;
@@ -29,6 +34,7 @@ bool swap_pays(const GemmArgs& args) {
 
 int choose_width(const GemmView& v, const MicroFamily& f, bool in_place) {
   if (v.n <= f.lanes) return 0;
+  if (v.right[0].packed && v.m <= f.max_rows[1]) return 1;
   if (v.m <= f.max_rows[3] && v.n >= 8 * f.lanes) return 3;
   if (v.m <= f.max_rows[2] && v.n >= 4 * f.lanes) return 2;
   // One vector with many rows reads B once where two would read it twice, from memory each time.
@@ -64,6 +70,12 @@ Cut first_cut(const GemmTiling& t, bool copies_left, bool copies_right) {
   return copies_right ? Cut{48, 4} : Cut{8, 8};
 }
 
+/// Panels of a packed B that a job reads, where every job reads B once.
+std::int64_t streamed_panels(std::int64_t panels, std::int64_t panel_bytes) {
+  const std::int64_t most = std::max<std::int64_t>(1, panels / kStreamJobs);
+  return std::clamp<std::int64_t>(kStreamJob / std::max<std::int64_t>(1, panel_bytes), 1, most);
+}
+
 void cut_c(GemmTiling& t, const GemmView& v, const MicroFamily& f, PackKind kind) {
   const std::int64_t k = std::max<std::int64_t>(v.k[0] + v.k[1], 1);
   const std::int64_t panels = ceil_div(v.n, f.panel_cols()), tiles = ceil_div(v.m, t.row_tile);
@@ -71,6 +83,7 @@ void cut_c(GemmTiling& t, const GemmView& v, const MicroFamily& f, PackKind kind
   const bool copies_right = !v.right[0].packed || is_widened(kind);
   std::int64_t row_tiles = tiles, col_panels = std::max<std::int64_t>(1, (std::int64_t{1} << t.width) / 2);
   if (t.whole_b) col_panels = std::max<std::int64_t>(col_panels, 4);
+  if (tiles == 1 && v.right[0].packed) col_panels = streamed_panels(panels, k / f.k_per_step * f.panel_cols() * f.unit_bytes);
   if (tiles > 1) {
     const Cut cut = first_cut(t, copies_left, copies_right);
     row_tiles = ceil_div(tiles, ceil_div(tiles, cut.row_tiles));
@@ -126,6 +139,8 @@ GemmTiling plan_gemm(const GemmArgs& args) {
   t.row_tile = f.max_rows[t.width];
   if (t.width == 0 && v.left[0].k == 1) t.row_tile = std::min<std::int64_t>(t.row_tile, kScatteredRows);
   const bool streams = v.m <= t.row_tile;
+  t.streams_b = streams && v.right[0].packed;
+  t.steps_ahead = t.streams_b ? kStreamAhead / (f.panel_cols() * f.unit_bytes) : kStepsAhead;
   const bool copies_right = !v.right[0].packed && !(streams && reads_in_place(v.right[0], kind));
   const std::int64_t longest = ceil_div(std::max(v.k[0], v.k[1]), f.k_per_step);
   t.rows_outer = !streams && longest <= kShortChain && !is_widened(kind);

@@ -98,7 +98,7 @@ class TileRun {
     for (std::int64_t i = g.tile_begin; i < g.tile_end; ++i) {
       const std::int64_t r0 = tile_row(i), rows = tile_row(i + 1) - r0;
       MicroArgs m{count, left.data + r0 * left.row, left.row, left.step, right.data, right.step, right.panel,
-                  c + r0 * c_row, c_row, accumulate};
+                  c + r0 * c_row, c_row, accumulate, t_.steps_ahead * right.step};
       if (left.row == 0) {
         m.a = left.data + r0 * count * unit;
         m.a_row = unit;

@@ -20,6 +20,7 @@ struct MicroArgs {
   char* c;
   std::int64_t c_row;
   bool accumulate;  // the chain goes on from what C holds; otherwise from zero
+  std::int64_t ahead = 0;  // bytes from what is read of B to what is asked for
 };
 using MicroKernel = void (*)(const MicroArgs&);
 

@@ -9,9 +9,8 @@ void micro_kernel(const MicroArgs& p) {
   using V = typename Ops::V;
   constexpr int kPanels = (kVectors + 1) / 2;
   constexpr int kBases = (kRows + 2) / 3;
-  const std::int64_t a_row = p.a_row, a_step = p.a_step, b_step = p.b_step, c_row = p.c_row;
+  const std::int64_t a_row = p.a_row, a_step = p.a_step, b_step = p.b_step, c_row = p.c_row, ahead = p.ahead;
   char* const c = p.c;  // copies: stores through char* would make the compiler read p again
-  const std::int64_t ahead = 16 * b_step;
   V acc[kRows][kVectors];
   if (p.accumulate) {
 #pragma GCC unroll 32
@@ -32,7 +31,7 @@ void micro_kernel(const MicroArgs& p) {
   for (int i = 0; i < kPanels; ++i) b[i] = p.b + i * p.b_panel;
   for (std::int64_t step = p.steps; step > 0; --step) {
     // The hardware follows a panel of B too closely behind, and rows of B in place not at all.
-    if constexpr (kRows >= 6) {
+    if constexpr (kRows >= 6 || kVectors == 2) {
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; v += 64 / Ops::kBytes) __builtin_prefetch(b[v / 2] + ahead + (v % 2) * Ops::kBytes);
     }

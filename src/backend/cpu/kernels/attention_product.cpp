@@ -36,7 +36,8 @@ void multiply(const Product& p) {
                    .b_panel = f.panel_cols() * 4,
                    .c = nullptr,
                    .c_row = p.c_row * 4,
-                   .accumulate = p.accumulate};
+                   .accumulate = p.accumulate,
+                   .ahead = 16 * p.b_step * 4};
     for (std::int64_t row = 0; row < p.m; row += kRows) {
       args.a = reinterpret_cast<const char*>(p.a + row * p.a_row);
       args.c = reinterpret_cast<char*>(p.c + row * p.c_row + column);
