@@ -239,6 +239,12 @@ std::vector<Case> cases() {
     all.push_back({"u.B act", t, 1024, 2048, 16, false});
     all.push_back({"dA x'u", t, 2048, kLoraRank, 1024, false, true});
     all.push_back({"dB t'dy", t, kLoraRank, 2048, 1024, false, true});
+    for (int64_t k : {192, 576}) {
+      all.push_back({"x.A act", t, 1024, kLoraRank, k, false});
+      all.push_back({"dy.B act", t, 1024, kLoraRank, k, false, false, true});
+      all.push_back({"dA x'u", t, k, kLoraRank, 1024, false, true});
+      all.push_back({"dB t'dy", t, kLoraRank, k, 1024, false, true});
+    }
     all.push_back({"dW x'dy", t, 896, 896, 1024, false, true});
     for (int64_t s : {64, 128, 256, 512, 1024}) all.push_back({"square", t, s, s, s, false});
     all.push_back({"square BT", t, 512, 512, 512, false, false, true});

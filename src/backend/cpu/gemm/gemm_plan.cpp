@@ -13,8 +13,9 @@ using Side = GemmTiling::Side;
 constexpr std::int64_t kBlockSteps = 4096, kCopiedSteps = 1024, kThinSteps = 256;
 constexpr std::int64_t kThin = 32;       // rows or columns of a product that is bound by reading its other operand
 constexpr std::int64_t kShortChain = 12;  // steps; below it, writing C is the work
-// Rows of A a power of two apart share one set of L1 (12 ways on Zen 5): 10 rows ran twice as fast as 16.
-constexpr std::int64_t kScatteredRows = 10;
+// Rows of A a large power of two apart share few sets of L1 (64 of 12 ways on Zen 5): where all of them share one, 10
+// rows ran twice as fast as 16.
+constexpr std::int64_t kScatteredRows = 10, kSetBytes = 64 * 64;
 // A packed weight that is read once comes from memory: asked for 12 KiB ahead it arrives at the rate of the best read
 // loop, at 2 KiB a fifth slower. One panel goes after the other, so that what is asked for beyond a panel's end is the
 // next one; a job is long against the wait for its first lines.
@@ -82,13 +83,14 @@ void cut_c(GemmTiling& t, const GemmView& v, const MicroFamily& f, PackKind kind
   const bool copies_left = v.left[0].k != 1 || is_widened(kind);
   const bool copies_right = !v.right[0].packed || is_widened(kind);
   std::int64_t row_tiles = tiles, col_panels = std::max<std::int64_t>(1, (std::int64_t{1} << t.width) / 2);
-  if (t.whole_b) col_panels = std::max<std::int64_t>(col_panels, 4);
+  if (t.whole_b) col_panels = std::max<std::int64_t>(col_panels, 3);
   if (tiles == 1 && v.right[0].packed) col_panels = streamed_panels(panels, k / f.k_per_step * f.panel_cols() * f.unit_bytes);
   if (tiles > 1) {
     const Cut cut = first_cut(t, copies_left, copies_right);
     row_tiles = ceil_div(tiles, ceil_div(tiles, cut.row_tiles));
     if (!t.whole_b || t.rows_outer) col_panels = std::min(panels, cut.col_panels);
-    const std::int64_t wanted = copies_left && copies_right ? kGoodCopyingJobs : kGoodJobs;
+    const bool few = copies_right && (copies_left || t.width == 0);
+    const std::int64_t wanted = few ? kGoodCopyingJobs : kGoodJobs;
     const auto jobs = [&] { return ceil_div(panels, col_panels) * ceil_div(tiles, row_tiles) * v.batch; };
     const auto work = [&] { return col_panels * f.panel_cols() * row_tiles * t.row_tile * k; };
     while (!t.whole_b && jobs() < wanted && work() > kGoodJob && col_panels * row_tiles > 1) {
@@ -137,7 +139,8 @@ GemmTiling plan_gemm(const GemmArgs& args) {
 
   t.width = choose_width(v, f, reads_in_place(v.right[0], kind));
   t.row_tile = f.max_rows[t.width];
-  if (t.width == 0 && v.left[0].k == 1) t.row_tile = std::min<std::int64_t>(t.row_tile, kScatteredRows);
+  if (t.width == 0 && v.left[0].k == 1 && v.left[0].outer * element_bytes(args.type) % (kSetBytes / 2) == 0)
+    t.row_tile = std::min<std::int64_t>(t.row_tile, kScatteredRows);
   const bool streams = v.m <= t.row_tile;
   t.streams_b = streams && v.right[0].packed;
   t.steps_ahead = t.streams_b ? kStreamAhead / (f.panel_cols() * f.unit_bytes) : kStepsAhead;

@@ -13,7 +13,13 @@ namespace metal_candle::cpu {
 namespace {
 
 using Side = GemmTiling::Side;
-constexpr std::int64_t kStepsTogether = 8;
+/// Copies go a few steps at a time over all tiles or panels, so that long rows are read in order: as many as L1 holds. Of
+/// rows a power of two apart it holds few.
+constexpr std::int64_t kTogetherBytes = 16 << 10;
+std::int64_t steps_together(std::int64_t step_bytes, std::int64_t row_bytes) {
+  if (row_bytes % 2048 == 0) return 8;
+  return std::clamp<std::int64_t>(kTogetherBytes / std::max<std::int64_t>(1, step_bytes) / 4 * 4, 8, 256);
+}
 
 class TileRun {
  public:
@@ -135,7 +141,7 @@ class TileRun {
       return {scratch_, stride, unit};
     }
     // A few steps at a time over all row tiles, so that lines of A are read once.
-    const std::int64_t tiles = ceil_div(rows_, t_.row_tile), some = kStepsTogether * f_.k_per_step;
+    const std::int64_t tiles = ceil_div(rows_, t_.row_tile), some = steps_together(rows_ * unit, a.k * bytes) * f_.k_per_step;
     for (std::int64_t done = 0; done < count * f_.k_per_step; done += some)
       for (std::int64_t i = 0; i < tiles; ++i) {
         const std::int64_t r0 = tile_row(i), rows = tile_row(i + 1) - r0;
@@ -184,7 +190,7 @@ class TileRun {
     const GemmOperand& b = view_.right[s];
     const std::int64_t bytes = element_bytes(args_.type), unit = f_.unit_bytes, cols = f_.panel_cols();
     const std::int64_t all = count * f_.k_per_step, k0 = step * f_.k_per_step, k = std::min(all, view_.k[s] - k0);
-    const std::int64_t some = b.outer == 1 ? kStepsTogether * f_.k_per_step : all;
+    const std::int64_t some = b.outer == 1 ? steps_together((col_end_ - col0_) * unit, b.k * bytes) * f_.k_per_step : all;
     const char* source = b.data + (batch_ * b.batch + k0 * b.k) * bytes;
     for (std::int64_t done = 0; done < all; done += some)
       for (std::int64_t col = col0_; col < col_end_; col += cols) {

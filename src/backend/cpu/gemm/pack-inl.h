@@ -141,11 +141,10 @@ inline void prefetch_lanes(const char* source, std::int64_t bytes) {
 }
 
 #if HWY_TARGET != HWY_SCALAR
-/// 4 lanes × 4 steps of 32-bit units.
-inline void transpose4(const char* source, std::int64_t lane_bytes, char* target, std::int64_t target_step) {
-  const hn::Full128<std::uint32_t> d;
-  const hn::Full128<std::uint64_t> d64;
-  const auto row = [&](int i) { return hn::LoadU(d, reinterpret_cast<const std::uint32_t*>(source + i * lane_bytes)); };
+/// Rows 0 to 3 of 32-bit units, transposed within each 128-bit block: block b of output i is column i of the rows' blocks b.
+template <class D, class Load>
+inline void transpose_blocks(D d, Load row, char* target, std::int64_t target_step) {
+  const hn::Repartition<std::uint64_t, D> d64;
   const auto r0 = row(0), r1 = row(1), r2 = row(2), r3 = row(3);
   const auto a = hn::BitCast(d64, hn::InterleaveLower(d, r0, r1)), b = hn::BitCast(d64, hn::InterleaveLower(d, r2, r3));
   const auto e = hn::BitCast(d64, hn::InterleaveUpper(d, r0, r1)), f = hn::BitCast(d64, hn::InterleaveUpper(d, r2, r3));
@@ -154,6 +153,13 @@ inline void transpose4(const char* source, std::int64_t lane_bytes, char* target
   put(hn::InterleaveUpper(d64, a, b), 1);
   put(hn::InterleaveLower(d64, e, f), 2);
   put(hn::InterleaveUpper(d64, e, f), 3);
+}
+
+/// 4 lanes × 4 steps of 32-bit units.
+inline void transpose4(const char* source, std::int64_t lane_bytes, char* target, std::int64_t target_step) {
+  const hn::Full128<std::uint32_t> d;
+  const auto row = [&](int i) { return hn::LoadU(d, reinterpret_cast<const std::uint32_t*>(source + i * lane_bytes)); };
+  transpose_blocks(d, row, target, target_step);
 }
 #else
 inline void transpose4(const char* source, std::int64_t lane_bytes, char* target, std::int64_t target_step) {
@@ -166,7 +172,6 @@ inline void transpose4(const char* source, std::int64_t lane_bytes, char* target
 /// 16 lanes × 4 steps: four of the above side by side, one in each 128-bit block.
 inline void transpose16(const char* source, std::int64_t lane_bytes, char* target, std::int64_t target_step) {
   const hn::ScalableTag<std::uint32_t> d;
-  const hn::ScalableTag<std::uint64_t> d64;
   const auto rows = [&](int i) {
     const auto at = [&](int lane) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + lane * lane_bytes)); };
     __m512i v = _mm512_castsi128_si512(at(i));
@@ -174,14 +179,7 @@ inline void transpose16(const char* source, std::int64_t lane_bytes, char* targe
     v = _mm512_inserti32x4(v, at(8 + i), 2);
     return hn::Vec<decltype(d)>{_mm512_inserti32x4(v, at(12 + i), 3)};
   };
-  const auto r0 = rows(0), r1 = rows(1), r2 = rows(2), r3 = rows(3);
-  const auto a = hn::BitCast(d64, hn::InterleaveLower(d, r0, r1)), b = hn::BitCast(d64, hn::InterleaveLower(d, r2, r3));
-  const auto e = hn::BitCast(d64, hn::InterleaveUpper(d, r0, r1)), f = hn::BitCast(d64, hn::InterleaveUpper(d, r2, r3));
-  const auto put = [&](auto v, int i) { hn::StoreU(v, d64, reinterpret_cast<std::uint64_t*>(target + i * target_step)); };
-  put(hn::InterleaveLower(d64, a, b), 0);
-  put(hn::InterleaveUpper(d64, a, b), 1);
-  put(hn::InterleaveLower(d64, e, f), 2);
-  put(hn::InterleaveUpper(d64, e, f), 3);
+  transpose_blocks(d, rows, target, target_step);
 }
 #endif
 
@@ -235,45 +233,51 @@ void pack_units(const char* source, std::int64_t lane_bytes, std::int64_t step_b
   }
 }
 
+/// Rows of bf16 become half as many rows of pairs: row 2s and row 2s + 1, element by element. Only AVX-512 has kernels for
+/// pairs, and no panel of theirs is wider than 32.
+#if HWY_TARGET == HWY_AVX3
+template <bool kWhole>
+inline void interleave_rows(const char* source, std::int64_t row, std::int64_t pairs, std::int64_t lanes, char* target,
+                            std::int64_t target_row) {
+  alignas(64) static constexpr std::uint16_t kFront[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                                           8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+  const __m512i front = _mm512_load_si512(kFront), back = _mm512_add_epi16(front, _mm512_set1_epi16(16));
+  const auto mask = static_cast<__mmask32>((std::uint64_t{1} << lanes) - 1);
+  const auto low = static_cast<__mmask16>(mask), high = static_cast<__mmask16>(mask >> 16);
+  for (; pairs > 0; --pairs, source += 2 * row, target += target_row) {
+    __builtin_prefetch(source + kPackAhead * row);
+    __builtin_prefetch(source + (kPackAhead + 1) * row);
+    const __m512i a = kWhole ? _mm512_loadu_si512(source) : _mm512_maskz_loadu_epi16(mask, source);
+    const __m512i b = kWhole ? _mm512_loadu_si512(source + row) : _mm512_maskz_loadu_epi16(mask, source + row);
+    const __m512i x = _mm512_permutex2var_epi16(a, front, b);
+    if (kWhole) _mm512_storeu_si512(target, x);
+    else _mm512_mask_storeu_epi32(target, low, x);
+    if (!kWhole && high == 0) continue;
+    const __m512i y = _mm512_permutex2var_epi16(a, back, b);
+    if (kWhole) _mm512_storeu_si512(target + 64, y);
+    else _mm512_mask_storeu_epi32(target + 64, high, y);
+  }
+}
+#endif
+
 /// Pairs (k, k+1) of bf16 become one unit; without a k + 1 the upper half is zero.
 void pack_pairs(const PackArgs& p) {
   const std::int64_t pairs = p.k / 2;
   const std::int64_t lane_bytes = p.lane_stride * 2, k_bytes = p.k_stride * 2;
   if (p.k_stride == 1) {
     pack_units<std::uint32_t>(p.source, lane_bytes, 4, p.lanes, pairs, p.width, p.target);
-  } else {
-    for (std::int64_t s = 0; s < pairs; ++s) {
-      const char* low = p.source + 2 * s * k_bytes;
-      const char* high = low + k_bytes;
-      char* target = p.target + s * p.width * 4;
-      std::int64_t l = 0;
-      if (p.lane_stride == 1) {
-        prefetch_lanes(low + kPackAhead * k_bytes, p.lanes * 2);
-        prefetch_lanes(high + kPackAhead * k_bytes, p.lanes * 2);
-        constexpr std::int64_t kStep = kLanes<std::uint32_t>;
-        const hn::ScalableTag<std::uint32_t> d;
-        const hn::Rebind<std::uint16_t, decltype(d)> d16;
-        const auto pairs_at = [&](auto load) {
-          const auto x = hn::PromoteTo(d, load(reinterpret_cast<const std::uint16_t*>(low) + l));
-          const auto y = hn::PromoteTo(d, load(reinterpret_cast<const std::uint16_t*>(high) + l));
-          return hn::Or(x, hn::ShiftLeft<16>(y));
-        };
-        auto* const out = reinterpret_cast<std::uint32_t*>(target);
-        for (; l + kStep <= p.lanes; l += kStep) hn::StoreU(pairs_at([&](auto* q) { return hn::LoadU(d16, q); }), d, out + l);
 #if HWY_TARGET == HWY_AVX3
-        if (l < p.lanes) {
-          const auto left = static_cast<std::size_t>(p.lanes - l);
-          const auto pairs = pairs_at([&](auto* q) { return hn::MaskedLoad(hn::FirstN(d16, left), d16, q); });
-          hn::BlendedStore(pairs, hn::FirstN(d, left), d, out + l);
-          l = p.lanes;
-        }
+  } else if (p.lane_stride == 1 && p.lanes <= 32) {
+    if (p.lanes == 32) interleave_rows<true>(p.source, k_bytes, pairs, 32, p.target, p.width * 4);
+    else interleave_rows<false>(p.source, k_bytes, pairs, p.lanes, p.target, p.width * 4);
 #endif
+  } else {
+    for (std::int64_t s = 0; s < pairs; ++s)
+      for (std::int64_t l = 0; l < p.lanes; ++l) {
+        const char* low = p.source + l * lane_bytes + 2 * s * k_bytes;
+        std::memcpy(p.target + (s * p.width + l) * 4, low, 2);
+        std::memcpy(p.target + (s * p.width + l) * 4 + 2, low + k_bytes, 2);
       }
-      for (; l < p.lanes; ++l) {
-        std::memcpy(target + l * 4, low + l * lane_bytes, 2);
-        std::memcpy(target + l * 4 + 2, high + l * lane_bytes, 2);
-      }
-    }
   }
   if (p.k % 2 == 0) return;
   for (std::int64_t l = 0; l < p.lanes; ++l) {
