@@ -2,6 +2,7 @@
 #pragma once
 
 #include "metal_candle/autograd.hpp"
+#include "metal_candle/bundle.hpp"
 #include "metal_candle/chat_template.hpp"
 #include "metal_candle/dataset.hpp"
 #include "metal_candle/device.hpp"

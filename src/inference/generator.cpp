@@ -1,17 +1,68 @@
+#include <fmt/format.h>
+
 #include "inference/engine.h"
+#include "inference/text_output.h"
 #include "metal_candle/error.hpp"
 
 namespace metal_candle {
 
 using inference::Engine;
 using inference::Sequence;
+using inference::TextOutput;
 
 std::string_view name(Finish finish) {
   return finish == Finish::stop ? "stop" : finish == Finish::length ? "length" : "cancelled";
 }
 
+namespace {
+
+GeneratorOptions ending(GeneratorOptions options, const Bundle& bundle) {
+  if (!options.end_tokens) options.end_tokens = bundle.generation.end_tokens;
+  return options;
+}
+
+/// What happens with each token: it becomes text, which may end the sequence, and somebody is told.
+class Listener {
+ public:
+  Listener(const std::optional<Tokenizer>& tokenizer, std::span<const GenerateOptions> options, std::size_t prompts,
+           const OnPiece& on_piece)
+      : on_piece_(on_piece) {
+    for (const GenerateOptions& o : options)
+      if (!tokenizer && !o.stop.empty())
+        throw UserError(ErrorKind::argument, "generate: stop texts need a tokenizer, and the generator has none");
+    for (std::size_t i = 0; tokenizer && i < prompts; ++i)
+      texts_.emplace_back(*tokenizer, options[options.size() == 1 ? 0 : i].stop);
+  }
+
+  void operator()(Sequence& s, std::int32_t token, double logprob) {
+    Piece piece{s.index, token, logprob, {}};
+    if (!texts_.empty()) {
+      TextOutput& text = texts_[s.index];
+      const bool ends = s.done && s.out.finish == Finish::stop;  // a token that ends is not part of the text
+      if (!ends) piece.text = text.push(token);
+      if (text.stopped()) s.done = true, s.out.finish = Finish::stop;
+      if (s.done) piece.text += text.finish();
+    }
+    if (on_piece_ && !on_piece_(piece) && !s.done) {
+      s.done = true;
+      s.out.finish = Finish::cancelled;
+    }
+    if (s.done && !texts_.empty()) s.out.text = texts_[s.index].text();
+  }
+
+ private:
+  const OnPiece& on_piece_;
+  std::vector<TextOutput> texts_;
+};
+
+}  // namespace
+
+Generator::Generator(const Bundle& bundle, const GeneratorOptions& options)
+    : Generator(bundle.model, bundle.tokenizer, ending(options, bundle)) {}
 Generator::Generator(Model model, const GeneratorOptions& options)
     : engine_(std::make_unique<Engine>(std::move(model), options)) {}
+Generator::Generator(Model model, Tokenizer tokenizer, const GeneratorOptions& options)
+    : engine_(std::make_unique<Engine>(std::move(model), options)), tokenizer_(std::move(tokenizer)) {}
 Generator::Generator(Generator&&) noexcept = default;
 Generator& Generator::operator=(Generator&&) noexcept = default;
 Generator::~Generator() = default;
@@ -19,40 +70,35 @@ Generator::~Generator() = default;
 const Model& Generator::model() const { return engine_->model(); }
 const nn::Weights& Generator::weights() const { return engine_->weights(); }
 void Generator::use(nn::Weights weights) { engine_->use(std::move(weights)); }
+std::vector<double> Generator::score(Ids tokens) { return engine_->score(tokens); }
 
-namespace {
-
-inference::OnToken teller(const OnPiece& on_piece) {
-  if (!on_piece) return {};
-  return [&on_piece](Sequence& s, std::int32_t token, double logprob) {
-    if (on_piece({s.index, token, logprob}) || s.done) return;
-    s.done = true;
-    s.out.finish = Finish::cancelled;
-  };
+std::vector<std::int32_t> Generator::encoded(std::string_view prompt, bool add_special_tokens) const {
+  if (!tokenizer_) throw UserError(ErrorKind::argument, "generate: a text prompt needs a tokenizer, and there is none");
+  return tokenizer_->encode(prompt, {.add_special_tokens = add_special_tokens});
 }
 
-}  // namespace
+Generated Generator::generate(Ids prompt, const GenerateOptions& options, const OnPiece& on_piece) {
+  return std::move(generate_batch({{prompt.begin(), prompt.end()}}, options, on_piece)[0]);
+}
 
-Generated Generator::generate(std::span<const std::int32_t> prompt, const GenerateOptions& options,
-                              const OnPiece& on_piece) {
-  return std::move(engine_->run({{prompt.begin(), prompt.end()}}, {&options}, teller(on_piece))[0]);
+Generated Generator::generate(std::string_view prompt, const GenerateOptions& options, const OnPiece& on_piece,
+                              bool add_special_tokens) {
+  return generate(encoded(prompt, add_special_tokens), options, on_piece);
 }
 
 std::vector<Generated> Generator::generate_batch(const std::vector<std::vector<std::int32_t>>& prompts,
-                                                 const GenerateOptions& options, const OnPiece& on_piece) {
-  return engine_->run(prompts, std::vector<const GenerateOptions*>(prompts.size(), &options), teller(on_piece));
-}
-
-std::vector<Generated> Generator::generate_batch(const std::vector<std::vector<std::int32_t>>& prompts,
-                                                 const std::vector<GenerateOptions>& options, const OnPiece& on_piece) {
-  if (prompts.size() != options.size())
-    throw UserError(ErrorKind::argument, "generate: " + std::to_string(prompts.size()) + " prompts, " +
-                                             std::to_string(options.size()) + " options");
+                                                 std::span<const GenerateOptions> options, const OnPiece& on_piece) {
+  if (options.size() != 1 && options.size() != prompts.size())
+    throw UserError(ErrorKind::argument,
+                    fmt::format("generate: options for {} of {} prompts", options.size(), prompts.size()));
   std::vector<const GenerateOptions*> each;
-  for (const GenerateOptions& o : options) each.push_back(&o);
-  return engine_->run(prompts, each, teller(on_piece));
+  for (std::size_t i = 0; i < prompts.size(); ++i) each.push_back(&options[options.size() == 1 ? 0 : i]);
+  Listener listener(tokenizer_, options, prompts.size(), on_piece);
+  return engine_->run(prompts, each, std::ref(listener));
 }
 
-std::vector<double> Generator::score(std::span<const std::int32_t> tokens) { return engine_->score(tokens); }
+GenerationStream Generator::stream(std::string_view prompt, const GenerateOptions& options, bool add_special_tokens) {
+  return stream(encoded(prompt, add_special_tokens), options);
+}
 
 }  // namespace metal_candle

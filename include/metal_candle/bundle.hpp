@@ -1,0 +1,37 @@
+// Everything that lies in a model's folder or GGUF file: weights, tokenizer, chat template, how to generate.
+//
+//   auto bundle = mc::Bundle::load("SmolLM2-135M-Instruct");
+//   mc::Generator generator(bundle);
+//   std::string prompt = bundle.chat->render(mc::Json::parse(R"([{"role": "user", "content": "Hello"}])", "prompt"));
+//   std::cout << generator.generate(prompt, {.max_tokens = 64}, false).text;
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <vector>
+
+#include "metal_candle/chat_template.hpp"
+#include "metal_candle/model.hpp"
+#include "metal_candle/tokenizer.hpp"
+
+namespace metal_candle {
+
+/// What generation_config.json recommends; what it leaves out is empty.
+struct GenerationDefaults {
+  bool sample = false;  // else greedy, whatever the numbers
+  std::optional<double> temperature, top_p, min_p, repetition_penalty;
+  std::optional<int> top_k;
+  std::vector<std::int32_t> end_tokens;  // any of these ends an answer; from config.json where nothing else says
+};
+
+struct Bundle {
+  Model model;
+  Tokenizer tokenizer;
+  std::optional<ChatTemplate> chat;  // chat_template.jinja, or what tokenizer_config.json has; of several the "default"
+  GenerationDefaults generation;
+
+  /// Throws FileError naming file and field.
+  static Bundle load(const std::filesystem::path& folder_or_gguf, const LoadOptions& options = {});
+};
+
+}  // namespace metal_candle

@@ -1,0 +1,41 @@
+#include "inference/text_output.h"
+
+#include <algorithm>
+
+namespace metal_candle::inference {
+
+TextOutput::TextOutput(const Tokenizer& tokenizer, std::vector<std::string> stops)
+    : stream_(tokenizer), stops_(std::move(stops)) {
+  std::erase(stops_, std::string());
+}
+
+std::string TextOutput::push(std::int32_t token) {
+  if (stopped_) return {};
+  held_ += stream_.push(token);
+  return release(false);
+}
+
+std::string TextOutput::finish() {
+  if (stopped_) return {};
+  held_ += stream_.rest();
+  return release(true);
+}
+
+/// Shows what is held up to the first stop string, or up to where one may have begun.
+std::string TextOutput::release(bool all) {
+  std::size_t shown = held_.size();
+  for (const std::string& stop : stops_)
+    if (const std::size_t at = held_.find(stop); at < shown) shown = at, stopped_ = true;
+  if (!stopped_ && !all)
+    for (const std::string& stop : stops_) {
+      std::size_t begun = std::min(stop.size() - 1, held_.size());
+      while (begun > 0 && held_.compare(held_.size() - begun, begun, stop, 0, begun) != 0) --begun;
+      shown = std::min(shown, held_.size() - begun);
+    }
+  std::string piece = held_.substr(0, shown);
+  held_.erase(0, shown);
+  text_ += piece;
+  return piece;
+}
+
+}  // namespace metal_candle::inference
