@@ -1,7 +1,7 @@
 // What the engine costs around a model's steps: a LoRA training step and a decoded token of SmolLM2-135M's structure
-// (30 layers), at widths too small to matter.
+// (30 layers), at widths too small to matter; or, with --full, at its own widths (2 sequences of 512 tokens, rank 16).
 //
-//   bench_steps [train|decode] [--explain]
+//   bench_steps [train|checkpoint|decode] [--full] [--bf16] [--steps N] [--explain] [--profile]
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -27,11 +27,21 @@ double median(std::vector<double> v) {
   return v[v.size() / 2];
 }
 
-mc::ModelConfig tiny() {
+struct Options {
+  std::string which;
+  bool full = false, explain = false, profile = false;
+  int steps = 0;
+  mc::DType dtype = mc::DType::f32;
+};
+
+mc::ModelConfig shape(const Options& o) {
   mc::ModelConfig c;
   c.family = "llama";
-  c.vocabulary = 256, c.hidden = 36, c.intermediate = 96, c.layers = 30;
-  c.heads = 9, c.key_heads = 3, c.head_width = 4;
+  c.layers = 30, c.heads = 9, c.key_heads = 3;
+  c.vocabulary = o.full ? 49152 : 256;
+  c.head_width = o.full ? 64 : 16;
+  c.hidden = c.heads * c.head_width;
+  c.intermediate = c.hidden / 3 * 8;
   c.max_positions = 2048;
   c.tied_embeddings = true;
   return c;
@@ -45,19 +55,31 @@ struct Program {
 };
 
 struct Train : Program {
-  mc::Model model = mc::Model::random(tiny(), mc::Key{1});
-  mc::LoRAAdapter adapter = mc::LoRAAdapter::create(model, {.rank = 4, .alpha = 8}, mc::Key{2});
+  mc::Model model;
+  mc::LoRAAdapter adapter;
   mc::ParamTree parameters = adapter.trainable();
   mc::AdamWState state = mc::adamw_state(parameters);
   mc::AdamWStep next;
-  mc::Tensor ids = mc::Tensor::zeros({32}, mc::DType::i32), targets = mc::Tensor::ones({32}, mc::DType::i32);
-  mc::Tensor positions = mc::Tensor::arange(0, 32, 1, mc::DType::i32);
-  bool checkpoint = false;
+  mc::Tensor ids, targets, positions, offsets;
+  bool checkpoint;
+
+  Train(const Options& o, bool checkpoint_layers)
+      : model(mc::Model::random(shape(o), mc::Key{1}, o.dtype)),
+        adapter(mc::LoRAAdapter::create(model, {.rank = o.full ? 16 : 32, .alpha = 32}, mc::Key{2})),
+        checkpoint(checkpoint_layers) {
+    const std::int32_t tokens = o.full ? 512 : 16;
+    std::vector<std::int32_t> places;
+    for (std::int32_t i = 0; i < 2 * tokens; ++i) places.push_back(i % tokens);
+    positions = mc::Tensor::from<std::int32_t>(places, {2 * tokens});
+    offsets = mc::Tensor::from<std::int32_t>({0, tokens, 2 * tokens}, {3});
+    ids = targets = positions;
+  }
 
   mc::EvalOptions record() override {
     mc::nn::Weights w = model.weights();
     adapter.with(parameters).apply(w);
-    const auto h = model.hidden(w, {.ids = ids, .positions = positions}, {.checkpoint_layers = checkpoint});
+    const auto h =
+        model.hidden(w, {.ids = ids, .positions = positions, .offsets = offsets}, {.checkpoint_layers = checkpoint});
     const auto loss = mc::linear_cross_entropy(h, mc::transpose(model.head(w)), targets);
     const auto grads = mc::grad(loss, parameters);
     const auto clipped = mc::clip_by_global_norm(grads, 1.0);
@@ -69,16 +91,18 @@ struct Train : Program {
 
 struct Decode : Program {
   static constexpr std::int64_t kCapacity = 64;
-  mc::Model model = mc::Model::random(tiny(), mc::Key{1});
+  mc::Model model;
   mc::nn::KeyValues cache;
   std::vector<mc::LazyTensor> old;
   mc::LazyTensor token = mc::Tensor::ones({1}, mc::DType::i32);
   mc::LazyTensor next;
   int position = 0;
 
-  Decode() {
+  explicit Decode(const Options& o) : model(mc::Model::random(shape(o), mc::Key{1}, o.dtype)) {
+    const mc::ModelConfig& c = model.config();
     for (int i = 0; i < 30; ++i)
-      for (auto* list : {&cache.keys, &cache.values}) list->emplace_back(mc::Tensor::zeros({kCapacity, 3, 4}));
+      for (auto* list : {&cache.keys, &cache.values})
+        list->emplace_back(mc::Tensor::zeros({kCapacity, c.key_heads, c.head_width}, o.dtype));
     cache.key_offsets = mc::Tensor::from<std::int32_t>({0, kCapacity}, {2});
   }
   mc::EvalOptions record() override {
@@ -105,14 +129,14 @@ std::string line_with(const std::string& text, const std::string& word) {
   return text.substr(begin, text.find('\n', at) - begin);
 }
 
-void measure(const std::string& name, Program& program, bool explain) {
+void measure(const std::string& name, Program& program, const Options& o) {
   mc::EvalOptions options = program.record();
   const auto graph = mc::ComputationGraph::capture(options.roots);
   std::vector<double> record, replay;
   double first = 0;
   std::uint64_t requests = 0;
   std::string plan;
-  for (int step = 0; step < 40; ++step) {
+  for (int step = 0; step < o.steps; ++step) {
     const double begin = now_us();
     if (step > 0) options = program.record();
     const double recorded = now_us();
@@ -140,27 +164,38 @@ void measure(const std::string& name, Program& program, bool explain) {
       "{{\"bench\":\"steps\",\"case\":\"{}\",\"nodes\":{},\"first_ms\":{:.2f},\"record_us\":{:.1f},"
       "\"replay_us\":{:.1f},\"requests\":{},\"copies\":{}}}\n",
       name, graph.nodes.size(), first / 1e3, median(record), median(replay), requests, copies);
-  if (explain) fmt::print("{}\n", plan);
+  if (o.explain) fmt::print("{}\n", plan);
+  if (!o.profile) return;
+  const mc::Trace trace;
+  mc::eval_async(program.record()).wait();
+  fmt::print("{}\n", trace.profile());
 }
 
 }  // namespace
 
 int main(int count, char** values) {
-  std::string which;
-  bool explain = false;
+  Options o;
   for (int i = 1; i < count; ++i) {
-    if (std::string(values[i]) == "--explain") explain = true;
-    else which = values[i];
+    const std::string word = values[i];
+    if (word == "--full") o.full = true;
+    else if (word == "--bf16") o.dtype = mc::DType::bf16;
+    else if (word == "--explain") o.explain = true;
+    else if (word == "--profile") o.profile = true;
+    else if (word == "--steps" && i + 1 < count) o.steps = std::stoi(values[++i]);
+    else o.which = word;
   }
-  if (which.empty() || which == "train") {
-    Train train;
-    measure("train", train, explain);
-    Train checkpointed;
-    checkpointed.checkpoint = true;
-    measure("train, checkpointed", checkpointed, explain);
+  if (o.steps < 3) o.steps = o.full ? 6 : 40;
+  const auto wanted = [&](const char* name) { return o.which.empty() || o.which == name; };
+  if (wanted("train")) {
+    Train program(o, false);
+    measure("train", program, o);
   }
-  if (which.empty() || which == "decode") {
-    Decode decode;
-    measure("decode", decode, explain);
+  if (wanted("checkpoint")) {
+    Train program(o, true);
+    measure("train, checkpointed", program, o);
+  }
+  if (wanted("decode")) {
+    Decode program(o);
+    measure("decode", program, o);
   }
 }

@@ -11,7 +11,8 @@ std::string buffer_text(const Plan& p, int b) {
   const PlanBuffer& buf = p.buffers[static_cast<std::size_t>(b)];
   switch (buf.where) {
     case PlanBuffer::Where::leaf: return fmt::format("leaf{}", buf.index);
-    case PlanBuffer::Where::output: return fmt::format("out{}{}", buf.index, buf.same_as >= 0 ? " over " + buffer_text(p, buf.same_as) : "");
+    case PlanBuffer::Where::output:
+      return fmt::format("out{}{}", buf.index, buf.same_as >= 0 ? " over " + buffer_text(p, buf.same_as) : "");
     case PlanBuffer::Where::slot: return fmt::format("slot{}", buf.index);
     case PlanBuffer::Where::constant: return "constant";
     case PlanBuffer::Where::tile: return "tile";
@@ -26,7 +27,8 @@ std::string step_text(const Plan& p, const PlanStep& s) {
     const MatmulStep& m = s.matmul;
     std::int64_t batch = 1;
     for (const auto d : m.batch) batch *= d;
-    out += fmt::format("{} {} [{}{}x{}x{}{}]", s.label, name(m.dtype), batch > 1 ? fmt::format("{}·", batch) : "", m.m, m.n, m.k, m.k2 > 0 ? fmt::format("+{}", m.k2) : "");
+    out += fmt::format("{} {} [{}{}x{}x{}{}]", s.label, name(m.dtype), batch > 1 ? fmt::format("{}·", batch) : "", m.m,
+                       m.n, m.k, m.k2 > 0 ? fmt::format("+{}", m.k2) : "");
     if (m.b.constant) out += " packed";
   } else if (s.kind == PlanStep::Kind::fused) {
     out += s.label + " [" + std::to_string(s.program.rows) + " rows";
@@ -46,10 +48,15 @@ std::string step_text(const Plan& p, const PlanStep& s) {
 }  // namespace
 
 std::string Plan::str() const {
-  std::string out = fmt::format("plan: {} steps in {} phases, {} leaves, {} slots, arena {} bytes\n", steps.size(), phases, leaves, slots, arena_bytes);
+  std::string out = fmt::format("plan: {} steps in {} phases, {} leaves, {} slots, arena {} bytes", steps.size(),
+                                phases, leaves, slots, arena_bytes);
+  if (most_live_bytes < arena_bytes) out += fmt::format(" ({} live at once)", most_live_bytes);
+  out += '\n';
   for (const PlanStep& s : steps) out += step_text(*this, s);
   out += "outputs:";
-  for (const PlanOutput& o : outputs) out += fmt::format(" {} {} {}{}", buffer_text(*this, o.buffer), name(o.dtype), o.shape.str(), o.dense ? "" : " view");
+  for (const PlanOutput& o : outputs)
+    out +=
+        fmt::format(" {} {} {}{}", buffer_text(*this, o.buffer), name(o.dtype), o.shape.str(), o.dense ? "" : " view");
   out += "\npasses (us):";
   for (const PassTime& t : times) out += fmt::format(" {} {:.0f}", t.name, t.microseconds);
   return out + "\n";

@@ -39,7 +39,8 @@ class Timer {
 void give_roots_memory(ComputationGraph& g) {
   for (int& r : g.roots) {
     int base = r;
-    while (g.nodes[static_cast<std::size_t>(base)].op->kind == OpKind::view) base = g.nodes[static_cast<std::size_t>(base)].inputs[0];
+    while (g.nodes[static_cast<std::size_t>(base)].op->kind == OpKind::view)
+      base = g.nodes[static_cast<std::size_t>(base)].inputs[0];
     const GraphNode n = g.nodes[static_cast<std::size_t>(r)];
     if (g.nodes[static_cast<std::size_t>(base)].op->kind != OpKind::scalar) continue;
     g.nodes.push_back(make_like(n, ops::cast_def, n.dtype, n.shape, {r}, Attrs{static_cast<std::int64_t>(n.dtype)}));
@@ -50,7 +51,8 @@ void give_roots_memory(ComputationGraph& g) {
 /// Assembles steps and buffers from units.
 class Assembler {
  public:
-  Assembler(Plan& plan, const ComputationGraph& g, const std::vector<View>& views, const Fusion& fusion, const Caps& caps)
+  Assembler(Plan& plan, const ComputationGraph& g, const std::vector<View>& views, const Fusion& fusion,
+            const Caps& caps)
       : plan_(plan), g_(g), views_(views), fusion_(fusion), caps_(caps) {
     buffer_of_.assign(g.nodes.size(), -1);
     plan.leaves = static_cast<int>(g.leaves.size());
@@ -59,13 +61,29 @@ class Assembler {
 
   void run() {
     for (const int r : g_.roots) output(r);
-    const LowerContext context{g_, views_, fusion_, caps_, [this](int n) { return buffer_of(n); },
-                               [this](std::size_t bytes) { return temporary(bytes); }, [this] { return tile(); },
+    const LowerContext context{g_,
+                               views_,
+                               fusion_,
+                               caps_,
+                               [this](int n) { return buffer_of(n); },
+                               [this](std::size_t bytes) { return temporary(bytes); },
+                               [this] { return tile(); },
                                [this](int n) { return streams(n); }};
-    for (const int u : order_units(fusion_)) {
+    std::vector<int> last_step(fusion_.units.size(), -1);
+    for (const int u : order_units(g_, views_, fusion_)) {
       const Unit& unit = fusion_.units[static_cast<std::size_t>(u)];
       if (empty(unit)) continue;
-      for (PlanStep& s : lower_unit(context, unit)) plan_.steps.push_back(std::move(s));
+      std::vector<int> after;
+      for (const int value : unit.after) {
+        const int of = fusion_.unit_of[static_cast<std::size_t>(value)];
+        if (of >= 0 && last_step[static_cast<std::size_t>(of)] >= 0)
+          after.push_back(last_step[static_cast<std::size_t>(of)]);
+      }
+      for (PlanStep& s : lower_unit(context, unit)) {
+        s.after = after;
+        plan_.steps.push_back(std::move(s));
+      }
+      last_step[static_cast<std::size_t>(u)] = static_cast<int>(plan_.steps.size()) - 1;
     }
   }
 
@@ -105,7 +123,8 @@ class Assembler {
     } else if (from.op->kind == OpKind::scalar) {
       b.where = from.slot >= 0 ? PlanBuffer::Where::slot : PlanBuffer::Where::constant;
       b.index = from.slot;
-      b.bits = from.integral ? static_cast<std::uint64_t>(from.literal_int) : std::bit_cast<std::uint64_t>(from.literal);
+      b.bits =
+          from.integral ? static_cast<std::uint64_t>(from.literal_int) : std::bit_cast<std::uint64_t>(from.literal);
     }
     return known = add(b);
   }
@@ -146,8 +165,9 @@ class Assembler {
 }  // namespace
 
 const std::vector<std::string>& pass_names() {
-  static const std::vector<std::string> names{"simplify", "common", "lora", "fuse", "overlap", "memory"};
-  return names;
+  // Never destroyed: destructors of static objects may still evaluate.
+  static const auto* names = new std::vector<std::string>{"simplify", "common", "lora", "fuse", "overlap", "memory"};
+  return *names;
 }
 
 PassMask pass_bit(const std::string& name) {

@@ -69,6 +69,7 @@ struct PlanStep {
   MatmulStep matmul;
   KernelStep kernel;
   std::vector<int> reads, writes;  // buffers
+  std::vector<int> after;          // until phases are given: steps that come first for another reason
   double bytes = 0, flops = 0;     // what it must move and compute
   int phase = 0;
 };
@@ -96,6 +97,7 @@ struct Plan {
   std::vector<int> output_donor;          // the donated leaf whose memory an output takes over, or -1
   int leaves = 0, slots = 0;
   std::size_t arena_bytes = 0;
+  std::size_t most_live_bytes = 0;        // of temporaries, in any phase: what no arena can be smaller than
   std::vector<PassTime> times;
   std::string str() const;                // readable: steps, phases, memory
 };

@@ -48,12 +48,17 @@ std::vector<int> use_counts(const ComputationGraph& graph);
 void decompose(ComputationGraph& graph, const CpuKernel* (*kernel)(const OpDef*));
 void simplify(ComputationGraph& graph);
 void share_common(ComputationGraph& graph);
+/// Identities go; what a barrier holds back becomes a late_view_def.
 void drop_barriers(ComputationGraph& graph);
 void normalize_reductions(ComputationGraph& graph);
 void fold_lora(ComputationGraph& graph);
 
 /// x·w + t·b as one product with two K segments; made by fold_lora, seen by nobody outside the compiler.
 extern const OpDef matmul_lora_def;
+
+/// (x, after...): x as it is. What reads x through this view runs after the other inputs are there, so that what a
+/// checkpoint computes again does not lie around for longer than it must.
+extern const OpDef late_view_def;
 
 /// A node of one op with given inputs, scope and origin taken from `like`.
 GraphNode make_like(const GraphNode& like, const OpDef& op, DType dtype, const Shape& shape, std::vector<int> inputs,

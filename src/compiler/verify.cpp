@@ -8,7 +8,9 @@
 namespace metal_candle {
 
 void verify(const ComputationGraph& g, const char* after) {
-  auto fail = [&](std::size_t i, const char* what) { throw InternalError(fmt::format("after {}: node {} {}", after, i, what)); };
+  auto fail = [&](std::size_t i, const char* what) {
+    throw InternalError(fmt::format("after {}: node {} {}", after, i, what));
+  };
   for (std::size_t i = 0; i < g.nodes.size(); ++i) {
     const GraphNode& n = g.nodes[i];
     if (!n.op) fail(i, "has no op");
@@ -16,12 +18,14 @@ void verify(const ComputationGraph& g, const char* after) {
       if (in < 0 || static_cast<std::size_t>(in) >= g.nodes.size()) fail(i, "has an input out of range");
     for (const int in : n.inputs)
       if (static_cast<std::size_t>(in) >= i) fail(i, "comes before its input");
-    if (n.op->kind == OpKind::leaf && (n.leaf < 0 || static_cast<std::size_t>(n.leaf) >= g.leaves.size())) fail(i, "is no leaf of this graph");
+    if (n.op->kind == OpKind::leaf && (n.leaf < 0 || static_cast<std::size_t>(n.leaf) >= g.leaves.size()))
+      fail(i, "is no leaf of this graph");
     if (n.op->kind == OpKind::scalar && n.slot >= g.slots) fail(i, "has a slot out of range");
     if (n.op->kind == OpKind::view && n.op->name != "expand" && n.inputs.size() != 1) fail(i, "is a view of several");
   }
   for (const int r : g.roots)
-    if (r < 0 || static_cast<std::size_t>(r) >= g.nodes.size()) throw InternalError(fmt::format("after {}: a root is out of range", after));
+    if (r < 0 || static_cast<std::size_t>(r) >= g.nodes.size())
+      throw InternalError(fmt::format("after {}: a root is out of range", after));
 }
 
 // No two buffers that live at the same time may share arena bytes, unless one is written in place over the other.

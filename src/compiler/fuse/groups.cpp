@@ -7,6 +7,7 @@
 
 #include "compiler/fuse/reach.h"
 #include "compiler/fuse/spaces.h"
+#include "compiler/rewrite.h"
 #include "ops/table.h"
 
 namespace metal_candle {
@@ -102,10 +103,29 @@ class Fuser {
     return std::span(users_).subspan(users_begin_[k], users_begin_[k + 1] - users_begin_[k]);
   }
 
+  /// Views of what a barrier holds back wait as it does.
+  void note_waits(int view_node) {
+    const GraphNode& n = node(view_node);
+    std::vector<int> after;
+    for (std::size_t k = 1; n.op == &late_view_def && k < n.inputs.size(); ++k) after.push_back(view(n.inputs[k]).base);
+    const auto inner = waits_.find(n.inputs[0]);
+    if (inner != waits_.end()) after.insert(after.end(), inner->second.begin(), inner->second.end());
+    if (!after.empty()) waits_[view_node] = std::move(after);
+  }
+
+  void need(int u, int p) {
+    if (p < 0) return;
+    std::vector<int>& needs = unit(u).needs;
+    if (std::find(needs.begin(), needs.end(), p) == needs.end()) needs.push_back(p);
+    reach_.set(u, p);
+    reach_.add(u, p);
+  }
+
   // A unit of its own for each node that computes; then it joins those it reads from.
   void start(int i, bool merge) {
     const GraphNode& n = node(i);
-    if (n.op->kind == OpKind::leaf || n.op->kind == OpKind::scalar || n.op->kind == OpKind::view) return;
+    if (n.op->kind == OpKind::view) return note_waits(i);
+    if (n.op->kind == OpKind::leaf || n.op->kind == OpKind::scalar) return;
     if (n.op->kind == OpKind::output) {
       f_.unit_of[static_cast<std::size_t>(i)] = unit_of(n.inputs[0]);
       unit(unit_of(i)).outputs.push_back(i);
@@ -119,11 +139,13 @@ class Fuser {
     Unit& me = f_.units.back();
     for (const int in : n.inputs) {
       const int base = view(in).base;
-      const int p = unit_of(base);
-      if (p < 0 || (fusable(n) && inlined(base))) continue;
-      if (std::find(me.needs.begin(), me.needs.end(), p) == me.needs.end()) me.needs.push_back(p);
-      reach_.set(u, p);
-      reach_.add(u, p);
+      if (!(fusable(n) && inlined(base))) need(u, unit_of(base));
+      const auto late = waits_.find(in);
+      if (late == waits_.end()) continue;
+      for (const int after : late->second) {
+        need(u, unit_of(after));
+        me.after.push_back(after);
+      }
     }
     if (!fusable(n)) {
       me.single = i;
@@ -289,6 +311,7 @@ class Fuser {
     for (const int x : b.needs)
       if (x != p && std::find(a.needs.begin(), a.needs.end(), x) == a.needs.end()) a.needs.push_back(x);
     a.needs.erase(std::remove(a.needs.begin(), a.needs.end(), q), a.needs.end());
+    a.after.insert(a.after.end(), b.after.begin(), b.after.end());
     reach_.add(p, q);
     b = Unit{};
     b.alive = false;
@@ -420,10 +443,11 @@ class Fuser {
   Reach reach_;
   std::vector<std::size_t> users_begin_;  // per value: where its users are in
   std::vector<int> users_;
-  std::vector<Work> work_;           // per unit
-  std::vector<int> alive_;           // units of the window; some that are no more
-  std::size_t begin_ = 0, end_ = 0;  // the window's nodes
-  int first_unit_ = 0;               // and its first unit
+  std::vector<Work> work_;                 // per unit
+  std::map<int, std::vector<int>> waits_;  // per view behind a barrier: values that come first
+  std::vector<int> alive_;                 // units of the window; some that are no more
+  std::size_t begin_ = 0, end_ = 0;        // the window's nodes
+  int first_unit_ = 0;                     // and its first unit
   std::vector<int> root_;
   Fusion f_;
 };

@@ -167,12 +167,20 @@ class MemoryPlanner {
       end[static_cast<std::size_t>(std::min(b.last, plan_.phases))].push_back(static_cast<int>(i));
     }
     std::map<std::size_t, std::size_t> holes;  // offset -> bytes
+    std::size_t live = 0;
     for (int p = 0; p <= plan_.phases; ++p) {
       auto& starting = begin[static_cast<std::size_t>(p)];
       std::sort(starting.begin(), starting.end(),
                 [&](int x, int y) { return std::make_pair(buffer(y).bytes, x) < std::make_pair(buffer(x).bytes, y); });
-      for (const int b : starting) fit(buffer(b), holes);
-      for (const int b : end[static_cast<std::size_t>(p)]) free(buffer(b), holes);
+      for (const int b : starting) {
+        fit(buffer(b), holes);
+        live += rounded(buffer(b).bytes);
+      }
+      plan_.most_live_bytes = std::max(plan_.most_live_bytes, live);
+      for (const int b : end[static_cast<std::size_t>(p)]) {
+        free(buffer(b), holes);
+        live -= rounded(buffer(b).bytes);
+      }
     }
   }
 

@@ -113,14 +113,26 @@ void simplify(ComputationGraph& graph) {
   remove_dead(graph);
 }
 
+const OpDef late_view_def{.name = "late",
+                          .kind = OpKind::view,
+                          .infer = [](const OpCall&, InferResult&) {},
+                          .decompose = nullptr,
+                          .vjp = NoGrad{},
+                          .samples = nullptr,
+                          .cpu = nullptr,
+                          .code = ops::kReshape};
+
 void drop_barriers(ComputationGraph& graph) {
-  const auto barrier = [](const GraphNode& n) {
+  const auto identity = [](const GraphNode& n) {
     return n.op->kind == OpKind::elementwise && n.op->code == ops::kIdentity;
   };
-  if (!any_node(graph, barrier)) return;
+  if (!any_node(graph, identity)) return;
   Rewriter rewriter(graph);
   rewriter.run([&](GraphNode n) {
-    if (barrier(n)) return n.inputs[0];
+    if (!identity(n)) return rewriter.add(std::move(n));
+    const bool barrier = n.attrs[0] == ops::kBarrier && n.inputs.size() > 1;
+    if (!barrier || rewriter.node(n.inputs[0]).op->kind == OpKind::scalar) return n.inputs[0];
+    n.op = &late_view_def;
     return rewriter.add(std::move(n));
   });
   remove_dead(graph);
