@@ -179,8 +179,7 @@ ComputationGraph Capture::graph() const {
   g.nodes.reserve(nodes.size() + numbers);
   std::size_t leaf = 0;
   LiteralScope literals;
-  static const LazyTensor scalar_example = scalar(0.0);
-  const OpDef* scalar_op = scalar_example.node()->op;
+  const OpDef* const scalar_op = scalar(0.0).node()->op;
   auto take_number = [&](GraphNode& n, const Node& from) {
     n.op = scalar_op;
     n.integral = (from.scalar_flags & Node::kScalarInt) != 0;

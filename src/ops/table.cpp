@@ -65,8 +65,8 @@ std::vector<const OpDef*> collect() {
 }  // namespace
 
 std::span<const OpDef* const> all() {
-  static const std::vector<const OpDef*> defs = collect();
-  return defs;
+  static const auto* defs = new std::vector<const OpDef*>(collect());  // never destroyed: plans are made to the end
+  return *defs;
 }
 
 }  // namespace metal_candle::ops

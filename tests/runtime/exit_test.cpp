@@ -3,9 +3,11 @@
 
 #include <unistd.h>
 
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 
+#include "metal_candle/autograd.hpp"
 #include "metal_candle/ops.hpp"
 #include "tests/runtime/probe.h"
 
@@ -17,6 +19,16 @@ constexpr int kSteps = 50, kGood = 42;
 /// Outlives the library's own clean-up: it was made before the queue began.
 struct Last {
   LazyTensor result;
+  /// A structure that was not seen before, with something for every pass to do.
+  bool compiles() const {
+    const PassesOff no_pass({"overlap"});
+    const LazyTensor x = expand(reshape(result, {1, 1}), {4, 8}), w = transpose(ones({8, 8})) * 1.0;
+    const LazyTensor y = matmul(softmax(x), w) + lora_fused(x, ones({8, 2}), zeros({2, 8}), 0.5);
+    const LazyTensor loss = mean(square(rms_norm(sort(y).values)));
+    const LazyTensor gradient = grad(loss, {result})[0];
+    eval({loss, gradient});
+    return std::abs(Tensor(loss).item<float>() - 1) < 1e-3 && Tensor(gradient).numel() == 1;
+  }
   ~Last() {
     if (!result.defined()) return;
     const bool finished = Tensor(result).is_ready() && Tensor(result).item<float>() == kSteps;
@@ -24,7 +36,7 @@ struct Last {
     const LazyTensor more = result * 2, later = more + 1;
     const bool works =
         more.eval().item<float>() == 2 * kSteps && eval_async({.roots = {later}}).get<float>(later) == 2 * kSteps + 1;
-    _exit(finished && works ? kGood : 1);
+    _exit(finished && works && compiles() ? kGood : 1);
   }
 };
 
