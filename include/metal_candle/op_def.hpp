@@ -12,6 +12,7 @@
 #pragma once
 
 #include <array>
+#include <concepts>
 #include <cstdint>
 #include <initializer_list>
 #include <span>
@@ -33,9 +34,9 @@ class Attrs {
   Attrs(std::initializer_list<std::int64_t> values) {
     for (auto v : values) push(v);
   }
-  void push(std::int64_t value) {
-    if (size_ < kInline) inline_[size_++] = value;
-    else push_slow(value);
+  void push(std::integral auto value) {
+    if (size_ < kInline) inline_[size_++] = static_cast<std::int64_t>(value);
+    else push_slow(static_cast<std::int64_t>(value));
   }
   void push(double value) { push(std::bit_cast<std::int64_t>(value)); }
   std::int64_t operator[](int i) const { return data()[i]; }

@@ -116,8 +116,11 @@ LazyTensor scatter_add(const LazyTensor& base, const LazyTensor& indices, const 
 LazyTensor set_rows(const LazyTensor& base, const LazyTensor& indices, const LazyTensor& rows);
 /// `extent` elements along `axis` from `start` (a slot or an integer tensor), moved inside if it reaches out.
 LazyTensor dynamic_slice(const LazyTensor& x, int axis, const LazyTensor& start, std::int64_t extent);
+/// The same from a start that is a number here: a slot, so that another start is not another plan.
+LazyTensor dynamic_slice(const LazyTensor& x, int axis, std::int64_t start, std::int64_t extent);
 /// `x` with `update` written along `axis` from `start`; in place when nobody else holds x.
 LazyTensor dynamic_update_slice(const LazyTensor& x, const LazyTensor& update, int axis, const LazyTensor& start);
+LazyTensor dynamic_update_slice(const LazyTensor& x, const LazyTensor& update, int axis, std::int64_t start);
 struct Sorted {
   LazyTensor values, indices;  // indices are i32
 };

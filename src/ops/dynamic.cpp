@@ -119,5 +119,11 @@ LazyTensor dynamic_update_slice(const LazyTensor& x, const LazyTensor& update, i
   return record(ops::dynamic_update_slice_def, {x, ops::to_type(update, x.dtype()), start},
                 {ops::checked_axis(ops::dynamic_update_slice_def, x, axis)});
 }
+LazyTensor dynamic_slice(const LazyTensor& x, int axis, std::int64_t start, std::int64_t extent) {
+  return dynamic_slice(x, axis, scalar(start), extent);
+}
+LazyTensor dynamic_update_slice(const LazyTensor& x, const LazyTensor& update, int axis, std::int64_t start) {
+  return dynamic_update_slice(x, update, axis, scalar(start));
+}
 
 }  // namespace metal_candle
