@@ -10,7 +10,7 @@ METAL_CANDLE_COMMIT=$(git describe --always --dirty --abbrev=12 2>/dev/null || e
 export METAL_CANDLE_COMMIT
 if [[ -x build/peers-venv/bin/python ]]; then
   export METAL_CANDLE_PEERS_PYTHON=$PWD/build/peers-venv/bin/python
-else
+elif [[ -z ${METAL_CANDLE_PEERS_PYTHON:-} ]]; then
   echo "# No peers: \`make bench-peers\` installs them. Ratios to peers are left out."
 fi
 

@@ -38,7 +38,7 @@ double sigmoid(double x) { return x >= 0 ? 1 / (1 + std::exp(-x)) : std::exp(x) 
 double select(bool c, double a, double b) { return c ? a : b; }
 double silu_grad(double x) { return sigmoid(x) * (1 + x * (1 - sigmoid(x))); }
 double gelu_tanh_grad(double x) {
-  const double b = 0.07135481627159471, a = 1.5957691216057308, s = sigmoid(x * (a + b * x * x));
+  const double b = 0.07135481627260025, a = 1.5957691216057308, s = sigmoid(x * (a + b * x * x));
   return s + x * s * (1 - s) * (a + 3 * b * x * x);
 }
 
