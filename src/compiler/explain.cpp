@@ -6,19 +6,34 @@
 namespace metal_candle {
 namespace {
 
+std::string short_name(const Plan& p, int b) {
+  const PlanBuffer& buf = p.buffers[static_cast<std::size_t>(b)];
+  if (buf.where == PlanBuffer::Where::leaf) return fmt::format("leaf{}", buf.index);
+  return buf.where == PlanBuffer::Where::output ? fmt::format("out{}", buf.index) : fmt::format("t{}", b);
+}
+
 std::string buffer_text(const Plan& p, int b) {
   if (b < 0) return "-";
   const PlanBuffer& buf = p.buffers[static_cast<std::size_t>(b)];
+  const std::string over = buf.same_as >= 0 ? " over " + short_name(p, buf.same_as) : std::string();
   switch (buf.where) {
     case PlanBuffer::Where::leaf: return fmt::format("leaf{}", buf.index);
-    case PlanBuffer::Where::output:
-      return fmt::format("out{}{}", buf.index, buf.same_as >= 0 ? " over " + buffer_text(p, buf.same_as) : "");
+    case PlanBuffer::Where::output: return fmt::format("out{}{}", buf.index, over);
     case PlanBuffer::Where::slot: return fmt::format("slot{}", buf.index);
     case PlanBuffer::Where::constant: return "constant";
     case PlanBuffer::Where::tile: return "tile";
     case PlanBuffer::Where::arena: break;
   }
-  return fmt::format("t{}{}", b, buf.same_as >= 0 ? " over " + buffer_text(p, buf.same_as) : "");
+  return fmt::format("t{}{}", b, over);
+}
+
+/// The first few of a list, and how many more there are.
+std::string list_text(const Plan& p, const std::vector<int>& buffers) {
+  constexpr std::size_t kShown = 8;
+  std::string out;
+  for (std::size_t i = 0; i < buffers.size() && i < kShown; ++i) out += (i ? ", " : "") + buffer_text(p, buffers[i]);
+  if (buffers.size() > kShown) out += fmt::format(", {} more", buffers.size() - kShown);
+  return out;
 }
 
 std::string step_text(const Plan& p, const PlanStep& s) {
@@ -38,9 +53,7 @@ std::string step_text(const Plan& p, const PlanStep& s) {
     out += s.label;
   }
   out += " (";
-  for (std::size_t i = 0; i < s.reads.size(); ++i) out += (i ? ", " : "") + buffer_text(p, s.reads[i]);
-  out += ") -> ";
-  for (std::size_t i = 0; i < s.writes.size(); ++i) out += (i ? ", " : "") + buffer_text(p, s.writes[i]);
+  out += list_text(p, s.reads) + ") -> " + list_text(p, s.writes);
   if (s.scope) out += "  # " + *s.scope;
   return out + "\n";
 }

@@ -196,12 +196,12 @@ std::string Trace::profile(double ceiling_gbs) const {
   std::vector<std::pair<std::string, Row>> sorted(rows.begin(), rows.end());
   std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.second.ns > b.second.ns; });
   const double ceiling = ceiling_gbs > 0 ? ceiling_gbs : measured_ceiling();
-  std::string out = fmt::format("{:<44} {:>7} {:>11} {:>10} {:>8} {:>8} {:>9}\n", "kernel", "count", "time us", "MB",
+  std::string out = fmt::format("{:<36} {:>7} {:>11} {:>10} {:>8} {:>8} {:>9}\n", "kernel", "count", "time us", "MB",
                                 "GB/s", "of copy", "GFLOP/s");
   for (const auto& [name, row] : sorted) {
     const double gbs = row.ns > 0 ? row.bytes / row.ns : 0;
-    out += fmt::format("{:<44} {:>7} {:>11.1f} {:>10.3f} {:>8.2f} {:>8.3f} {:>9.2f}\n", name, row.count, row.ns / 1e3,
-                       row.bytes / 1e6, gbs, gbs / ceiling, row.ns > 0 ? row.flops / row.ns : 0);
+    out += fmt::format("{:<36.36} {:>7} {:>11.1f} {:>10.3f} {:>8.2f} {:>8.3f} {:>9.2f}\n", name, row.count,
+                       row.ns / 1e3, row.bytes / 1e6, gbs, gbs / ceiling, row.ns > 0 ? row.flops / row.ns : 0);
   }
   return out + fmt::format("copy: {:.1f} GB/s\n", ceiling);
 }

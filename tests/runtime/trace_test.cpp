@@ -118,5 +118,25 @@ TEST(TraceTest, Profile) {
   EXPECT_NE(trace.profile().find("copy: "), std::string::npos);
 }
 
+TEST(TraceTest, TextsFitAScreen) {
+  std::vector<LazyTensor> leaves;
+  for (int i = 0; i < 64; ++i) leaves.emplace_back(Tensor::ones({1 << 12}));
+  LazyTensor y = leaves[0];
+  for (std::size_t i = 1; i < leaves.size(); ++i) y = i % 3 == 0 ? tanh(y) * leaves[i] : sigmoid(y) + leaves[i];
+  const Trace trace;
+  const AsyncRun run = eval_async({.roots = {y}, .donate = leaves});
+  const auto longest = [](const std::string& text) {
+    std::size_t most = 0, begin = 0;
+    for (std::size_t end = text.find('\n'); end != std::string::npos; end = text.find('\n', begin)) {
+      most = std::max(most, end - begin);
+      begin = end + 1;
+    }
+    return most;
+  };
+  run.wait();
+  EXPECT_LE(longest(trace.profile(10)), 100u) << trace.profile(10);
+  EXPECT_LE(longest(run.explain()), 260u) << run.explain();
+}
+
 }  // namespace
 }  // namespace metal_candle
