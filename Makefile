@@ -16,6 +16,8 @@ SECTION ?=
 FULL ?=
 BENCH ?=
 BENCH_ARGS ?= $(addprefix --section ,$(SECTION)) $(if $(FULL),--full)
+# Steps that `make demo` trains.
+STEPS ?= 30
 # What `make lint` looks at; all of the project's files unless named.
 FILES ?=
 
@@ -40,8 +42,8 @@ test-slow: build ## The slow tests: an x86-64 without extensions, arm64, both em
 	@ctest --test-dir build --label-regex slow --output-on-failure --no-tests=error
 
 .PHONY: demo
-demo: build ## A lazy program: what it fuses, its plan, its speed, its trace
-	@build/examples/example_demo build
+demo: build ## A small language model learns a task on the CPU; fetches SmolLM2 (93 MB), or takes MODEL=PATH
+	@model=$$(tools/fetch_model.sh) && build/examples/example_demo "$$model" examples/commands build/demo $(STEPS)
 
 .PHONY: bench
 bench: ## Run the benchmark suite into build/bench.json (SECTION="rows tiny", FULL=1; BENCH="overhead": other programs)
