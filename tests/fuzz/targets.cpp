@@ -35,6 +35,34 @@ std::vector<std::string> safetensors_seeds() {
 
 std::vector<std::string> gguf_seeds() { return {fixture("small.gguf")}; }
 
+/// Few tokens, and every component.
+std::vector<std::string> tokenizer_seeds() {
+  return {
+      R"({"version":"1.0","added_tokens":[{"id":9,"content":"<s>","single_word":false,"lstrip":true,"rstrip":true,)"
+      R"("normalized":false,"special":true}],"normalizer":{"type":"Sequence","normalizers":[{"type":"NFC"},)"
+      R"({"type":"Replace","pattern":{"Regex":"a+"},"content":"b"}]},"pre_tokenizer":{"type":"Sequence","pretokenizers":[)"
+      R"({"type":"Split","pattern":{"Regex":"\\p{N}{1,3}|[^\\s]+?"},"behavior":"Isolated","invert":false},)"
+      R"({"type":"ByteLevel","add_prefix_space":true,"trim_offsets":true,"use_regex":true}]},"post_processor":)"
+      R"({"type":"RobertaProcessing","sep":["b",1],"cls":["a",0],"trim_offsets":true,"add_prefix_space":true},)"
+      R"("decoder":{"type":"ByteLevel"},"model":{"type":"BPE","unk_token":"a","fuse_unk":true,"ignore_merges":true,)"
+      R"("vocab":{"a":0,"b":1,"ab":2,"e":3,"l":4,"ll":5,"\u0120":6},"merges":["a b",["l","l"]]}})",
+      R"({"added_tokens":[],"normalizer":{"type":"BertNormalizer","clean_text":true,"handle_chinese_chars":true,)"
+      R"("strip_accents":null,"lowercase":true},"pre_tokenizer":{"type":"BertPreTokenizer"},"post_processor":)"
+      R"({"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"c","type_id":0}},{"Sequence":{"id":"A",)"
+      R"("type_id":0}}],"pair":[],"special_tokens":{"c":{"id":"c","ids":[2],"tokens":["c"]}}},"decoder":)"
+      R"({"type":"WordPiece","prefix":"##","cleanup":true},"model":{"type":"WordPiece","unk_token":"[U]",)"
+      R"("continuing_subword_prefix":"##","max_input_chars_per_word":50,"vocab":{"[U]":0,"a":1,"##a":2,"h":3,"##e":4}}})",
+      R"({"normalizer":{"type":"Sequence","normalizers":[{"type":"Nmt"},{"type":"Precompiled","precompiled_charsmap":)"
+      R"("CAAAAAEAAAACAAAAYQBiAA=="},{"type":"Strip","strip_left":true,"strip_right":false},{"type":"NFKD"},)"
+      R"({"type":"StripAccents"},{"type":"Prepend","prepend":"_"}]},"pre_tokenizer":{"type":"Sequence","pretokenizers":[)"
+      R"({"type":"Metaspace","replacement":"_","prepend_scheme":"first","split":true},{"type":"Digits",)"
+      R"("individual_digits":false},{"type":"Punctuation","behavior":"MergedWithNext"},{"type":"FixedLength","length":3}]},)"
+      R"("decoder":{"type":"Sequence","decoders":[{"type":"Replace","pattern":{"String":"_"},"content":" "},)"
+      R"({"type":"ByteFallback"},{"type":"Fuse"},{"type":"Strip","content":" ","start":1,"stop":1}]},"model":)"
+      R"({"type":"Unigram","unk_id":0,"byte_fallback":true,"vocab":[["u",0],["_",-1],["a",-2.5],["<0x41>",-3],["aa",-3]]}})",
+  };
+}
+
 }  // namespace
 
 const std::vector<Target>& targets() {
@@ -48,6 +76,12 @@ const std::vector<Target>& targets() {
        safetensors_seeds,
        {"__metadata__", "dtype", "shape", "data_offsets", "BF16", "4294967296", "18446744073709551615", "F4", "[",
         "0,"}},
+      {"tokenizer",
+       tokenizer,
+       tokenizer_seeds,
+       {"\"type\":", "null", "\"Regex\":", "(?i:", "{1,9}+", "[^\\\\s", "\\\\p{L}", "Sequence", "CTC", "NFKC",
+        "Whitespace", "65536", "-1", "\"special\":true", "\"invert\":true", "WordLevel", "BPEDecoder",
+        "MergedWithPrevious", "\u2581"}},
       {"gguf", gguf, gguf_seeds, {"GGUF", "general.alignment", "split.count"}},
   };
   return all;

@@ -16,6 +16,7 @@ namespace metal_candle::fuzz {
 void json(std::string_view bytes);
 void safetensors(std::string_view bytes);
 void gguf(std::string_view bytes);
+void tokenizer(std::string_view bytes);
 
 struct Target {
   const char* name;

@@ -132,8 +132,11 @@ void Encoder::word(const Text& text, Range at) {
     for (std::size_t i = 0; i < count; ++i) ids_.push_back(tokens[i].id);
     if (!offsets_) return;
     for (std::size_t i = 0; i < count; ++i) {
-      const Range source = text.source({at.begin + tokens[i].at.begin, at.begin + tokens[i].at.end});
-      offsets_->push_back({source.begin, source.end});
+      // Odd models say more bytes than the word has (fallback of a prefix), or none.
+      const std::uint32_t begin = std::min(tokens[i].at.begin, at.size() - 1);
+      const std::uint32_t end = std::clamp(tokens[i].at.end, begin + 1, at.size());
+      const Range source = text.source({at.begin + begin, at.begin + end});
+      offsets_->push_back({source.begin, std::max(source.begin, source.end)});
     }
     spaces_.resize(ids_.size());
   };
@@ -148,7 +151,7 @@ void Encoder::added(std::int32_t id, const Text& text, Range at) {
   ids_.push_back(id);
   if (!offsets_) return;
   const Range source = at.size() > 0 ? text.source(at) : Range{0, 0};
-  offsets_->push_back({source.begin, source.end});
+  offsets_->push_back({source.begin, std::max(source.begin, source.end)});
   const std::string_view s = text.view().substr(at.begin, at.size());
   spaces_.resize(ids_.size());
   spaces_.back() = {count_front(s, trimmed), count_back(s, trimmed)};

@@ -159,7 +159,7 @@ std::vector<Merge> merges_of_scores(const File& file, const Vocabulary& vocabula
     const std::string_view whole = file.tokens[i];
     const auto id = static_cast<std::int32_t>(i);
     // A long token would cost its length squared, and none is.
-    if (file.types[i] != kNormal || vocabulary.find(whole) != id || whole.size() > 512) continue;
+    if (file.types[i] != kNormal || vocabulary.find(whole) != id || whole.size() > 256) continue;
     const auto rank = std::lower_bound(ranked.begin(), ranked.end(), scores[i], std::greater<>()) - ranked.begin();
     for (std::size_t cut = 0; cut < whole.size();) {
       cut += utf8_length(whole[cut]);

@@ -184,8 +184,8 @@ Vocabulary vocabulary(const Json& j) {
   std::size_t bytes = 0;
   for (const JsonMember& m : j.items()) bytes += m.key.size();
   out.reserve(j.size(), bytes);
-  // Holes are allowed, but one id must not cost gigabytes.
-  const auto most = static_cast<std::int64_t>(j.size()) * 2 + 1'000'000;
+  // Holes are allowed, but one id must not cost what the file does not.
+  const auto most = static_cast<std::int64_t>(j.size()) * 2 + 65'536;
   for (const JsonMember& m : j.items()) out.add(m.key, static_cast<std::int32_t>(m.value.as_int(0, most)));
   return out;
 }

@@ -135,7 +135,7 @@ class Replace final : public Normalizer {
     do {
       to.keep(m.begin);
       to.seek(m.end);
-      to.insert(content_, m.end > 0 ? m.end - 1 : 0);
+      to.insert(content_, m.end > 0 ? m.end - 1 : Rewrite::kBeginning);
     } while (matches.next(m));
     to.keep(s.size());
     text = std::move(to).done();

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "metal_candle/error.hpp"
+
 namespace metal_candle::io::tok {
 
 Text& Text::operator=(Text&& other) noexcept {
@@ -43,6 +45,7 @@ Rewrite::Rewrite(const Text& from) : from_(from) {
 }
 
 Range Rewrite::source_at(std::size_t at) const {
+  if (at == kBeginning) return {from_.origin_, from_.origin_};
   if (at >= from_.view().size()) {
     if (from_.view().empty()) return {from_.origin_, from_.origin_};
     at = from_.view().size() - 1;
@@ -61,19 +64,26 @@ void Rewrite::keep(std::size_t end) {
 void Rewrite::put(char32_t c, int change) {
   utf8_append(out_, c);
   if (from_.tracked_) {
-    const Range source = change <= 0 ? source_at(at_) : at_ > 0 ? source_at(at_ - 1) : Range{0, 0};
+    const Range source = change <= 0 ? source_at(at_) : source_at(at_ > 0 ? at_ - 1 : kBeginning);
     sources_.resize(out_.size(), source);
   }
   const std::string_view all = from_.view();
   for (int n = change; n <= 0 && at_ < all.size(); ++n) at_ += utf8_length(all[at_]);
 }
 
+void Rewrite::check() const {
+  if (out_.size() > 0xFFFFFFFFu)
+    throw UserError(ErrorKind::argument, "normalizing makes the text longer than 4 GiB, which cannot be encoded");
+}
+
 void Rewrite::insert(std::string_view text, std::size_t source) {
   out_.append(text);
+  check();
   if (from_.tracked_) sources_.resize(out_.size(), source_at(source));
 }
 
 Text Rewrite::done() && {
+  check();
   Text out;
   out.own_ = std::move(out_);
   out.owned_ = true;

@@ -49,6 +49,8 @@ class Text {
 class Rewrite {
  public:
   explicit Rewrite(const Text& from);
+  /// As a source: no byte, but the place before the first one.
+  static constexpr std::size_t kBeginning = ~std::size_t{0};
   /// Goes on reading at `at`.
   void seek(std::size_t at) { at_ = at; }
   std::size_t position() const { return at_; }
@@ -60,12 +62,14 @@ class Rewrite {
   /// Writes `c`. change 0: for the character read next; above: besides the one before; below: for the next and -change
   /// more.
   void put(char32_t c, int change);
-  /// Writes what came from where the byte `source` came from (with no such byte, from the beginning).
+  /// Writes what came from where the byte `source` came from.
   void insert(std::string_view text, std::size_t source);
   Text done() &&;
 
  private:
   Range source_at(std::size_t at) const;
+  /// Ranges are 32 bits.
+  void check() const;
   const Text& from_;
   std::size_t at_ = 0;
   std::string out_;

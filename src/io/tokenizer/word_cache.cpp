@@ -36,7 +36,8 @@ void WordCache::put(std::string_view word, const Token* tokens, std::size_t coun
   }
   Short& s = short_[slot_ >> (64 - kShortBits)];
   s.key = key_of(word);
-  const unsigned about = count <= 3 ? static_cast<unsigned>(count) : kMany;
+  const bool fits = count <= 3 && std::all_of(tokens, tokens + count, [](const Token& t) { return t.at.end <= 15; });
+  const unsigned about = fits ? static_cast<unsigned>(count) : kMany;
   s.about = static_cast<std::uint8_t>(about << 4 | word.size());
   if (about == kMany) {
     s.ids[0] = static_cast<std::int32_t>(store());
