@@ -1,8 +1,8 @@
 // Rotary embedding. Component i of each head turns with component i + d/2 by position·inv_freq[i].
 //
 // The angles become tables of cosines and sines, [.., t, d/2], which do not depend on heads, layers or direction: equal
-// subgraphs are computed once a plan. `rotate` turns x by them, and has a kernel because both halves of a head read both
-// halves: fused from primitives that is two passes over x. The gradient is the rotation by the opposite angle.
+// subgraphs are computed once a plan. `rotate` turns x by them, and has a kernel because both halves of a head read
+// both halves: fused from primitives that is two passes over x. The gradient is the rotation by the opposite angle.
 #include <cmath>
 
 #include "ops/arguments.h"
@@ -37,9 +37,7 @@ LazyTensor frequencies(const OpCall& c, DType type) {
   return to_type(exp(iota({d / 2}, 0, DType::f64) * step), type);
 }
 
-LazyTensor angles(const OpCall& c, DType type) {
-  return cast(unsqueeze(c.inputs[1], -1), type) * frequencies(c, type);
-}
+LazyTensor angles(const OpCall& c, DType type) { return cast(unsqueeze(c.inputs[1], -1), type) * frequencies(c, type); }
 
 Tensors decompose_rope(const OpCall& c) {
   const LazyTensor& x = c.inputs[0];

@@ -12,7 +12,7 @@ namespace {
 struct Scratch {
   float *queries, *out;   // [rows][width of d or dv]
   float *keys, *values;   // [width][kKeyBlock], [kKeyBlock][width]
-  float *rows;            // K or V by rows, on its way there
+  float* rows;            // K or V by rows, on its way there
   float *scores, *bias;   // [kRowBlock][kKeyBlock]
   std::uint16_t* halves;  // scores, where probabilities are bf16
   float *maximum, *sums;  // [rows], [rows][kSums]

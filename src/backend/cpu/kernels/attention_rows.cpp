@@ -61,8 +61,7 @@ constexpr DU du;
 HWY_INLINE hn::Vec<DU> round_bf16(V x) {
   const auto u = hn::BitCast(du, x);
   const auto high = hn::ShiftRight<16>(u);
-  const auto rounded =
-      hn::ShiftRight<16>(hn::Add(u, hn::Add(hn::And(high, hn::Set(du, 1u)), hn::Set(du, 0x7fffu))));
+  const auto rounded = hn::ShiftRight<16>(hn::Add(u, hn::Add(hn::And(high, hn::Set(du, 1u)), hn::Set(du, 0x7fffu))));
   return hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(x)), hn::Or(high, hn::Set(du, 0x40u)), rounded);
 }
 HWY_INLINE void store_bf16(hn::Vec<DU> rounded, std::uint16_t* p) {
@@ -274,8 +273,8 @@ float dot(const float* a, const float* b, std::int64_t n) {
 }  // namespace
 
 const RowKernels* table() {
-  static constexpr RowKernels kernels{softmax_any, softmax_grad_any, scale_rows, transpose, load,
-                                      pair_rows,   halve,            dot};
+  static constexpr RowKernels kernels{softmax_any, softmax_grad_any, scale_rows, transpose,
+                                      load,        pair_rows,        halve,      dot};
   return &kernels;
 }
 

@@ -25,8 +25,8 @@ struct ScoreBlock {
 };
 
 struct RowKernels {
-  /// Scores become exp2(score - maximum), or these go to `halves`; the rows' running maximum and sums [rows][kSums] go on. `factor` [rows] is
-  /// what earlier results must be scaled by; true if one of them is not 1.
+  /// Scores become exp2(score - maximum), or these go to `halves`; the rows' running maximum and sums [rows][kSums] go
+  /// on. `factor` [rows] is what earlier results must be scaled by; true if one of them is not 1.
   bool (*softmax)(const ScoreBlock& block, float* maximum, float* sums, float* factor);
   /// Scores become p = exp2(score - lse), gradients [rows][kKeyBlock] of p become those of the products (without
   /// `scale`). What would be the bias's gradient goes to `raw`, where given.
@@ -41,7 +41,8 @@ struct RowKernels {
   void (*load)(const void* source, DType dtype, std::int64_t stride, std::int64_t n, std::int64_t d, float* target,
                std::int64_t width);
   /// n rows of bf16 [n][width] to pairs of rows [⌈n/2⌉][width], zeros where the last one has no partner.
-  void (*pair_rows)(const std::uint16_t* source, std::int64_t stride, std::int64_t n, std::int64_t width, float* target);
+  void (*pair_rows)(const std::uint16_t* source, std::int64_t stride, std::int64_t n, std::int64_t width,
+                    float* target);
   /// Rows [n][kKeyBlock] rounded to bf16: row by row, and as pairs of rows; either may be null.
   void (*halve)(const float* source, std::int64_t n, std::uint16_t* rows, float* pairs);
   /// Σ a·b over n elements, a multiple of kSums.

@@ -175,8 +175,8 @@ inline void load_transposed(const Rows& k, std::int64_t width, float* rows, floa
 
 /// The same in pairs along the width: [width / 2][kKeyBlock].
 inline void load_transposed_pairs(const Rows& k, std::int64_t width, float* rows, float* target) {
-  const bool as_is = k.component == 1 && k.d == width && k.stride % 2 == 0 &&
-                     reinterpret_cast<std::uintptr_t>(k.data) % 4 == 0;
+  const bool as_is =
+      k.component == 1 && k.d == width && k.stride % 2 == 0 && reinterpret_cast<std::uintptr_t>(k.data) % 4 == 0;
   if (!as_is) load_halves(k, rows, width);
   row_kernels().transpose(as_is ? reinterpret_cast<const float*>(k.data) : rows, (as_is ? k.stride : width) / 2, k.n,
                           width / 2, target, kKeyBlock, kKeyBlock);

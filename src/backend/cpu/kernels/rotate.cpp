@@ -27,12 +27,12 @@ constexpr D16 d16;
 HWY_INLINE hn::Vec<D> read(const float* p) { return hn::LoadU(d, p); }
 HWY_INLINE void write(hn::Vec<D> x, float* p) { hn::StoreU(x, d, p); }
 HWY_INLINE hn::Vec<D> read(const bf16* p) {
-  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(p)))));
+  return hn::BitCast(d,
+                     hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(p)))));
 }
 HWY_INLINE void write(hn::Vec<D> x, bf16* p) {
   const auto u = hn::BitCast(du, x), high = hn::ShiftRight<16>(u);
-  const auto rounded =
-      hn::ShiftRight<16>(hn::Add(u, hn::Add(hn::And(high, hn::Set(du, 1u)), hn::Set(du, 0x7fffu))));
+  const auto rounded = hn::ShiftRight<16>(hn::Add(u, hn::Add(hn::And(high, hn::Set(du, 1u)), hn::Set(du, 0x7fffu))));
   const auto kept = hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(x)), hn::Or(high, hn::Set(du, 0x40u)), rounded);
   hn::StoreU(hn::DemoteTo(d16, hn::BitCast(DI(), kept)), d16, reinterpret_cast<std::uint16_t*>(p));
 }

@@ -1,5 +1,5 @@
-// What an instruction computes at a column, as a value that loops over rows and reductions take in alike: one op, or two
-// of which nobody else wants the first one's result.
+// What an instruction computes at a column, as a value that loops over rows and reductions take in alike: one op, or
+// two of which nobody else wants the first one's result.
 #if defined(MC_VM_EXPRESSIONS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef MC_VM_EXPRESSIONS_INL_H_
 #undef MC_VM_EXPRESSIONS_INL_H_

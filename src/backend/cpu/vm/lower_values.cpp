@@ -391,8 +391,7 @@ void Lowering::finish(Instr& in, Operand out, Context context) {
   }
   const std::int64_t cols = context == Context::full ? std::min<std::int64_t>(b_.block_cols, s_.stage_cols[stage_]) : 0;
   if (vector_op_ && registers) in.out.flags |= kPad;
-  if (vector_op_ && registers && walking_only && !by_column_ && b_.block_rows > 1 &&
-      b_.pitch - cols < kLanes) {
+  if (vector_op_ && registers && walking_only && !by_column_ && b_.block_rows > 1 && b_.pitch - cols < kLanes) {
     in.out.flags |= kFlat;
   }
   vector_op_ = by_column_ = false;

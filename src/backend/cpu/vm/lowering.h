@@ -190,8 +190,8 @@ class Lowering {
     if (kind(v) == Kind::row) row_last_[v] = std::max(row_last_[v], section * kForever + order);
   }
 
-  /// What the first stage reads from memory, row after row. With several stages each fetches a share of the next row, if
-  /// a row of all arrays stays in the nearer caches.
+  /// What the first stage reads from memory, row after row. With several stages each fetches a share of the next row,
+  /// if a row of all arrays stays in the nearer caches.
   void find_ahead();
 
   // --- uniform and row values ---

@@ -5,8 +5,8 @@
 #define HWY_TARGET_INCLUDE "backend/cpu/vm/map_f32.cpp"
 #include "hwy/foreach_target.h"
 
-#include "backend/cpu/vm/kernel_parts.h"
 #include "backend/cpu/vm/expressions-inl.h"
+#include "backend/cpu/vm/kernel_parts.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace metal_candle::cpu::vm::HWY_NAMESPACE {

@@ -1,5 +1,6 @@
 // An elementwise instruction and the reduction of its result in one pass, for those that softmax, norms and their
-// gradients are made of. The same lane functions and the same order of sums as one after the other, hence the same bits.
+// gradients are made of. The same lane functions and the same order of sums as one after the other, hence the same
+// bits.
 #include "backend/cpu/vm/targets.h"
 
 #undef HWY_TARGET_INCLUDE

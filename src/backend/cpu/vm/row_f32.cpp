@@ -14,8 +14,6 @@ HWY_BEFORE_NAMESPACE();
 namespace metal_candle::cpu::vm::HWY_NAMESPACE {
 namespace {
 
-constexpr float kInf = std::numeric_limits<float>::infinity();
-
 /// What is reduced as it lies in memory.
 struct Plain {
   const float* p;
@@ -37,48 +35,42 @@ void reduce(const Instr& in, const Frame& f) {
   }
 }
 
-/// Best value and its column in every lane; the first of equals, and the first NaN beats all.
-template <bool kMax>
-void arg_reduce(const Instr& in, const Frame& f) {
+/// The first column whose value is `value`, or NaN if that is; there is one.
+HWY_NOINLINE int find_column(const float* a, int cols, float value) {
   const int n = static_cast<int>(hn::Lanes(df));
+  const F wanted = k(value);
+  const bool nan = value != value;
+  int c = 0;
+  for (; c + n <= cols; c += n) {
+    const F x = load(a + c);
+    if (!hn::AllFalse(df, nan ? is_nan(x).m : (x == wanted).m)) break;
+  }
+  while (c < cols && (nan ? a[c] == a[c] : a[c] != value)) ++c;
+  return c;
+}
+
+/// The first of equals, and the first NaN beats all. A block's best value is found first, its column only if no block
+/// before has one as good.
+template <class R>
+void arg_reduce(const Instr& in, const Frame& f) {
   const float* a = at<const float>(in.a, f);
   float* state = at<float>(in.b, f);
   std::int32_t* out = at<std::int32_t>(in.out, f);
-  const float worst = kMax ? -kInf : kInf;
   for (int r = 0; r < f.rows; ++r) {
-    F best = f.col0 == 0 ? k(worst) : load(state);
-    VI where = f.col0 == 0 ? hn::Set(di, -1) : bits(load(state + n));
-    VI column = hn::Iota(di, static_cast<std::int32_t>(f.col0));
-    for (int c = 0; c < f.cols; c += n) {
-      const bool whole = c + n <= f.cols;
-      const F x = whole ? load(a + c) : load_some(a + c, static_cast<std::size_t>(f.cols - c));
-      const M no_better = kMax ? x <= best : x >= best;  // false when either is NaN
-      MF take = hn::AndNot(no_better.m, (best == best).m);
-      take = hn::Or(take, hn::RebindMask(df, hn::Eq(where, hn::Set(di, -1))));
-      if (!whole) take = hn::And(take, hn::FirstN(df, static_cast<std::size_t>(f.cols - c)));
-      best = hn::IfThenElse(take, x.v, best.v);
-      where = hn::IfThenElse(hn::RebindMask(di, take), column, where);
-      column = hn::Add(column, hn::Set(di, n));
+    float best = f.col0 == 0 ? R::identity : state[0];
+    std::int32_t where = f.col0 == 0 ? -1 : reinterpret_cast<const std::int32_t*>(state)[1];
+    Accumulators<R> acc;
+    acc.begin(nullptr);
+    acc.template add_row<false>(Plain{a}, nullptr, 0, f.cols);
+    const float top = lanes_of<R>(R::join(R::join(acc.v[0], acc.v[1]), R::join(acc.v[2], acc.v[3])));
+    const bool better = top != top || (std::is_same_v<R, Max> ? top > best : top < best);
+    if (f.cols > 0 && best == best && (where < 0 || better)) {
+      best = top;
+      where = static_cast<std::int32_t>(f.col0) + find_column(a, f.cols, top);
     }
-    store(best, state);
-    store(from_bits(where), state + n);
-    if (f.col0 + f.cols == f.stage_cols) {
-      const auto* columns = reinterpret_cast<const std::int32_t*>(state + n);
-      float value = worst;
-      std::int32_t index = -1;
-      for (int i = 0; i < n; ++i) {
-        const float x = state[i];
-        if (columns[i] < 0) continue;
-        const bool nan = x != x, had_nan = value != value;
-        const bool better = nan ? !had_nan : !had_nan && (kMax ? x > value : x < value);
-        const bool equal = nan ? had_nan : x == value;
-        if (index < 0 || better || (equal && columns[i] < index)) {
-          value = x;
-          index = columns[i];
-        }
-      }
-      *out = index < 0 ? 0 : index;
-    }
+    state[0] = best;
+    reinterpret_cast<std::int32_t*>(state)[1] = where;
+    if (f.col0 + f.cols == f.stage_cols) *out = where < 0 ? 0 : where;
     a = step(a, pitch(in.a, f));
     state = step(state, kReduceState);
     out = step(out, pitch(in.out, f));
@@ -225,8 +217,8 @@ void fill_row_f32(VectorKernels& table) {
   table.reduce[slot(Reduce::max)] = reduce<Max>;
   table.reduce[slot(Reduce::min)] = reduce<Min>;
   table.reduce[slot(Reduce::prod)] = reduce<Prod>;
-  table.reduce[slot(Reduce::argmax)] = arg_reduce<true>;
-  table.reduce[slot(Reduce::argmin)] = arg_reduce<false>;
+  table.reduce[slot(Reduce::argmax)] = arg_reduce<Max>;
+  table.reduce[slot(Reduce::argmin)] = arg_reduce<Min>;
   table.accumulate[slot(Reduce::sum)] = accumulate<Sum>;
   table.accumulate[slot(Reduce::max)] = accumulate<Max>;
   table.accumulate[slot(Reduce::min)] = accumulate<Min>;

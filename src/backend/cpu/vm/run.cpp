@@ -273,9 +273,7 @@ std::unique_ptr<RowProgram> RowProgram::lower(const KernelProgram& program, Tile
 
 std::int64_t RowProgram::tasks() const { return body_->tasks; }
 
-std::size_t RowProgram::scratch_bytes() const {
-  return static_cast<std::size_t>(body_->scratch) + 64;
-}
+std::size_t RowProgram::scratch_bytes() const { return static_cast<std::size_t>(body_->scratch) + 64; }
 
 void RowProgram::run(void* const* buffers, const std::uint64_t* slots, std::int64_t task, void* scratch,
                      std::atomic<int>* index_error) const {

@@ -74,6 +74,7 @@ MC_ROUNDING(floor, floor)
 MC_ROUNDING(ceil, ceil)
 MC_ROUNDING(round, nearbyint)
 #undef MC_ROUNDING
+// clang-format off
 #define MC_STD(name)                \
   template <class E>                \
   Lane<E> name(Lane<E> x) {         \
@@ -81,10 +82,17 @@ MC_ROUNDING(round, nearbyint)
   }
 MC_STD(exp)
 MC_STD(expm1)
-MC_STD(log) MC_STD(log1p) MC_STD(sqrt) MC_STD(sin) MC_STD(cos) MC_STD(tanh) MC_STD(erf)
+MC_STD(log)
+MC_STD(log1p)
+MC_STD(sqrt)
+MC_STD(sin)
+MC_STD(cos)
+MC_STD(tanh)
+MC_STD(erf)
 #undef MC_STD
-    template <class E>
-    Lane<E> rsqrt(Lane<E> x) {
+// clang-format on
+template <class E>
+Lane<E> rsqrt(Lane<E> x) {
   return Lane<E>(1 / std::sqrt(x.v));
 }
 template <class E>

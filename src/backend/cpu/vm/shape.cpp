@@ -141,8 +141,7 @@ bool is_transposed(const Access& a) {
 
 }  // namespace
 
-void choose_block(const KernelProgram& p, const ProgramShape& s, int elements, const TileUse& tile,
-                  Body& body) {
+void choose_block(const KernelProgram& p, const ProgramShape& s, int elements, const TileUse& tile, Body& body) {
   const bool free_columns = !s.row_reduces && p.stages.size() == 1;
   const bool transposed = std::any_of(s.accesses.begin(), s.accesses.end(), is_transposed);
   const bool any_full = std::find(s.kinds.begin(), s.kinds.end(), Kind::full) != s.kinds.end();

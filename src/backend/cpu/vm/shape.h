@@ -31,7 +31,8 @@ struct ProgramShape {
 ProgramShape analyze(const KernelProgram& program, const TileUse& tile);
 
 /// Rows, columns and pitch of a block of about `elements`, into the body.
-void choose_block(const KernelProgram& program, const ProgramShape& shape, int elements, const TileUse& tile, Body& body);
+void choose_block(const KernelProgram& program, const ProgramShape& shape, int elements, const TileUse& tile,
+                  Body& body);
 /// Cuts the work in tasks of some ten microseconds each.
 void choose_tasks(const KernelProgram& program, const ProgramShape& shape, Body& body);
 
