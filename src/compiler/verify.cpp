@@ -21,7 +21,8 @@ void verify(const ComputationGraph& g, const char* after) {
     if (n.op->kind == OpKind::leaf && (n.leaf < 0 || static_cast<std::size_t>(n.leaf) >= g.leaves.size()))
       fail(i, "is no leaf of this graph");
     if (n.op->kind == OpKind::scalar && n.slot >= g.slots) fail(i, "has a slot out of range");
-    if (n.op->kind == OpKind::view && n.op->name != "expand" && n.inputs.size() != 1) fail(i, "is a view of several");
+    if (n.op->kind == OpKind::view && n.op->name != "expand" && n.op->name != "late" && n.inputs.size() != 1)
+      fail(i, "is a view of several");
   }
   for (const int r : g.roots)
     if (r < 0 || static_cast<std::size_t>(r) >= g.nodes.size())
