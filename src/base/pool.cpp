@@ -16,6 +16,7 @@ constexpr std::size_t kSlab = std::size_t{1} << 20;
 constexpr std::size_t kSmall = std::size_t{64} << 10;  // blocks up to this are cut from slabs
 constexpr std::size_t kHuge = std::size_t{2} << 20;
 constexpr int kClasses = 4 * 64;
+constexpr std::size_t kLargest = std::size_t{1} << 47;  // no machine has that much
 
 struct FreeBlock {
   FreeBlock* next;
@@ -23,7 +24,7 @@ struct FreeBlock {
 
 int class_of(std::size_t bytes) {
   if (bytes <= kAlign) return 0;
-  const int top = 63 - std::countl_zero(bytes - 1);        // bytes in (2^top, 2^(top+1)]
+  const int top = 63 - std::countl_zero(bytes - 1);  // bytes in (2^top, 2^(top+1)]
   const std::size_t step = (std::size_t{1} << top) / 4;
   return (top - 6) * 4 + 1 + static_cast<int>((bytes - 1 - (std::size_t{1} << top)) / step);
 }
@@ -31,14 +32,15 @@ int class_of(std::size_t bytes) {
 std::size_t size_of_class(int c) {
   if (c == 0) return kAlign;
   const int top = (c - 1) / 4 + 6;
-  const std::size_t size = (std::size_t{1} << top) + ((std::size_t{1} << top) / 4) * static_cast<std::size_t>((c - 1) % 4 + 1);
+  const std::size_t size =
+      (std::size_t{1} << top) + ((std::size_t{1} << top) / 4) * static_cast<std::size_t>((c - 1) % 4 + 1);
   return (size + kAlign - 1) / kAlign * kAlign;
 }
 
 class Pool {
  public:
   void* allocate(std::size_t bytes) {
-    if (bytes > (std::size_t{1} << 47)) throw OutOfMemory(bytes, 0);
+    if (bytes > kLargest) throw OutOfMemory(bytes, 0);
     const int c = class_of(bytes);
     const std::size_t size = size_of_class(c);
     std::lock_guard lock(mutex_);
@@ -49,7 +51,8 @@ class Pool {
       return block;
     }
     if (limit_ != 0 && stats_.live + stats_.cached + size > limit_) trim_locked();
-    if (limit_ != 0 && stats_.live + size > limit_) throw OutOfMemory(bytes, limit_ > stats_.live ? limit_ - stats_.live : 0);
+    if (limit_ != 0 && stats_.live + size > limit_)
+      throw OutOfMemory(bytes, limit_ > stats_.live ? limit_ - stats_.live : 0);
     void* data = size <= kSmall ? cut(size) : map(size);
     note_live(size);
     return data;
@@ -123,7 +126,7 @@ class Pool {
   }
 
   void trim_locked() {
-    for (int c = class_of(kSmall) + 1; c < kClasses; ++c) {
+    for (int c = class_of(kSmall) + 1; c <= class_of(kLargest); ++c) {
       const std::size_t size = size_of_class(c);
       while (FreeBlock* block = free_[c]) {
         free_[c] = block->next;
