@@ -290,6 +290,25 @@ TEST_P(OnIsa, RowBitsDependOnNothingElse) {
   }
 }
 
+TEST_P(OnIsa, SegmentsAreOneChain) {
+  for (GemmType type : kTypes)
+    for (int64_t k : {64, 612, 2100})  // in one kernel call, and in several
+      for (int64_t m : {1, 9, 60}) {
+        const int64_t n = 77, k2 = 16;
+        Matrix a(type, m, k + k2, 7), b(type, k + k2, n, 8);
+        const auto as_planned = +[](GemmTiling t) { return t; };
+        const std::vector<char> whole = product(type, m, a, b, nullptr, as_planned);
+        GemmArgs g;
+        g.m = m, g.n = n, g.type = type, g.c_type = type == GemmType::f64 ? type : GemmType::f32, g.c_row_stride = n;
+        g.segments[0] = {a.ref(), b.ref(), false, k, 0, 0};
+        g.segments[1] = {{a.at(0, 0, k), a.row_stride, 1}, {b.at(0, k, 0), b.row_stride, 1}, false, k2, 0, 0};
+        std::vector<char> c(whole.size());
+        g.c = c.data();
+        run_all(g);
+        ASSERT_EQ(c, whole) << gemm_isa_name() << " k " << k << " m " << m;
+      }
+}
+
 TEST_P(OnIsa, SwappedProductHasTheSameBits) {
   for (GemmType type : kTypes) {
     const int64_t k = 613, n = 16, m = 120;

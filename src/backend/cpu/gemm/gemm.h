@@ -87,6 +87,7 @@ struct GemmTiling {
   bool swapped = false;  // computes Cᵀ = Bᵀ·Aᵀ: the vector lanes run over m. The fields below speak of Cᵀ then
   bool direct_c = false;  // kernels write C itself
   bool streams_b = false;  // B is packed, and its memory is read once
+  bool joined = false;    // both segments in one kernel call
   bool whole_c = false;   // C scratch holds a whole tile (more than one K block), not just one group of columns
   bool whole_b = false;   // B is packed for the whole width of the tile at once
   bool rows_outer = false;  // row tiles in the outer loop, panels in the inner one
@@ -98,6 +99,7 @@ struct GemmTiling {
   std::int64_t block_steps = 0;  // k steps a block
   std::int64_t steps_ahead = 0;  // from what a kernel reads of B to what it asks for
   std::size_t b_scratch = 0, c_scratch = 0, t_scratch = 0;  // offsets behind A's
+  std::size_t a_second = 0, b_second = 0;                   // the second segment's copies, behind the first one's
 };
 
 GemmTiling plan_gemm(const GemmArgs& args);

@@ -115,8 +115,16 @@ void lay_out_scratch(GemmTiling& t, const GemmView& v, const MicroFamily& f, boo
   std::int64_t a = 0, b = 0;
   for (int s = 0; s < 2; ++s) {
     if (v.k[s] == 0) continue;
-    if (t.a_side[s] != Side::direct) a = t.block_rows * (t.block_steps * unit + 64);
-    if (!v.right[s].packed || widened) b = t.block_steps * (t.whole_b ? std::max(t.block_cols, group_cols) : group_cols) * unit;
+    if (s == 1 && t.joined) {
+      t.a_second = static_cast<std::size_t>(a = round_up(a, 64));
+      t.b_second = static_cast<std::size_t>(b = round_up(b, 64));
+    }
+    const std::int64_t steps = std::min(t.block_steps, round_up(ceil_div(v.k[s], f.k_per_step), 4));
+    const std::int64_t cols = t.whole_b ? std::max(t.block_cols, group_cols) : group_cols;
+    const std::int64_t rows_bytes = t.a_side[s] != Side::direct ? t.block_rows * (steps * unit + 64) : 0;
+    const std::int64_t panel_bytes = !v.right[s].packed || widened ? steps * cols * unit : 0;
+    a = t.joined ? a + rows_bytes : std::max(a, rows_bytes);
+    b = t.joined ? b + panel_bytes : std::max(b, panel_bytes);
   }
   const std::int64_t c = t.direct_c ? 0 : t.block_rows * (t.whole_c ? t.block_cols : group_cols) * unit;
   const std::int64_t transposed = t.swapped ? t.block_rows * group_cols * unit : 0;
@@ -165,7 +173,8 @@ GemmTiling plan_gemm(const GemmArgs& args) {
 
   const GemmType sum_type = args.type == GemmType::f64 ? GemmType::f64 : GemmType::f32;
   t.direct_c = args.sink == nullptr && args.c_type == sum_type && !t.swapped;
-  t.whole_c = !t.direct_c && blocks > 1;
+  t.joined = blocks == 2 && v.k[0] > 0 && v.k[1] > 0 && !t.whole_b;
+  t.whole_c = !t.direct_c && blocks > 1 && !t.joined;
   lay_out_scratch(t, v, f, is_widened(kind));
   return t;
 }

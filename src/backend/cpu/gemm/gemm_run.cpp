@@ -40,6 +40,7 @@ class TileRun {
     rows_ = (row_block + 1) * view_.m / t_.row_blocks - row0_;
     col0_ = col_block * t_.block_cols;
     col_end_ = std::min(view_.n, col0_ + t_.block_cols);
+    if (t_.joined) return run_joined();
     bool first = true;
     for (int s = 0; s < 2; ++s) {
       const std::int64_t steps = ceil_div(view_.k[s], f_.k_per_step);
@@ -67,20 +68,21 @@ class TileRun {
   void run_block(int s, std::int64_t step, std::int64_t count, bool first, bool last) {
     const Left left = left_block(s, step, count);
     if (t_.whole_b && !view_.right[s].packed && t_.b_side[s] == Side::panels) pack_right_block(s, step, count);
-    const std::int64_t tiles = ceil_div(rows_, t_.row_tile), at_once = t_.rows_outer ? 1 : tiles;
-    for (std::int64_t tile = 0; tile < tiles; tile += at_once)
-      for (std::int64_t col = col0_; col < col_end_;) {
-        // The widest kernel that fits the whole panels left; a partial panel goes alone.
-        const std::int64_t panels = (col_end_ - col) / f_.panel_cols();
-        int width = t_.width;
-        while (width > 1 && panels < (1 << width) / 2) --width;
-        const std::int64_t cols = std::min<std::int64_t>(f_.lanes << width, col_end_ - col);
-        if (panels == 0) width = std::min(width, cols <= f_.lanes ? 0 : 1);
-        const Group group{col, cols, width, tile, tile + at_once};
-        run_group(group, left, right_block(s, step, count, group), count, !first);
-        if (last && !t_.direct_c) finish(group);
-        col += cols;
-      }
+    for_groups([&](const Group& group) {
+      run_group(group, {left, right_block(s, step, count, group), count}, nullptr, !first);
+      if (last && !t_.direct_c) finish(group);
+    });
+  }
+
+  /// Both segments in one pass: C stays in registers between them.
+  void run_joined() {
+    const std::int64_t count[2] = {ceil_div(view_.k[0], f_.k_per_step), ceil_div(view_.k[1], f_.k_per_step)};
+    const Left left[2] = {left_block(0, 0, count[0]), left_block(1, 0, count[1])};
+    for_groups([&](const Group& group) {
+      const Part second{left[1], right_block(1, 0, count[1], group), count[1]};
+      run_group(group, {left[0], right_block(0, 0, count[0], group), count[0]}, &second, false);
+      if (!t_.direct_c) finish(group);
+    });
   }
 
   /// Columns that one kernel call computes, for a range of row tiles.
@@ -91,7 +93,43 @@ class TileRun {
   };
   std::int64_t tile_row(std::int64_t tile) const { return tile * rows_ / ceil_div(rows_, t_.row_tile); }
 
-  void run_group(const Group& g, const Left& left, const Right& right, std::int64_t count, bool accumulate) {
+  template <class F>
+  void for_groups(const F& f) {
+    const std::int64_t tiles = ceil_div(rows_, t_.row_tile), at_once = t_.rows_outer ? 1 : tiles;
+    for (std::int64_t tile = 0; tile < tiles; tile += at_once)
+      for (std::int64_t col = col0_; col < col_end_;) {
+        // The widest kernel that fits the whole panels left; a partial panel goes alone.
+        const std::int64_t panels = (col_end_ - col) / f_.panel_cols();
+        int width = t_.width;
+        while (width > 1 && panels < (1 << width) / 2) --width;
+        const std::int64_t cols = std::min<std::int64_t>(f_.lanes << width, col_end_ - col);
+        if (panels == 0) width = std::min(width, cols <= f_.lanes ? 0 : 1);
+        f(Group{col, cols, width, tile, tile + at_once});
+        col += cols;
+      }
+  }
+
+  /// A stretch of the chain: so many steps of A's block and of a group's columns of B.
+  struct Part {
+    Left left;
+    Right right;
+    std::int64_t count;
+  };
+  MicroArgs operands(const Part& p, std::int64_t row, std::int64_t rows) const {
+    const std::int64_t unit = f_.unit_bytes;
+    MicroArgs m{};
+    m.steps = p.count;
+    m.a = p.left.data + row * (p.left.row == 0 ? p.count * unit : p.left.row);
+    m.a_row = p.left.row == 0 ? unit : p.left.row;
+    m.a_step = p.left.row == 0 ? rows * unit : p.left.step;
+    m.b = p.right.data;
+    m.b_step = p.right.step;
+    m.b_panel = p.right.panel;
+    m.ahead = t_.steps_ahead * p.right.step;
+    return m;
+  }
+
+  void run_group(const Group& g, const Part& part, const Part* second, bool accumulate) {
     const std::int64_t unit = f_.unit_bytes, padded = f_.lanes << g.width;
     char* c;
     std::int64_t c_row;
@@ -103,12 +141,13 @@ class TileRun {
     }
     for (std::int64_t i = g.tile_begin; i < g.tile_end; ++i) {
       const std::int64_t r0 = tile_row(i), rows = tile_row(i + 1) - r0;
-      MicroArgs m{count, left.data + r0 * left.row, left.row, left.step, right.data, right.step, right.panel,
-                  c + r0 * c_row, c_row, accumulate, t_.steps_ahead * right.step};
-      if (left.row == 0) {
-        m.a = left.data + r0 * count * unit;
-        m.a_row = unit;
-        m.a_step = rows * unit;
+      MicroArgs m = operands(part, r0, rows), next;
+      m.c = c + r0 * c_row;
+      m.c_row = c_row;
+      m.accumulate = accumulate;
+      if (second != nullptr) {
+        next = operands(*second, r0, rows);
+        m.next = &next;
       }
       const MicroKernel kernel = f_.by_width[g.width][rows - 1];
       if (t_.direct_c && g.cols < padded) run_edge(kernel, m, rows, g.cols * unit, padded * unit);
@@ -134,11 +173,12 @@ class TileRun {
     const std::int64_t bytes = element_bytes(args_.type), unit = f_.unit_bytes, k0 = step * f_.k_per_step;
     const std::int64_t k = std::min(count * f_.k_per_step, view_.k[s] - k0);
     const char* source = a.data + (batch_ * a.batch + row0_ * a.outer + k0 * a.k) * bytes;
+    char* const target = scratch_ + (s == 1 ? t_.a_second : 0);
     if (t_.a_side[s] == Side::direct) return {source, a.outer * bytes, a.k * bytes * f_.k_per_step};
     if (t_.a_side[s] == Side::rows) {
       const std::int64_t stride = count * unit + 64;
-      set_.pack_rows(kind_, {source, a.outer, a.k, rows_, k, rows_, count * f_.k_per_step, scratch_}, stride);
-      return {scratch_, stride, unit};
+      set_.pack_rows(kind_, {source, a.outer, a.k, rows_, k, rows_, count * f_.k_per_step, target}, stride);
+      return {target, stride, unit};
     }
     // A few steps at a time over all row tiles, so that lines of A are read once.
     const std::int64_t tiles = ceil_div(rows_, t_.row_tile), some = steps_together(rows_ * unit, a.k * bytes) * f_.k_per_step;
@@ -147,9 +187,9 @@ class TileRun {
         const std::int64_t r0 = tile_row(i), rows = tile_row(i + 1) - r0;
         const std::int64_t padded = std::min(some, count * f_.k_per_step - done);
         set_.pack_panel(kind_, {source + (r0 * a.outer + done * a.k) * bytes, a.outer, a.k, rows, std::min(padded, k - done),
-                                rows, padded, scratch_ + (r0 * count + done / f_.k_per_step * rows) * unit});
+                                rows, padded, target + (r0 * count + done / f_.k_per_step * rows) * unit});
       }
-    return {scratch_, 0, 0};
+    return {target, 0, 0};
   }
 
   Right right_block(int s, std::int64_t step, std::int64_t count, const Group& g) {
@@ -159,7 +199,7 @@ class TileRun {
     const std::int64_t panel_cols = f_.panel_cols();
     // All panels of a group have the same width.
     const std::int64_t panel = std::min<std::int64_t>(panel_cols, f_.lanes << g.width);
-    char* target = scratch_ + t_.b_scratch;
+    char* target = scratch_ + t_.b_scratch + (s == 1 ? t_.b_second : 0);
     if (b.packed) {
       // Width 0 may be half of a whole panel only if the plan says so, and then col steps by lanes.
       const std::int64_t index = col / panel_cols, stored = panel_width(f_, view_.n, index);

@@ -9,8 +9,8 @@ void micro_kernel(const MicroArgs& p) {
   using V = typename Ops::V;
   constexpr int kPanels = (kVectors + 1) / 2;
   constexpr int kBases = (kRows + 2) / 3;
-  const std::int64_t a_row = p.a_row, a_step = p.a_step, b_step = p.b_step, c_row = p.c_row, ahead = p.ahead;
-  char* const c = p.c;  // copies: stores through char* would make the compiler read p again
+  const std::int64_t c_row = p.c_row;
+  char* const c = p.c;
   V acc[kRows][kVectors];
   if (p.accumulate) {
 #pragma GCC unroll 32
@@ -23,31 +23,35 @@ void micro_kernel(const MicroArgs& p) {
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) acc[r][v] = Ops::zero();
   }
-  const char* a[kBases];
+  for (const MicroArgs* q = &p; q != nullptr; q = q->next) {
+    // Copies: stores through char* would make the compiler read them again.
+    const std::int64_t a_row = q->a_row, a_step = q->a_step, b_step = q->b_step, ahead = q->ahead;
+    const char* a[kBases];
 #pragma GCC unroll 16
-  for (int i = 0; i < kBases; ++i) a[i] = p.a + 3 * i * a_row;
-  const char* b[kPanels];
+    for (int i = 0; i < kBases; ++i) a[i] = q->a + 3 * i * a_row;
+    const char* b[kPanels];
 #pragma GCC unroll 4
-  for (int i = 0; i < kPanels; ++i) b[i] = p.b + i * p.b_panel;
-  for (std::int64_t step = p.steps; step > 0; --step) {
-    // The hardware follows a panel of B too closely behind, and rows of B in place not at all.
-    if constexpr (kRows >= 6 || kVectors == 2) {
+    for (int i = 0; i < kPanels; ++i) b[i] = q->b + i * q->b_panel;
+    for (std::int64_t step = q->steps; step > 0; --step) {
+      // The hardware follows a panel of B too closely behind, and rows of B in place not at all.
+      if constexpr (kRows >= 6 || kVectors == 2) {
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; v += 64 / Ops::kBytes) __builtin_prefetch(b[v / 2] + ahead + (v % 2) * Ops::kBytes);
-    }
-    V bv[kVectors];
+        for (int v = 0; v < kVectors; v += 64 / Ops::kBytes) __builtin_prefetch(b[v / 2] + ahead + (v % 2) * Ops::kBytes);
+      }
+      V bv[kVectors];
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) bv[v] = Ops::load(b[v / 2] + (v % 2) * Ops::kBytes);
+      for (int v = 0; v < kVectors; ++v) bv[v] = Ops::load(b[v / 2] + (v % 2) * Ops::kBytes);
 #pragma GCC unroll 32
-    for (int r = 0; r < kRows; ++r) {
-      const V av = Ops::broadcast(a[r / 3] + (r % 3) * a_row);
+      for (int r = 0; r < kRows; ++r) {
+        const V av = Ops::broadcast(a[r / 3] + (r % 3) * a_row);
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) acc[r][v] = Ops::fma(av, bv[v], acc[r][v]);
-    }
+        for (int v = 0; v < kVectors; ++v) acc[r][v] = Ops::fma(av, bv[v], acc[r][v]);
+      }
 #pragma GCC unroll 16
-    for (int i = 0; i < kBases; ++i) a[i] += a_step;
+      for (int i = 0; i < kBases; ++i) a[i] += a_step;
 #pragma GCC unroll 4
-    for (int i = 0; i < kPanels; ++i) b[i] += b_step;
+      for (int i = 0; i < kPanels; ++i) b[i] += b_step;
+    }
   }
 #pragma GCC unroll 32
   for (int r = 0; r < kRows; ++r)
