@@ -1,6 +1,7 @@
 // Activations, norms, the gated MLP, and attention: what a decoder's layer is made of.
 #include <cmath>
 
+#include "metal_candle/autograd.hpp"
 #include "metal_candle/error.hpp"
 #include "metal_candle/nn.hpp"
 #include "metal_candle/scope.hpp"
@@ -59,8 +60,13 @@ LazyTensor rms_norm(const Weights& w, std::string_view module, const LazyTensor&
 
 LazyTensor gated_mlp(const Weights& w, std::string_view module, const LazyTensor& x, Activation activation) {
   const Scope scope("mlp");
-  const LazyTensor gate = w.linear(sub(module, ".gate_proj"), x);
-  return w.linear(sub(module, ".down_proj"), activate(activation, gate) * w.linear(sub(module, ".up_proj"), x));
+  const LazyTensor gate = w.linear(sub(module, ".gate_proj"), x), up = w.linear(sub(module, ".up_proj"), x);
+  // Of the widest values only these two are kept for a backward pass; their product is cheaper to make again.
+  return checkpoint(
+      [&](const std::vector<LazyTensor>& in) {
+        return w.linear(sub(module, ".down_proj"), activate(activation, in[0]) * in[1]);
+      },
+      {gate, up});
 }
 
 namespace {
