@@ -34,4 +34,12 @@ struct Bundle {
   static Bundle load(const std::filesystem::path& folder_or_gguf, const LoadOptions& options = {});
 };
 
+/// Writes a model folder that transformers loads, whole or not at all: config.json, model.safetensors, and tokenizer and
+/// template from where the model came from (a folder or a GGUF file). Throws FileError, `create` where `folder` is there
+/// already.
+void save_model(const std::filesystem::path& folder, const Model& model, const std::filesystem::path& source);
+
+/// The tokenizer.json that says what a GGUF file's vocabulary says. Throws FileError for a kind that is not known.
+Json tokenizer_json(const Gguf& file);
+
 }  // namespace metal_candle

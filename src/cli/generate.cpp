@@ -1,0 +1,162 @@
+// metal-candle generate
+#include <fmt/format.h>
+
+#include "cli/commands.h"
+#include "cli/loading.h"
+#include "cli/report.h"
+#include "cli/rows.h"
+#include "metal_candle/error.hpp"
+
+namespace metal_candle::cli {
+
+namespace {
+
+constexpr std::size_t kAtATime = 64;  // prompts whose results are kept until all of them are done
+
+struct Prompt {
+  std::vector<std::int32_t> tokens;
+  std::string place;  // "file:line", or empty
+};
+
+Json user_messages(const Invocation& run, std::string_view prompt) {
+  Json messages = Json::array();
+  if (run.has("--system")) messages.push_back(message("system", run.text("--system")));
+  messages.push_back(message("user", prompt));
+  return messages;
+}
+
+class Prompts {
+ public:
+  Prompts(const Invocation& run, const Bundle& bundle) : run_(run), bundle_(bundle) {}
+
+  std::vector<Prompt> read() {
+    if (run_.has("--prompt")) return {{of_text(run_.text("--prompt")), ""}};
+    std::vector<Prompt> out;
+    for (const Row& row : read_rows(run_.text("--prompts"))) {
+      try {
+        out.push_back({of_row(row), row.place});
+      } catch (const TemplateError& e) {
+        fail_row(row, e.what());
+      }
+    }
+    return out;
+  }
+
+ private:
+  std::vector<std::int32_t> of_text(const std::string& prompt) {
+    if (!run_.has("--chat")) return bundle_.tokenizer.encode(prompt);
+    return chat_tokens(bundle_, chat_of(run_, bundle_), user_messages(run_, prompt));
+  }
+
+  std::vector<std::int32_t> of_row(const Row& row) {
+    const Json* messages = row.json.find("messages");
+    if (!messages) return of_text(row_text(row, "prompt"));
+    if (!messages->is_array() || messages->size() == 0)
+      fail_row(row, "messages: expected an array of messages, got " + messages->shown());
+    const Json* tools = row.json.find("tools");
+    return chat_tokens(bundle_, chat_of(run_, bundle_), *messages, tools ? *tools : Json());
+  }
+
+  const Invocation& run_;
+  const Bundle& bundle_;
+};
+
+/// Refuses what the model cannot read, by the row it stands in.
+void check(const std::vector<Prompt>& prompts, const Model& model) {
+  const std::int64_t context = model.config().context();
+  for (const Prompt& prompt : prompts) {
+    const auto size = static_cast<std::int64_t>(prompt.tokens.size());
+    std::string why;
+    if (size == 0) why = "the prompt has no tokens";
+    if (size >= context) why = fmt::format("the prompt has {} tokens, the model's context {}", size, context);
+    if (why.empty()) continue;
+    if (prompt.place.empty()) throw UserError(ErrorKind::argument, why);
+    throw FileError(FileFault::bad, prompt.place, "", why);
+  }
+}
+
+Json result_event(std::size_t index, const Generated& g) {
+  Json logprobs = Json::array();
+  for (const double p : g.logprobs) logprobs.push_back(p);
+  const double later = static_cast<double>(g.tokens.size()) - 1;
+  return Json::object({{"event", "result"},
+                       {"index", index},
+                       {"text", g.text},
+                       {"tokens", ids_json(g.tokens)},
+                       {"logprobs", std::move(logprobs)},
+                       {"prompt_tokens", ids_json(g.prompt_tokens)},
+                       {"finish_reason", name(g.finish)},
+                       {"prefill_s", g.prefill_s},
+                       {"decode_s", g.decode_s},
+                       {"tokens_per_s", g.decode_s > 0 && later > 0 ? later / g.decode_s : 0.0},
+                       {"peak_bytes", peak_bytes()}});
+}
+
+class Answers {
+ public:
+  Answers(const Invocation& run, Generator& generator, std::vector<Prompt> prompts)
+      : run_(run), generator_(generator), prompts_(std::move(prompts)), options_(generate_options(run)) {}
+
+  void run() {
+    Progress progress(run_, "prompts", static_cast<std::int64_t>(prompts_.size()));
+    for (std::size_t from = 0; from < prompts_.size(); from += kAtATime) {
+      const std::size_t to = std::min(from + kAtATime, prompts_.size());
+      some(from, to);
+      if (prompts_.size() > 1) progress.show(static_cast<std::int64_t>(to), "");
+    }
+  }
+
+ private:
+  bool streams() const { return run_.has("--stream"); }
+
+  void some(std::size_t from, std::size_t to) {
+    std::vector<std::vector<std::int32_t>> prompts;
+    for (std::size_t i = from; i < to; ++i) prompts.push_back(prompts_[i].tokens);
+    OnPiece on_piece;
+    if (streams()) on_piece = [&](const Piece& piece) { return show(from + piece.index, piece), true; };
+    const auto results = generator_.generate_batch(prompts, options_, on_piece);
+    for (std::size_t i = 0; i < results.size(); ++i) finish(from + i, results[i]);
+  }
+
+  void show(std::size_t index, const Piece& piece) {
+    if (run_.json()) {
+      write_event(Json::object({{"event", "token"}, {"index", index}, {"token", piece.token}, {"text", piece.text}}));
+    } else if (prompts_.size() == 1 && !piece.text.empty()) {
+      write_text(piece.text);
+      shown_ += piece.text.size();
+    }
+  }
+
+  void finish(std::size_t index, const Generated& g) {
+    if (run_.json()) return write_event(result_event(index, g));
+    write_text((prompts_.size() > 1 ? fmt::format("[{}] ", index) : "") +
+               g.text.substr(std::min(shown_, g.text.size())) + "\n");
+    if (prompts_.size() == 1)
+      say(run_, fmt::format("{} + {} tokens, first after {:.2f} s, then {:.1f} a second", g.prompt_tokens.size(),
+                            g.tokens.size(), g.prefill_s,
+                            g.decode_s > 0 ? (static_cast<double>(g.tokens.size()) - 1) / g.decode_s : 0.0));
+  }
+
+  const Invocation& run_;
+  Generator& generator_;
+  std::vector<Prompt> prompts_;
+  GenerateOptions options_;
+  std::size_t shown_ = 0;  // bytes of the only answer that were streamed
+};
+
+}  // namespace
+
+int generate(const Invocation& run) {
+  run.require_one_of({"--prompt", "--prompts"});
+  if (run.has("--system") && !run.has("--chat")) throw UsageError("--system needs --chat");
+  generate_options(run);  // flags are wrong before a model is loaded
+  const int batch = static_cast<int>(run.whole("--batch-size", 8, 1, 1024));
+  const Bundle bundle = load_bundle(run);
+  std::vector<Prompt> prompts = Prompts(run, bundle).read();
+  check(prompts, bundle.model);
+  Generator generator = make_generator(run, bundle, run.has("--prompt") ? 1 : batch);
+  Answers(run, generator, std::move(prompts)).run();
+  return kDone;
+}
+
+}  // namespace metal_candle::cli

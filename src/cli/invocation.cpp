@@ -1,0 +1,192 @@
+// Reading arguments.
+#include "cli/invocation.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <numeric>
+
+#include "metal_candle/runtime.hpp"
+
+namespace metal_candle::cli {
+
+namespace {
+
+/// Edits between two words: insertions, deletions, replacements.
+std::size_t distance(std::string_view a, std::string_view b) {
+  std::vector<std::size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), std::size_t{0});
+  for (std::size_t i = 1; i <= a.size(); ++i) {
+    std::size_t diagonal = std::exchange(row[0], i);
+    for (std::size_t j = 1; j <= b.size(); ++j) {
+      const std::size_t replaced = diagonal + (a[i - 1] != b[j - 1]);
+      diagonal = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, replaced});
+    }
+  }
+  return row[b.size()];
+}
+
+std::string hint(std::string_view word, const std::vector<std::string_view>& names) {
+  const auto name = nearest(word, names);
+  return name ? fmt::format("; did you mean {}?", *name) : "";
+}
+
+[[noreturn]] void fail_option(const Command& command, std::string_view name) {
+  std::vector<std::string_view> names;
+  for (auto options : {command.options, common_options()})
+    for (const Option& option : options) names.push_back(option.name);
+  throw UsageError(fmt::format("{} has no option {}{}", command.name, name, hint(name, names)));
+}
+
+}  // namespace
+
+std::optional<std::string_view> nearest(std::string_view word, const std::vector<std::string_view>& names) {
+  if (word.size() > 64) return std::nullopt;
+  std::optional<std::string_view> best;
+  std::size_t least = std::max<std::size_t>(2, word.size() / 3) + 1;
+  for (std::string_view name : names) {
+    const bool prefix = word.size() > 3 && name.starts_with(word);
+    const std::size_t away = prefix ? 1 : distance(word, name);
+    if (away < least) least = away, best = name;
+  }
+  return best;
+}
+
+std::int64_t parse_whole(std::string_view option, const std::string& text, std::int64_t least, std::int64_t most) {
+  std::int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < least || value > most)
+    throw UsageError(fmt::format("{}: expected a whole number from {} to {}, got \"{}\"", option, least, most, text));
+  return value;
+}
+
+double parse_number(std::string_view option, const std::string& text, double least, double most) {
+  double value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || !(value >= least && value <= most))
+    throw UsageError(fmt::format(
+        "{}: expected a number {}, got \"{}\"", option,
+        std::isinf(most) ? fmt::format("of at least {}", least) : fmt::format("from {} to {}", least, most), text));
+  return value;
+}
+
+Invocation::Invocation(const Command& command, const std::vector<std::string_view>& arguments) : command_(&command) {
+  bool options_over = false;
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    std::string_view word = arguments[i];
+    if (word == "--" && !options_over) {
+      options_over = true;
+      continue;
+    }
+    if (options_over || word.size() < 2 || word[0] != '-') {
+      if (command.positional.empty() || !positional_.empty())
+        throw UsageError(
+            fmt::format("{} takes {}, got \"{}\"", command.name,
+                        command.positional.empty() ? "options only" : "one " + std::string(command.positional), word));
+      positional_.emplace_back(word);
+      continue;
+    }
+    if (word == "-h") word = "--help";
+    const std::size_t equals = word.find('=');
+    const std::string_view name = word.substr(0, equals);
+    const Option* option = find_option(command, name);
+    if (!option) fail_option(command, name);
+    if (option->takes == Option::Takes::nothing) {
+      if (equals != word.npos) throw UsageError(fmt::format("{} takes no value", name));
+      values_[std::string(name)] = {"true"};
+    } else if (equals != word.npos) {
+      take(*option, std::string(word.substr(equals + 1)));
+    } else if (i + 1 < arguments.size()) {
+      take(*option, std::string(arguments[++i]));
+    } else {
+      throw UsageError(fmt::format("{} needs a value: {} {}", name, name, option->value));
+    }
+  }
+}
+
+void Invocation::take(const Option& option, std::string value) {
+  if (option.takes == Option::Takes::choice) {
+    const auto known = choices(option);
+    if (std::find(known.begin(), known.end(), value) == known.end()) {
+      const Exit code = option.name == "--device" ? kNoDevice : kUsage;
+      throw ExitError(code, fmt::format("{}: expected {}, got \"{}\"", option.name, option.value, value));
+    }
+  }
+  // That numbers are numbers is seen early, that they are sensible where they are used.
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  if (option.takes == Option::Takes::whole)
+    parse_whole(option.name, value, std::numeric_limits<std::int64_t>::min(), std::numeric_limits<std::int64_t>::max());
+  if (option.takes == Option::Takes::number) parse_number(option.name, value, -kInfinity, kInfinity);
+  auto& values = values_[std::string(option.name)];
+  if (!values.empty() && !option.many) throw UsageError(fmt::format("{} is given twice", option.name));
+  values.push_back(std::move(value));
+}
+
+const std::string& Invocation::text(std::string_view option) const {
+  const auto found = values_.find(option);
+  if (found == values_.end()) {
+    const Option* known = find_option(*command_, option);
+    throw UsageError(fmt::format("{} needs {} {}", command_->name, option, known ? known->value : ""));
+  }
+  return found->second.back();
+}
+
+std::optional<std::string> Invocation::maybe(std::string_view option) const {
+  return has(option) ? std::optional(text(option)) : std::nullopt;
+}
+
+std::vector<std::string> Invocation::all(std::string_view option) const {
+  const auto found = values_.find(option);
+  return found == values_.end() ? std::vector<std::string>() : found->second;
+}
+
+std::int64_t Invocation::whole(std::string_view option, std::int64_t otherwise, std::int64_t least,
+                               std::int64_t most) const {
+  return has(option) ? parse_whole(option, text(option), least, most) : otherwise;
+}
+
+double Invocation::number(std::string_view option, double otherwise, double least, double most) const {
+  return has(option) ? parse_number(option, text(option), least, most) : otherwise;
+}
+
+const std::string& Invocation::positional() const {
+  if (positional_.empty()) throw UsageError(fmt::format("{} needs a {}", command_->name, command_->positional));
+  return positional_[0];
+}
+
+void Invocation::set_default(std::string_view option, std::string value) {
+  if (has(option)) return;
+  const Option* known = find_option(*command_, option);
+  if (!known) fail_option(*command_, option);
+  if (known->takes == Option::Takes::nothing) values_[std::string(option)] = {std::move(value)};
+  else take(*known, std::move(value));
+}
+
+void Invocation::require_one_of(std::initializer_list<std::string_view> options) const {
+  const auto given = std::count_if(options.begin(), options.end(), [&](auto option) { return has(option); });
+  if (given != 1)
+    throw UsageError(
+        fmt::format("{} needs {} of {}", command_->name, given == 0 ? "one" : "only one", fmt::join(options, ", ")));
+}
+
+std::uint64_t Invocation::seed() const {
+  return static_cast<std::uint64_t>(whole("--seed", 0, 0, std::numeric_limits<std::int64_t>::max()));
+}
+
+std::optional<DType> Invocation::dtype() const {
+  const std::string name = maybe("--dtype").value_or("auto");
+  if (name == "f32") return DType::f32;
+  if (name == "bf16") return DType::bf16;
+  if (name == "f16") return DType::f16;
+  return std::nullopt;
+}
+
+void Invocation::prepare() const {
+  seed();
+  if (has("--threads")) set_threads(static_cast<int>(whole("--threads", 0, 1, 4096)));
+}
+
+}  // namespace metal_candle::cli

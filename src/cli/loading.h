@@ -1,0 +1,32 @@
+// What several commands load the same way.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cli/invocation.h"
+#include "metal_candle/bundle.hpp"
+#include "metal_candle/generate.hpp"
+#include "metal_candle/json.hpp"
+
+namespace metal_candle::cli {
+
+/// --model, --adapter, --dtype.
+Model load_model(const Invocation& run);
+Bundle load_bundle(const Invocation& run);
+/// Of the bundle, with --adapter.
+Generator make_generator(const Invocation& run, const Bundle& bundle, int batch);
+/// Throws FileError where the model has no chat template.
+const ChatTemplate& chat_of(const Invocation& run, const Bundle& bundle);
+/// What ends a row of training data: the tokenizer's own end token, else the first that ends an answer.
+std::int32_t end_token(const Invocation& run, const Bundle& bundle);
+/// The sampling flags, --stop among them.
+GenerateOptions generate_options(const Invocation& run);
+/// The tokens that make a model answer these messages.
+std::vector<std::int32_t> chat_tokens(const Bundle& bundle, const ChatTemplate& chat, const Json& messages,
+                                      const Json& tools = {});
+Json message(std::string_view role, std::string_view content);
+Json ids_json(const std::vector<std::int32_t>& ids);
+
+}  // namespace metal_candle::cli

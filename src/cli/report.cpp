@@ -1,0 +1,104 @@
+// Output.
+#include "cli/report.h"
+
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+
+namespace metal_candle::cli {
+
+bool is_terminal(int file) { return isatty(file) != 0; }
+
+bool colours() {
+  const char* no = std::getenv("NO_COLOR");
+  const char* terminal = std::getenv("TERM");
+  return is_terminal(STDERR_FILENO) && !(no && *no) && terminal && std::string_view(terminal) != "dumb";
+}
+
+void write_text(std::string_view text) {
+  const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+  if (!written) throw ExitError(kTransfer, "standard output cannot be written");
+}
+
+void write_event(const Json& event) { write_text(event.dump() + "\n"); }
+
+void say(const Invocation& run, std::string_view text) {
+  if (!run.quiet()) fmt::print(stderr, "{}\n", text);
+}
+
+void warn(const Invocation& run, std::string_view text) {
+  if (!run.quiet())
+    fmt::print(stderr, "{}warning:{} {}\n", colours() ? "\033[33m" : "", colours() ? "\033[0m" : "", text);
+}
+
+std::uint64_t peak_bytes() {
+  rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
+}
+
+std::string size_text(std::uint64_t bytes) {
+  if (bytes < 1000) return fmt::format("{} B", bytes);
+  double size = static_cast<double>(bytes) / 1000;
+  const char* unit = "KMGT";
+  for (; size >= 999.5 && unit[1]; ++unit) size /= 1000;
+  return size < 9.95 ? fmt::format("{:.1f} {}B", size, *unit) : fmt::format("{:.0f} {}B", size, *unit);
+}
+
+std::string time_text(double seconds) {
+  const auto whole = static_cast<std::int64_t>(std::clamp(seconds, 0.0, 3.6e8));
+  if (whole < 3600) return fmt::format("{}:{:02}", whole / 60, whole % 60);
+  return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
+}
+
+Progress::Progress(const Invocation& run, std::string what, std::int64_t total)
+    : quiet_(run.quiet()), terminal_(is_terminal(STDERR_FILENO)), what_(std::move(what)), total_(total) {}
+
+Progress::~Progress() {
+  if (drawn_) std::fputc('\n', stderr);
+}
+
+void Progress::clear() {
+  if (drawn_) fmt::print(stderr, "\r\033[K");
+  drawn_ = false;
+}
+
+void Progress::show(std::int64_t done, const std::string& detail) {
+  if (quiet_) return;
+  const auto now = Clock::now();
+  if (first_ < 0) first_ = done - 1;
+  const bool last = done >= total_;
+  const double since = std::chrono::duration<double>(now - last_).count();
+  if (!last && since < (terminal_ ? 0.05 : 2.0)) return;
+  last_ = now;
+  const double spent = std::chrono::duration<double>(now - start_).count();
+  const double left =
+      done > first_ ? spent * static_cast<double>(total_ - done) / static_cast<double>(done - first_) : 0;
+  const std::string line = fmt::format("{} {}/{}  {}", what_, done, total_, detail);
+  if (!terminal_) {
+    fmt::print(stderr, "{}\n", line);
+    return;
+  }
+  winsize size = {};
+  const bool known = ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
+  const std::size_t width = known ? size.ws_col : 80;
+  const int cells = width > 100 ? 30 : 16;
+  const auto full = static_cast<int>(
+      cells * std::clamp(static_cast<double>(done) / static_cast<double>(std::max<std::int64_t>(total_, 1)), 0.0, 1.0));
+  std::string bar;
+  for (int i = 0; i < cells; ++i) bar += i < full ? "━" : " ";
+  std::string rest = fmt::format(" {}  {} left", line, time_text(left));
+  rest.resize(std::min(rest.size(),
+                       width > static_cast<std::size_t>(cells) + 1 ? width - static_cast<std::size_t>(cells) - 1 : 0));
+  const bool colour = colours();
+  fmt::print(stderr, "\r\033[K{}{}{}{}", colour ? "\033[36m" : "", bar, colour ? "\033[0m" : "", rest);
+  std::fflush(stderr);
+  drawn_ = true;
+}
+
+}  // namespace metal_candle::cli

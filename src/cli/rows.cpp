@@ -1,0 +1,42 @@
+// Reading jsonl.
+#include "cli/rows.h"
+
+#include <fstream>
+
+#include "metal_candle/error.hpp"
+
+namespace metal_candle::cli {
+
+void fail_row(const Row& row, const std::string& why) { throw FileError(FileFault::bad, row.place, "", why); }
+
+std::vector<Row> read_rows(const std::filesystem::path& path) {
+  std::error_code error;
+  if (!std::filesystem::exists(path, error))
+    throw FileError(FileFault::missing, path.string(), "", "a .jsonl file", "nothing");
+  if (std::filesystem::is_directory(path))
+    throw FileError(FileFault::bad, path.string(), "", "a .jsonl file", "a folder");
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw FileError(FileFault::missing, path.string(), "", "a file that may be read");
+  std::vector<Row> rows;
+  std::string line;
+  for (std::int64_t number = 1; std::getline(file, line); ++number) {
+    if (number == 1 && line.starts_with("\xef\xbb\xbf")) line.erase(0, 3);
+    if (line.find_first_not_of(" \t\r") == line.npos) continue;
+    const std::string place = path.string() + ":" + std::to_string(number);
+    Row row{Json::parse(line, place), place};
+    if (!row.json.is_object()) fail_row(row, "expected an object, got " + row.json.shown());
+    rows.push_back(std::move(row));
+  }
+  if (file.bad()) throw FileError(FileFault::transfer, path.string(), "", "reading failed");
+  if (rows.empty()) throw FileError(FileFault::bad, path.string(), "", "at least one row", "none");
+  return rows;
+}
+
+std::string row_text(const Row& row, const char* key) {
+  const Json* value = row.json.find(key);
+  if (!value) fail_row(row, "expected a member \"" + std::string(key) + "\"");
+  if (!value->is_string()) fail_row(row, std::string(key) + ": expected a string, got " + value->shown());
+  return std::string(value->as_string());
+}
+
+}  // namespace metal_candle::cli

@@ -1,0 +1,167 @@
+// File < environment < flags.
+#include "cli/train_options.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <limits>
+
+#define TOML_EXCEPTIONS 0
+#include <toml++/toml.h>
+
+#include "metal_candle/error.hpp"
+
+namespace metal_candle::cli {
+
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+/// Whether an option may stand in a file: those that say what to train, not what to print.
+bool is_setting(const Option& option) {
+  constexpr std::string_view kOthers[] = {"--config", "--help",    "--version",     "--json",
+                                          "--quiet",  "--dry-run", "--print-config"};
+  return std::find(std::begin(kOthers), std::end(kOthers), option.name) == std::end(kOthers);
+}
+
+std::vector<const Option*> settings(const Command& command) {
+  std::vector<const Option*> out;
+  for (auto options : {command.options, common_options()})
+    for (const Option& option : options)
+      if (is_setting(option)) out.push_back(&option);
+  return out;
+}
+
+std::string environment_name(const Option& option) {
+  std::string out = "METAL_CANDLE_";
+  for (const char c : option.name.substr(2))
+    out += c == '-' ? '_' : static_cast<char>(c >= 'a' && c <= 'z' ? c - 32 : c);
+  return out;
+}
+
+/// Puts a setting in, unless it is there; a switch that is off is none.
+void put(Invocation& run, const Option& option, const std::string& value) {
+  const bool is_switch = option.takes == Option::Takes::nothing;
+  if (is_switch && (value == "false" || value == "0" || value.empty())) return;
+  if (is_switch && value != "true" && value != "1")
+    throw UsageError(fmt::format("{}: expected true or false, got \"{}\"", option.name, value));
+  run.set_default(option.name, is_switch ? "true" : value);
+}
+
+std::string text_of(const toml::node& node, const std::string& file, const std::string& key) {
+  if (const auto* text = node.as_string()) return text->get();
+  if (const auto* whole = node.as_integer()) return fmt::format("{}", whole->get());
+  if (const auto* number = node.as_floating_point()) return fmt::format("{}", number->get());
+  if (const auto* on = node.as_boolean()) return on->get() ? "true" : "false";
+  const auto* list = node.as_array();
+  if (!list) throw FileError(FileFault::bad, file, key, "a text, a number, true or false, or a list of texts");
+  std::string out;
+  for (const toml::node& one : *list) {
+    if (!one.is_string()) throw FileError(FileFault::bad, file, key, "a list of texts");
+    out += (out.empty() ? "" : ",") + one.as_string()->get();
+  }
+  return out;
+}
+
+void add_file(Invocation& run, const std::string& path) {
+  if (!std::filesystem::exists(path)) throw FileError(FileFault::missing, path, "", "a TOML file", "nothing");
+  const toml::parse_result parsed = toml::parse_file(path);
+  if (!parsed)
+    throw FileError(FileFault::bad, path, fmt::format("line {}", parsed.error().source().begin.line),
+                    std::string(parsed.error().description()));
+  const auto known = settings(run.command());
+  for (const auto& [key, node] : parsed.table()) {
+    std::string name = "--" + std::string(key.str());
+    std::replace(name.begin(), name.end(), '_', '-');
+    const auto option = std::find_if(known.begin(), known.end(), [&](const Option* o) { return o->name == name; });
+    if (option == known.end()) {
+      std::vector<std::string_view> names;
+      for (const Option* o : known) names.push_back(o->name.substr(2));
+      const auto near = nearest(std::string_view(name).substr(2), names);
+      throw FileError(FileFault::bad, path, std::string(key.str()),
+                      near ? fmt::format("an option of train (did you mean {}?)", *near) : "an option of train");
+    }
+    try {
+      put(run, **option, text_of(node, path, std::string(key.str())));
+    } catch (const UsageError& e) {
+      throw FileError(FileFault::bad, path, "", e.what());
+    }
+  }
+}
+
+}  // namespace
+
+void add_settings(Invocation& run) {
+  for (const Option* option : settings(run.command()))
+    if (const char* value = std::getenv(environment_name(*option).c_str())) put(run, *option, value);
+  if (run.has("--config")) add_file(run, run.text("--config"));
+}
+
+TrainOptions train_options(const Invocation& run) {
+  TrainOptions o;
+  o.output = run.text("--output");
+  o.lora.rank = run.whole("--rank", 16, 1, 1 << 16);
+  o.lora.alpha = run.number("--alpha", 2.0 * static_cast<double>(o.lora.rank), 0, 1e9);
+  o.lora.dropout = run.number("--dropout", 0, 0, 0.999);
+  o.lora.rslora = run.has("--rslora");
+  o.lora.base_model = run.text("--model");
+  o.lora.set_targets(run.maybe("--target-modules").value_or("all-linear"));
+  if (run.has("--init-adapter")) o.init_adapter = run.text("--init-adapter");
+  o.learning_rate = run.number("--learning-rate", 2e-4, 0, kInfinity);
+  o.schedule = schedule_kind(run.maybe("--schedule").value_or("linear"));
+  o.warmup = run.whole("--warmup", 0);
+  o.weight_decay = run.number("--weight-decay", 0.01, 0, kInfinity);
+  o.max_grad_norm = run.number("--max-grad-norm", 1, 0, kInfinity);
+  o.batch_size = run.whole("--batch-size", 8, 1, 65536);
+  o.accumulate = run.whole("--accumulate", 1, 1, 65536);
+  o.max_length = run.whole("--max-length", 1024, 2);
+  o.train_on = train_on(run.maybe("--train-on").value_or("answers"));
+  o.packing = run.has("--packing");
+  o.shuffle = !run.has("--no-shuffle");
+  o.checkpointing = run.has("--checkpointing");
+  if (run.has("--steps") && run.has("--epochs")) throw UsageError("train needs only one of --steps, --epochs");
+  if (run.has("--steps")) o.steps = run.whole("--steps", 0, 1);
+  o.epochs = run.number("--epochs", 1, 1e-9, 1e9);
+  o.eval_every = run.whole("--eval-every", 0);
+  o.save_every = run.whole("--save-every", 0);
+  o.early_stop = run.whole("--early-stop", 0);
+  o.resume = run.has("--resume");
+  o.seed = run.seed();
+  return o;
+}
+
+std::string as_toml(const Invocation& run, const TrainOptions& o) {
+  std::string out;
+  auto text = [&](std::string_view key, const std::string& value) {
+    out += fmt::format("{} = {}\n", key, Json(value).dump());  // JSON's strings are TOML's
+  };
+  auto other = [&](std::string_view key, auto value) { out += fmt::format("{} = {}\n", key, value); };
+  auto given = [&](std::string_view key) {
+    if (const auto value = run.maybe("--" + std::string(key))) text(key, *value);
+  };
+  text("model", run.text("--model"));
+  given("data"), given("valid");
+  text("output", o.output.string());
+  given("init-adapter");
+  other("rank", o.lora.rank), other("alpha", o.lora.alpha), other("dropout", o.lora.dropout),
+      other("rslora", o.lora.rslora);
+  text("target-modules", run.maybe("--target-modules").value_or("all-linear"));
+  other("learning-rate", o.learning_rate);
+  text("schedule", std::string(name_of(o.schedule)));
+  other("warmup", o.warmup), other("weight-decay", o.weight_decay), other("max-grad-norm", o.max_grad_norm);
+  other("batch-size", o.batch_size), other("accumulate", o.accumulate), other("max-length", o.max_length);
+  if (o.steps) other("steps", *o.steps);
+  else other("epochs", o.epochs);
+  other("eval-every", o.eval_every), other("save-every", o.save_every), other("early-stop", o.early_stop);
+  other("no-shuffle", !o.shuffle), other("packing", o.packing);
+  text("train-on", o.train_on == TrainOn::all ? "all" : "answers");
+  other("checkpointing", o.checkpointing), other("resume", o.resume);
+  text("dtype", run.maybe("--dtype").value_or("auto"));
+  text("device", run.maybe("--device").value_or("auto"));
+  if (run.has("--threads")) other("threads", run.whole("--threads", 1));
+  other("seed", o.seed);
+  return out;
+}
+
+}  // namespace metal_candle::cli

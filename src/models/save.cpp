@@ -1,0 +1,49 @@
+// Model folders, written.
+#include "io/files.h"
+#include "metal_candle/bundle.hpp"
+#include "metal_candle/error.hpp"
+#include "metal_candle/gguf.hpp"
+#include "metal_candle/json.hpp"
+#include "metal_candle/safetensors.hpp"
+
+namespace metal_candle {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+/// What transformers may want beside the weights.
+constexpr const char* kCopied[] = {
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",     "vocab.json",
+    "merges.txt",     "tokenizer.model",       "chat_template.jinja",     "generation_config.json"};
+
+void copy_text_files(const fs::path& from, const fs::path& to) {
+  for (const char* name : kCopied)
+    if (fs::exists(from / name)) io::write_file(to / name, io::read_file(from / name));
+}
+
+/// The text side of a GGUF file as the files of a folder.
+void write_text_files(const Gguf& file, const fs::path& to) {
+  io::write_file(to / "tokenizer.json", tokenizer_json(file).dump());
+  Json config = Json::object({{"tokenizer_class", "PreTrainedTokenizerFast"}, {"clean_up_tokenization_spaces", false}});
+  const auto tokens = file.at("tokenizer.ggml.tokens").strings();
+  for (const auto& [name, key] :
+       {std::pair("bos_token", "tokenizer.ggml.bos_token_id"), std::pair("eos_token", "tokenizer.ggml.eos_token_id")})
+    if (const GgufValue* id = file.find(key))
+      config.set(name, tokens[static_cast<std::size_t>(id->as_int(0, static_cast<std::int64_t>(tokens.size()) - 1))]);
+  if (const GgufValue* chat = file.find("tokenizer.chat_template")) config.set("chat_template", chat->as_string());
+  io::write_file(to / "tokenizer_config.json", config.dump(2) + "\n");
+}
+
+}  // namespace
+
+void save_model(const fs::path& folder, const Model& model, const fs::path& source) {
+  io::AtomicFolder output(folder);
+  io::write_file(output.path() / "config.json", model.config().to_json(model.dtype()).dump(2) + "\n");
+  save_safetensors(output.path() / "model.safetensors", model.parameters(), {{"format", "pt"}});
+  if (fs::is_directory(source)) copy_text_files(source, output.path());
+  else write_text_files(Gguf::open(source), output.path());
+  output.commit();
+}
+
+}  // namespace metal_candle

@@ -1,0 +1,361 @@
+// The command as people and programs use it: exit codes, mistakes of newcomers, JSON, help, completions.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <map>
+
+#include "metal_candle/json.hpp"
+#include "tests/cli/command.h"
+
+namespace metal_candle::test {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+const char* const kCommands[] = {"generate", "chat",     "score",   "train",   "merge",
+                                 "convert",  "tokenize", "inspect", "devices", "bench"};
+
+std::string at(const char* name) { return (playground() / name).string(); }
+
+std::vector<std::string> keys(const Json& object) {
+  std::vector<std::string> out;
+  for (const JsonMember& member : object.items()) out.emplace_back(member.key);
+  return out;
+}
+
+TEST(Command, HelpOfAllCommands) {
+  const Ran all = command({"--help"});
+  EXPECT_EQ(all.code, 0);
+  for (const char* name : kCommands) {
+    EXPECT_THAT(all.out, HasSubstr(std::string("\n  ") + name));
+    const Ran one = command({name, "--help"});
+    EXPECT_EQ(one.code, 0) << name;
+    EXPECT_THAT(one.out,
+                AllOf(HasSubstr("usage: metal-candle " + std::string(name)), HasSubstr("\nexamples:\n  metal-candle"),
+                      HasSubstr("--threads N"), HasSubstr("--json")));
+    EXPECT_THAT(one.err, IsEmpty());
+    EXPECT_EQ(command({"help", name}).out, one.out);
+  }
+  EXPECT_EQ(command({}).code, 2);
+  EXPECT_THAT(command({"--version"}).out, HasSubstr("metal-candle 0."));
+  EXPECT_EQ(keys(command({"--version", "--json"}).events().at(0)),
+            (std::vector<std::string>{"event", "version", "schema"}));
+}
+
+// The options that are promised, by command.
+TEST(Command, HasThePromisedOptions) {
+  const std::pair<const char*, std::vector<const char*>> promised[] = {
+      {"generate",
+       {"--model", "--prompt", "--prompts", "--chat", "--system", "--adapter", "--max-tokens", "--temperature",
+        "--top-k", "--top-p", "--min-p", "--repetition-penalty", "--stop", "--ignore-eos", "--stream"}},
+      {"chat", {"--model", "--adapter", "--system"}},
+      {"score", {"--model", "--adapter", "--text", "--data"}},
+      {"train",
+       {"--model",        "--data",          "--valid",          "--output",        "--config",     "--rank",
+        "--alpha",        "--dropout",       "--target-modules", "--learning-rate", "--schedule",   "--warmup",
+        "--weight-decay", "--max-grad-norm", "--batch-size",     "--accumulate",    "--max-length", "--steps",
+        "--epochs",       "--eval-every",    "--save-every",     "--early-stop",    "--no-shuffle", "--init-adapter",
+        "--resume",       "--packing",       "--train-on",       "--checkpointing", "--dry-run",    "--print-config"}},
+      {"merge", {"--model", "--adapter", "--output"}},
+      {"convert", {"--model", "--output"}},
+      {"tokenize", {"--model", "--text", "--data"}},
+      {"devices", {"--device", "--threads", "--dtype", "--seed", "--json", "--quiet", "--help", "--version"}},
+  };
+  for (const auto& [name, options] : promised) {
+    const std::string help = command({name, "--help"}).out;
+    for (const char* option : options) EXPECT_THAT(help, HasSubstr(std::string("\n  ") + option)) << name;
+  }
+}
+
+struct Mistake {
+  std::vector<std::string> line;
+  int code;
+  std::string says;
+};
+
+TEST(Command, MistakesOfNewcomers) {
+  const std::string m = model(), none = at("nowhere");
+  const Mistake mistakes[] = {
+      {{"genrate"}, 2, "did you mean generate?"},
+      {{"xyzzy"}, 2, "no command \"xyzzy\""},
+      {{"generate", "--model", m}, 2, "--prompt, --prompts"},
+      {{"generate", "--modle", m, "--prompt", "x"}, 2, "did you mean --model?"},
+      {{"generate", "--model", none, "--prompt", "x"}, 66, none},
+      {{"generate", "--model", m, "--prompt", "x", "--max-tokens", "many"}, 2, "--max-tokens: expected a whole number"},
+      {{"generate", "--model", m, "--prompt", "x", "--temperature", "-1"}, 2, "--temperature"},
+      {{"generate", "--model", m, "--prompt", "x", "--top-p"}, 2, "--top-p needs a value"},
+      {{"generate", "--model", m, "--prompt", std::string(4000, 'x')}, 2, "context 128"},
+      {{"generate", "--model", m, "--prompt", "x", "--adapter", none}, 66, none},
+      {{"generate", "--model", m, "--prompts", at("texts.jsonl")}, 65, "texts.jsonl:1: expected a member \"prompt\""},
+      {{"generate", "--model", m, "--prompt", "x", "--prompts", "y"}, 2, "only one of"},
+      {{"generate", "--model", m, "hello"}, 2, "options only"},
+      {{"generate", "--model", m, "--prompt", "x", "--device", "cuda"}, 69, "auto|cpu"},
+      {{"chat"}, 2, "chat needs --model"},
+      {{"chat", "--model", none}, 66, none},
+      {{"chat", "--model", m, "--prompt", "x"}, 2, "chat has no option --prompt"},
+      {{"score", "--model", m}, 2, "--text, --data"},
+      {{"score", "--model", m, "--data", none}, 66, none},
+      {{"score", "--model", m, "--data", at("broken.jsonl")}, 65, "broken.jsonl:2: text: expected a string, got 5"},
+      {{"train", "--model", m, "--data", at("train.jsonl")}, 2, "train needs --output"},
+      {{"train", "--model", m, "--output", at("o")}, 2, "train needs --data"},
+      {{"train", "--model", m, "--data", none, "--output", at("o")}, 66, none},
+      {{"train", "--model", m, "--data", at("notjson.jsonl"), "--output", at("o")}, 65, "notjson.jsonl:1"},
+      {{"train", "--model", m, "--data", at("train.jsonl"), "--output", at("o"), "--rank", "0"}, 2, "--rank"},
+      {{"train", "--model", m, "--data", at("train.jsonl"), "--output", at("o"), "--target-modules", "nothing_proj"},
+       2,
+       "nothing_proj"},
+      {{"train", "--model", m, "--data", at("train.jsonl"), "--output", at("o"), "--steps", "2", "--epochs", "2"},
+       2,
+       "only one of"},
+      {{"train", "--model", m, "--data", at("train.jsonl"), "--output", at("train.jsonl") + "/o", "--steps", "1"},
+       73,
+       "train.jsonl"},
+      {{"train", "--config", none}, 66, none},
+      {{"merge", "--model", m, "--adapter", none, "--output", at("merged")}, 66, none},
+      {{"merge", "--model", m, "--output", at("merged")}, 2, "merge needs --adapter"},
+      {{"merge", "--model", m, "--adapter", m, "--output", m}, 73, "one that is"},
+      {{"convert", "--model", m}, 2, "convert needs --output"},
+      {{"convert", "--model", none, "--output", at("c")}, 66, none},
+      {{"convert", "--model", at("train.jsonl"), "--output", at("c")}, 65, "train.jsonl"},
+      {{"tokenize", "--model", m}, 2, "--text, --data"},
+      {{"tokenize", "--model", m, "--data", at("empty.jsonl")}, 65, "at least one row"},
+      {{"tokenize", "--txt", "x"}, 2, "did you mean --text?"},
+      {{"inspect"}, 2, "inspect needs a PATH"},
+      {{"inspect", none}, 66, none},
+      {{"inspect", at("train.jsonl")}, 65, "none of these"},
+      {{"inspect", m, m}, 2, "one PATH"},
+      {{"devices", "--device", "metal"}, 69, "--device"},
+      {{"devices", "all"}, 2, "options only"},
+      {{"devices", "--threads", "0"}, 2, "--threads"},
+      {{"bench"}, 2, "bench needs --model"},
+      {{"bench", "--model", none}, 66, none},
+      {{"bench", "--model", m, "--max-tokens", "1"}, 2, "--max-tokens"},
+      {{"completions", "powershell"}, 2, "bash, zsh or fish"},
+  };
+  for (const Mistake& mistake : mistakes) {
+    const Ran ran = command(mistake.line);
+    std::string line;
+    for (const std::string& word : mistake.line) line += word.substr(0, 60) + " ";
+    SCOPED_TRACE(line);
+    EXPECT_EQ(ran.code, mistake.code) << ran.err;
+    EXPECT_THAT(ran.err, HasSubstr(mistake.says));
+    EXPECT_THAT(ran.out, IsEmpty());
+    EXPECT_LT(ran.err.size(), 1000u);
+  }
+}
+
+TEST(Command, FullDiskUnderStandardOutput) {
+  if (!std::filesystem::exists("/dev/full")) GTEST_SKIP();
+  const int status = std::system((std::string(METAL_CANDLE_COMMAND) + " devices > /dev/full 2>/dev/null").c_str());
+  EXPECT_EQ(WEXITSTATUS(status), 74);
+}
+
+TEST(Command, TokenizeGivesIdsAndTheirText) {
+  const Ran ran = command({"tokenize", "--model", model(), "--data", at("texts.jsonl"), "--json"});
+  ASSERT_EQ(ran.code, 0) << ran.err;
+  const auto events = ran.events();
+  ASSERT_EQ(events.size(), 2u);
+  EXPECT_EQ(keys(events[0]), (std::vector<std::string>{"event", "index", "tokens", "text"}));
+  EXPECT_EQ(events[0].at("text").as_string(), "Hello world");
+  EXPECT_EQ(events[1].at("text").as_string(), "Grüße");
+  EXPECT_EQ(events[1].at("index").as_int64(), 1);
+}
+
+TEST(Command, GenerateSaysWhatItDid) {
+  const std::vector<std::string> line = {"generate",          "--model",      model(), "--prompts",
+                                         at("prompts.jsonl"), "--max-tokens", "5",     "--ignore-eos",
+                                         "--dtype",           "f32",          "--json"};
+  const Ran ran = command(line);
+  ASSERT_EQ(ran.code, 0) << ran.err;
+  const auto events = ran.events();
+  ASSERT_EQ(events.size(), 3u);
+  for (std::size_t i = 0; i < 3; ++i) {
+    const Json& e = events[i];
+    EXPECT_EQ(keys(e),
+              (std::vector<std::string>{"event", "index", "text", "tokens", "logprobs", "prompt_tokens",
+                                        "finish_reason", "prefill_s", "decode_s", "tokens_per_s", "peak_bytes"}));
+    EXPECT_EQ(e.at("index").as_int64(), static_cast<std::int64_t>(i));
+    EXPECT_EQ(e.at("tokens").size(), 5u);
+    EXPECT_EQ(e.at("logprobs").size(), 5u);
+    EXPECT_EQ(e.at("finish_reason").as_string(), "length");
+    EXPECT_GT(e.at("peak_bytes").as_int64(), 1 << 20);
+  }
+  // What one prompt gives does not depend on the others.
+  const auto alone = command({"generate", "--model", model(), "--prompt", "Three and more", "--max-tokens", "5",
+                              "--ignore-eos", "--dtype", "f32", "--json"})
+                         .events();
+  EXPECT_EQ(alone.at(0).at("tokens"), events[2].at("tokens"));
+  EXPECT_EQ(alone.at(0).at("logprobs"), events[2].at("logprobs"));
+  const Ran chat = command({"generate", "--model", model(), "--prompt", "Two", "--chat", "--max-tokens", "5",
+                            "--ignore-eos", "--dtype", "f32", "--json"});
+  EXPECT_EQ(chat.events().at(0).at("prompt_tokens"), events[1].at("prompt_tokens"));
+}
+
+TEST(Command, GenerateForPeople) {
+  const std::vector<std::string> line = {"generate", "--model",      model(), "--prompt",
+                                         "One",      "--max-tokens", "4",     "--quiet"};
+  const Ran ran = command(line);
+  EXPECT_EQ(ran.code, 0);
+  EXPECT_THAT(ran.err, IsEmpty());
+  auto streamed = line;
+  streamed.emplace_back("--stream");
+  EXPECT_EQ(command(streamed).out, ran.out);
+  EXPECT_EQ(ran.out.back(), '\n');
+}
+
+TEST(Command, ScoreIsTheMeanOfWhatItLists) {
+  const Ran ran = command({"score", "--model", model(), "--data", at("texts.jsonl"), "--dtype", "f32", "--json"});
+  ASSERT_EQ(ran.code, 0) << ran.err;
+  const auto events = ran.events();
+  ASSERT_EQ(events.size(), 2u);
+  for (const Json& e : events) {
+    EXPECT_EQ(keys(e), (std::vector<std::string>{"event", "index", "tokens", "logprobs", "nll", "perplexity"}));
+    ASSERT_EQ(e.at("logprobs").size(), e.at("tokens").size());
+    EXPECT_TRUE(e.at("logprobs").at(0).is_null());
+    double sum = 0;
+    for (const Json& p : e.at("logprobs").elements().subspan(1)) sum -= p.as_double();
+    EXPECT_NEAR(e.at("nll").as_double(), sum / static_cast<double>(e.at("tokens").size() - 1), 1e-9);
+    EXPECT_NEAR(e.at("perplexity").as_double(), std::exp(e.at("nll").as_double()),
+                1e-6 * e.at("perplexity").as_double());
+  }
+}
+
+TEST(Command, ChatAnswersLineByLine) {
+  const Ran ran =
+      command({"chat", "--model", model(), "--max-tokens", "3", "--json"}, {}, "Hello\n/reset\nHello\n/quit\nnever\n");
+  ASSERT_EQ(ran.code, 0) << ran.err;
+  EXPECT_EQ(ran.events().size(), 2u);
+  EXPECT_EQ(ran.events().at(0).at("tokens"), ran.events().at(1).at("tokens"));
+}
+
+std::vector<std::string> training(const std::string& output, std::vector<std::string> more) {
+  std::vector<std::string> line = {"train",    "--model", model(),   "--data", at("train.jsonl"),
+                                   "--output", output,    "--dtype", "f32",    "--batch-size",
+                                   "2",        "--rank",  "2",       "--json"};
+  line.insert(line.end(), more.begin(), more.end());
+  return line;
+}
+
+TEST(Command, TrainsMergesAndRunsTheResult) {
+  const std::string out = at("run");
+  const Ran ran =
+      command(training(out, {"--steps", "4", "--valid", at("train.jsonl"), "--eval-every", "2", "--save-every", "2"}));
+  ASSERT_EQ(ran.code, 0) << ran.err;
+  std::map<std::string, int> count;
+  for (const Json& e : ran.events()) {
+    ++count[std::string(e.at("event").as_string())];
+    if (e.at("event").as_string() == "step") {
+      EXPECT_THAT(keys(e), testing::IsSupersetOf({"event", "step", "loss", "learning_rate", "grad_norm", "tokens",
+                                                  "tokens_per_s", "peak_bytes"}));
+    }
+  }
+  EXPECT_EQ(count["step"], 4);
+  EXPECT_GE(count["eval"], 2);
+  EXPECT_GE(count["checkpoint"], 1);
+  EXPECT_EQ(count["result"], 1);
+  EXPECT_TRUE(std::filesystem::exists(out + "/adapter_model.safetensors"));
+  EXPECT_EQ(command({"inspect", out, "--json"}).events().at(0).at("kind").as_string(), "adapter");
+  const Ran merged =
+      command({"merge", "--model", model(), "--adapter", out, "--output", at("merged"), "--dtype", "f32", "--json"});
+  ASSERT_EQ(merged.code, 0) << merged.err;
+  EXPECT_EQ(command({"inspect", at("merged"), "--json"}).events().at(0).at("kind").as_string(), "model");
+  auto line = [&](std::vector<std::string> more) {
+    std::vector<std::string> all = {"generate",     "--prompt", "Count 3", "--max-tokens", "4",
+                                    "--ignore-eos", "--dtype",  "f32",     "--json"};
+    all.insert(all.end(), more.begin(), more.end());
+    return command(all).events().at(0).at("tokens");
+  };
+  EXPECT_EQ(line({"--model", model(), "--adapter", out}), line({"--model", at("merged")}));
+}
+
+TEST(Command, StopsOnSignalsAndGoesOn) {
+  const std::string out = at("stopped");
+  const Ran stopped = signalled(training(out, {"--steps", "4000"}), 2, SIGTERM);
+  EXPECT_EQ(stopped.code, 75) << stopped.err;
+  EXPECT_THAT(stopped.err, HasSubstr("--resume"));
+  const Ran interrupted = signalled(training(out, {"--steps", "4000", "--resume"}), 2, SIGINT);
+  EXPECT_EQ(interrupted.code, 130) << interrupted.err;
+  EXPECT_THAT(interrupted.err, HasSubstr("going on from step"));
+}
+
+TEST(Command, SaysWhenItDiverges) {
+  const Ran ran = command(training(at("diverged"), {"--steps", "30", "--learning-rate", "1e30", "--max-grad-norm", "0",
+                                                    "--weight-decay", "0", "--schedule", "constant"}));
+  EXPECT_EQ(ran.code, 76) << ran.err << ran.out;
+}
+
+TEST(Command, DryRunLooksAhead) {
+  const Ran ran = command(training(at("dry"), {"--steps", "4", "--dry-run"}));
+  EXPECT_EQ(ran.code, 0) << ran.err;
+  EXPECT_THAT(ran.err, HasSubstr("4 steps"));
+}
+
+TEST(Command, FlagsOverEnvironmentOverFile) {
+  const std::string config = at("run.toml");
+  std::ofstream(config)
+      << "model = \"m\"\noutput = \"o\"\nrank = 3\nlearning-rate = 1e-3\nwarmup = 5\ntarget_modules = [\"q_proj\", "
+         "\"v_proj\"]\npacking = true\n";
+  const Ran ran = command({"train", "--config", config, "--rank", "7", "--print-config"},
+                          {"METAL_CANDLE_RANK=5", "METAL_CANDLE_LEARNING_RATE=0.5"});
+  ASSERT_EQ(ran.code, 0) << ran.err;
+  EXPECT_THAT(ran.out, AllOf(HasSubstr("rank = 7\n"), HasSubstr("learning-rate = 0.5\n"), HasSubstr("warmup = 5\n"),
+                             HasSubstr("target-modules = \"q_proj,v_proj\"\n"), HasSubstr("packing = true\n"),
+                             HasSubstr("alpha = 14\n")));
+  // What it prints is a file that says the same.
+  const std::string again = at("again.toml");
+  std::ofstream(again) << ran.out;
+  EXPECT_EQ(command({"train", "--config", again, "--print-config"}).out, ran.out);
+  std::ofstream(config) << "rnak = 3\n";
+  const Ran wrong = command({"train", "--config", config});
+  EXPECT_EQ(wrong.code, 65);
+  EXPECT_THAT(wrong.err, AllOf(HasSubstr("run.toml: rnak"), HasSubstr("did you mean rank?")));
+  std::ofstream(config) << "rank = \n";
+  EXPECT_EQ(command({"train", "--config", config}).code, 65);
+}
+
+TEST(Command, InspectAndDevicesAreJsonToo) {
+  const Json found = command({"inspect", model(), "--json"}).events().at(0);
+  EXPECT_THAT(keys(found), testing::IsSupersetOf({"event", "path", "kind", "parameters", "bytes", "tensors"}));
+  EXPECT_EQ(found.at("kind").as_string(), "model");
+  EXPECT_TRUE(found.at("supported").as_bool());
+  const Json tensor = found.at("tensors").at(0);
+  EXPECT_EQ(keys(tensor), (std::vector<std::string>{"name", "dtype", "shape", "bytes"}));
+  const Json device = command({"devices", "--json", "--threads", "1"}).events().at(0);
+  EXPECT_EQ(device.at("device").as_string(), "cpu");
+  EXPECT_EQ(device.at("threads").as_int64(), 1);
+  const Ran bench = command({"bench", "--model", model(), "--prompt-tokens", "16", "--max-tokens", "4", "--json"});
+  ASSERT_EQ(bench.code, 0) << bench.err;
+  EXPECT_GT(bench.events().at(0).at("decode_tokens_per_s").as_double(), 0);
+}
+
+TEST(Command, CompletionsAreWhatTheShellsRead) {
+  for (const char* name : {"bash", "zsh", "fish"}) {
+    const Ran ran = command({"completions", name});
+    EXPECT_EQ(ran.code, 0);
+    for (const char* word : kCommands) EXPECT_THAT(ran.out, HasSubstr(word));
+    EXPECT_THAT(ran.out, HasSubstr("learning-rate"));
+    const std::string script = at("completions");
+    std::ofstream(script) << ran.out;
+    const std::string look = "command -v " + std::string(name) + " >/dev/null 2>&1";
+    if (std::system(look.c_str()) == 0) {
+      EXPECT_EQ(std::system((std::string(name) + " -n " + script).c_str()), 0) << name;
+    }
+  }
+  const std::string script = at("completions");
+  std::ofstream(script) << command({"completions", "bash"}).out;
+  const Ran ran =
+      shell("devices >/dev/null; bash -c 'source " + script +
+            "; COMP_WORDS=(metal-candle train --sche); COMP_CWORD=2; _metal_candle; echo ${COMPREPLY[@]}; "
+            "COMP_WORDS=(metal-candle train --schedule c); COMP_CWORD=3; _metal_candle; echo ${COMPREPLY[@]}'");
+  EXPECT_EQ(ran.out, "--schedule\nconstant cosine\n") << ran.err;
+}
+
+}  // namespace
+}  // namespace metal_candle::test
