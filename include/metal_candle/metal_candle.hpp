@@ -7,6 +7,7 @@
 #include "metal_candle/dataset.hpp"
 #include "metal_candle/device.hpp"
 #include "metal_candle/dtype.hpp"
+#include "metal_candle/embeddings.hpp"
 #include "metal_candle/error.hpp"
 #include "metal_candle/generate.hpp"
 #include "metal_candle/gguf.hpp"

@@ -52,7 +52,8 @@ std::string name_in(const SafeTensors& file, const std::string& path) {
 }
 
 Model load_folder(const fs::path& folder, const LoadOptions& options) {
-  const ModelConfig config = ModelConfig::from_json(Json::load(folder / "config.json"));
+  ModelConfig config = ModelConfig::from_json(Json::load(folder / "config.json"));
+  config.tied_embeddings |= !options.head;
   const SafeTensors file = SafeTensors::open(folder);
   const DType type = type_for(options);
   ParamTree tree;
@@ -83,7 +84,8 @@ Tensor load_weight(const Gguf& file, const models::GgufSource& source, DType typ
 
 Model load_gguf(const fs::path& path, const LoadOptions& options) {
   const Gguf file = Gguf::open(path);
-  const ModelConfig config = ModelConfig::from_gguf(file);
+  ModelConfig config = ModelConfig::from_gguf(file);
+  config.tied_embeddings |= !options.head;
   const DType type = type_for(options);
   ParamTree tree;
   for (const auto& [name, shape] : weight_shapes(config)) {
