@@ -63,6 +63,20 @@ std::vector<std::string> tokenizer_seeds() {
   };
 }
 
+std::vector<std::string> jinja_seeds() {
+  return {
+      "{% for m in messages if m.role != 'x' -%}\n{{ loop.index ~ m['content'] | tojson(indent=2) }}{% else %}-{% "
+      "endfor %}",
+      "{% macro f(a, b=2) %}{{ caller(a) if caller else varargs }}{% endmacro %}{% call(q) f(1) %}{{ q }}{% endcall %}",
+      "{% set ns = namespace(x=[1, 2.5e1, {'k': none}]) %}{% set ns.x = ns.x[::-1] %}{{ '%5s|%-3d' % (ns.x, n) }}",
+      "{%- if n is divisibleby(3) and 'a' in text %}{{ text.split(' ')[1:] | map('upper') | join(', ') }}{% elif n "
+      "%}{% endif -%}",
+      "{% macro r(x) %}{% if x %}{{ r(x - 1) }}{% endif %}{% endmacro %}{{ r(n) }}{# c #}{% raw %}{{ }}{% endraw %}",
+      "{{ '{:>{w}}{0!r}'.format(text, w=9) }}{% filter upper %}{{ tools[0].function | dictsort }}{% endfilter %}",
+      "{% set x %}a{% endset %}{% with y = x * 3 %}{{ y | replace('a', x) | truncate(5, true, '', 0) }}{% endwith %}",
+  };
+}
+
 }  // namespace
 
 const std::vector<Target>& targets() {
@@ -82,6 +96,9 @@ const std::vector<Target>& targets() {
        {"\"type\":", "null", "\"Regex\":", "(?i:", "{1,9}+", "[^\\\\s", "\\\\p{L}", "Sequence", "CTC", "NFKC",
         "Whitespace", "65536", "-1", "\"special\":true", "\"invert\":true", "WordLevel", "BPEDecoder",
         "MergedWithPrevious", "\u2581"}},
+      {"jinja", jinja, jinja_seeds, {"{{",   "}}",        "{%",     "-%}",        "{#",          "loop.", "| ",
+                                     " is ", " if ",      " else ", "range(9",    "namespace(",  "**",    "//",
+                                     "['",   "recursive", "endfor", "generation", "99999999999", "\xc3"}},
       {"gguf", gguf, gguf_seeds, {"GGUF", "general.alignment", "split.count"}},
   };
   return all;

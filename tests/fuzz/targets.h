@@ -17,6 +17,7 @@ void json(std::string_view bytes);
 void safetensors(std::string_view bytes);
 void gguf(std::string_view bytes);
 void tokenizer(std::string_view bytes);
+void jinja(std::string_view bytes);
 
 struct Target {
   const char* name;
