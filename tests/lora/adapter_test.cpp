@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -109,6 +110,8 @@ TEST(LoRAAdapter, FilesComeBackBitForBit) {
     const LoRAAdapter adapter = LoRAAdapter::load(fixture(name), model);
     const TempFolder folder;
     adapter.save(folder.path);
+    // For tests/fixtures/check_peft_reads.py.
+    if (const char* keep = std::getenv("METAL_CANDLE_KEEP_ADAPTERS")) adapter.save(fs::path(keep) / name);
     const SafeTensors ours = SafeTensors::open(folder.path / "adapter_model.safetensors");
     const SafeTensors theirs = SafeTensors::open(fixture(name) / "adapter_model.safetensors");
     for (const TensorInfo& t : ours.tensors()) {
