@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "metal_candle/bundle.hpp"
 #include "metal_candle/error.hpp"
 #include "metal_candle/gguf.hpp"
 #include "tests/io/gguf_bytes.h"
@@ -55,6 +56,11 @@ struct Vocabulary {
     const TempFolder folder;
     return Tokenizer::load(folder.write("vocabulary.gguf", bytes()));
   }
+  /// By way of the tokenizer.json that it makes.
+  Tokenizer converted() const {
+    const TempFolder folder;
+    return tokenizer_of(tokenizer_json(Gguf::open(folder.write("a.gguf", bytes()))), "converted");
+  }
 };
 
 Vocabulary of_json(const std::string& name, const std::string& pre) {
@@ -83,7 +89,7 @@ class SameAsJson : public testing::TestWithParam<std::pair<const char*, const ch
 
 TEST_P(SameAsJson, Ids) {
   const auto [name, pre] = GetParam();
-  const Tokenizer want = tokenizer(name), got = of_json(name, pre).load();
+  const Tokenizer want = tokenizer(name), got = of_json(name, pre).load(), converted = of_json(name, pre).converted();
   EXPECT_EQ(got.vocab_size(), want.vocab_size());
   const Json cases = tokenizer_fixture("cases.json");
   const EncodeOptions plain{.add_special_tokens = false};
@@ -92,7 +98,9 @@ TEST_P(SameAsJson, Ids) {
     if (s.as_string().find("<think>") != std::string_view::npos) continue;
     const auto ids = want.encode(s.as_string(), plain);
     EXPECT_EQ(got.encode(s.as_string(), plain), ids) << s.as_string();
+    EXPECT_EQ(converted.encode(s.as_string(), plain), ids) << s.as_string();
     EXPECT_EQ(got.decode(ids), want.decode(ids));
+    EXPECT_EQ(converted.decode(ids, true), want.decode(ids, true));
     EXPECT_EQ(got.decode(ids, true), want.decode(ids, true));
   }
 }
@@ -111,14 +119,16 @@ TEST(TokenizerGguf, SentencePiecesAreMergedByScore) {
   for (const Json& t : fixture.at("tokens").elements()) v.tokens.emplace_back(t.as_string());
   for (const Json& t : fixture.at("types").elements()) v.types.push_back(static_cast<std::int32_t>(t.as_int64()));
   for (const Json& s : fixture.at("scores").elements()) v.scores.push_back(static_cast<float>(s.as_double()));
-  const Tokenizer t = v.load();
+  const Tokenizer t = v.load(), converted = v.converted();
   const Json& strings = fixture.at("strings");
   ASSERT_GT(strings.size(), 50u);
   for (std::size_t i = 0; i < strings.size(); ++i) {
     std::vector<std::int32_t> want{1};
     for (const Json& id : fixture.at("ids").at(i).elements()) want.push_back(static_cast<std::int32_t>(id.as_int64()));
     EXPECT_EQ(t.encode(strings.at(i).as_string()), want) << strings.at(i).as_string();
+    EXPECT_EQ(converted.encode(strings.at(i).as_string()), want) << strings.at(i).as_string();
     EXPECT_EQ(t.decode(want, true), strings.at(i).as_string());
+    EXPECT_EQ(converted.decode(want, true), strings.at(i).as_string());
   }
 }
 
@@ -131,6 +141,7 @@ TEST(TokenizerGguf, SpecialTokensAroundTheText) {
   want.insert(want.begin(), 1);
   want.push_back(2);
   EXPECT_EQ(t.encode("ab"), want);
+  EXPECT_EQ(v.converted().encode("ab"), want);
   EXPECT_EQ(t.decode(want, true), "ab");
 }
 
