@@ -53,6 +53,9 @@ const Family& family_named(std::string_view name);
 std::span<const Family> llama_families();
 std::span<const Family> gemma_families();
 
+/// What layers add to: in f32 also where weights are narrower. Sums of many small terms lose most by rounding, and cost
+/// least to keep.
+LazyTensor residual(const LazyTensor& x);
 /// "model.layers.3": where a layer's weights are.
 std::string layer_path(int index);
 /// The attention of a layer as its config says it.

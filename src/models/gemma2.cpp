@@ -20,7 +20,7 @@ LazyTensor embed(const Pass& p) {
   const LazyTensor x = p.weights.embedding("model.embed_tokens", p.batch.ids);
   const auto factor = static_cast<float>(std::sqrt(static_cast<double>(p.config.hidden)));
   const LiteralScope literal;
-  return x * static_cast<double>(x.dtype() == DType::bf16 ? static_cast<float>(bf16(factor)) : factor);
+  return residual(x) * static_cast<double>(x.dtype() == DType::bf16 ? static_cast<float>(bf16(factor)) : factor);
 }
 
 LazyTensor layer(const Pass& p, int index, const LazyTensor& input) {

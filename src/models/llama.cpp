@@ -11,7 +11,7 @@ namespace {
 constexpr std::string_view kNorms[] = {"input_layernorm", "post_attention_layernorm"};
 constexpr std::string_view kGgufNorms[] = {"attn_norm", "ffn_norm"};
 
-LazyTensor embed(const Pass& p) { return p.weights.embedding("model.embed_tokens", p.batch.ids); }
+LazyTensor embed(const Pass& p) { return residual(p.weights.embedding("model.embed_tokens", p.batch.ids)); }
 
 LazyTensor layer(const Pass& p, int index, const LazyTensor& input) {
   const std::string path = layer_path(index);

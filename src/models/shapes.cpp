@@ -28,6 +28,10 @@ const Family& family_named(std::string_view name) {
                                                    fmt::join(model_families(), ", ")));
 }
 
+LazyTensor residual(const LazyTensor& x) {
+  return x.dtype() == DType::bf16 || x.dtype() == DType::f16 ? cast(x, DType::f32) : x;
+}
+
 std::string layer_path(int index) { return fmt::format("model.layers.{}", index); }
 
 nn::AttentionShape attention_shape(const ModelConfig& c, int layer) {

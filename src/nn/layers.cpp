@@ -53,9 +53,10 @@ LazyTensor activate(Activation activation, const LazyTensor& x) {
 
 LazyTensor rms_norm(const Weights& w, std::string_view module, const LazyTensor& x, double eps, bool plus_one) {
   const LazyTensor& weight = w[sub(module, ".weight")];
-  if (!plus_one) return metal_candle::rms_norm(x, weight, eps);
+  const auto typed = [&](const LazyTensor& y) { return y.dtype() == weight.dtype() ? y : cast(y, weight.dtype()); };
+  if (!plus_one) return typed(metal_candle::rms_norm(x, weight, eps));
   const LiteralScope literal;
-  return cast(metal_candle::rms_norm(cast(x, DType::f32), cast(weight, DType::f32) + 1, eps), x.dtype());
+  return typed(metal_candle::rms_norm(cast(x, DType::f32), cast(weight, DType::f32) + 1, eps));
 }
 
 LazyTensor gated_mlp(const Weights& w, std::string_view module, const LazyTensor& x, Activation activation) {
