@@ -13,7 +13,7 @@ LazyTensor in_f32(const LazyTensor& x) { return x.dtype() == DType::f32 ? x : ca
 
 /// Computes one weight; one at a time, so that no more than one exists in f32.
 LazyTensor checked(const std::string& path, const LazyTensor& value, DType dtype) {
-  const LazyTensor result = value.dtype() == dtype ? value : cast(value, dtype);
+  LazyTensor result = value.dtype() == dtype ? value : cast(value, dtype);
   const LazyTensor largest = max(abs(in_f32(result)));
   eval({result, largest});
   if (!std::isfinite(Tensor(largest).item<float>()))

@@ -132,7 +132,7 @@ fs::path Checkpoints::save(const Progress& progress, const LoRAAdapter& adapter,
   std::error_code error;
   fs::create_directories(folder_, error);
   if (error) throw FileError(FileFault::create, folder_.string(), "", "a folder", error.message());
-  const fs::path target = at(progress.step);
+  fs::path target = at(progress.step);
   io::AtomicFolder folder(target, io::AtomicFolder::Existing::replace);
   adapter.save(folder.path());
   ParamTree both;
