@@ -16,8 +16,7 @@ namespace mc = metal_candle;
 
 namespace {
 
-// ---- swiglu: a composite op
-// ------------------------------------------------------------------------------------------
+// ---- swiglu: a composite op -----------------------------------------------------------------------------------------
 
 /// Types and shapes, and every complaint about them, at the call that records.
 void infer_swiglu(const mc::OpCall& c, mc::InferResult& r) {
@@ -41,8 +40,7 @@ const mc::OpDef kSwiglu{
 
 mc::LazyTensor swiglu(const mc::LazyTensor& gate, const mc::LazyTensor& up) { return mc::record(kSwiglu, {gate, up}); }
 
-// ---- leaky_sum: an op with a kernel
-// ----------------------------------------------------------------------------------
+// ---- leaky_sum: an op with a kernel ---------------------------------------------------------------------------------
 
 /// leaky_sum{reverse}(x [.., n], decay): f32; the decay is a number, and as such a slot: a new one is no new plan.
 void infer_leaky_sum(const mc::OpCall& c, mc::InferResult& r) {
@@ -100,8 +98,7 @@ mc::LazyTensor leaky_sum(const mc::LazyTensor& x, double decay) {
   return mc::record(kLeakySum, {x, mc::scalar(decay)}, {0});
 }
 
-// ---- both at work
-// ----------------------------------------------------------------------------------------------------
+// ---- both at work ---------------------------------------------------------------------------------------------------
 
 bool check(const char* what, const mc::Tensor& got, const std::vector<float>& want) {
   const std::vector<float> values = got.to_vector<float>();

@@ -1,9 +1,10 @@
 // Json: a value as JSON knows it, members in the order they were written, and getters that refuse what does not fit.
 //
 //   mc::Json config = mc::Json::load("model/config.json");
-//   auto hidden = config.at("hidden_size").positive();   // "config.json: hidden_size: expected a positive integer, got
-//   -1" for (const mc::JsonMember& m : config.at("vocab").items()) add(m.key, m.value.as_uint64()); std::cout <<
-//   mc::Json::object({{"event", "step"}, {"loss", 0.5}}).dump();   // {"event": "step", "loss": 0.5}
+//   auto hidden = config.at("hidden_size").positive();
+//     // else: "model/config.json: hidden_size: expected a positive integer, got -1"
+//   for (const mc::JsonMember& m : config.at("vocab").items()) add(m.key, m.value.as_uint64());
+//   std::cout << mc::Json::object({{"event", "step"}, {"loss", 0.5}}).dump();   // {"event": "step", "loss": 0.5}
 //
 // Nothing is converted silently: 1.5 and 1e3 are no integers, -1 is no unsigned number, 2^63 no int64. A value that was
 // parsed knows the file and the place it came from ("layers[3].name"), wherever it is copied; every error names them.

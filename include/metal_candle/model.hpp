@@ -1,7 +1,7 @@
 // Language models: what they are (ModelConfig), their weights and their forward pass (Model).
 //
-//   mc::Model model = mc::Model::load("SmolLM2-135M-Instruct");     // a folder with config.json + safetensors, or a
-//   .gguf mc::LazyTensor h = model.hidden(model.weights(), {.ids = ids, .positions = positions});    // [t, hidden]
+//   mc::Model model = mc::Model::load("SmolLM2-135M-Instruct");   // a folder with config.json + safetensors, or a .gguf
+//   mc::LazyTensor h = model.hidden(model.weights(), {.ids = ids, .positions = positions});   // [t, hidden]
 //   mc::Tensor logits = model.logits(model.weights(), h).eval();                               // [t, vocabulary]
 //
 // A pass reads its weights from an `nn::Weights`: the model's own, or a copy to which an adapter has added its terms.

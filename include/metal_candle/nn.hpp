@@ -79,8 +79,7 @@ class Weights {
   Key key_{0};
 };
 
-// ---- activations, norms
-// ----------------------------------------------------------------------------------------------
+// ---- activations, norms ---------------------------------------------------------------------------------------------
 
 enum class Activation { silu, gelu, gelu_tanh, relu };
 /// By the names of config.json ("silu", "gelu_pytorch_tanh", ..); empty for one that is not known.
@@ -95,8 +94,7 @@ LazyTensor rms_norm(const Weights& w, std::string_view module, const LazyTensor&
 /// down(activation(gate(x)) · up(x)), of module + ".gate_proj", ".up_proj", ".down_proj".
 LazyTensor gated_mlp(const Weights& w, std::string_view module, const LazyTensor& x, Activation activation);
 
-// ---- rotary embedding
-// ------------------------------------------------------------------------------------------------
+// ---- rotary embedding -----------------------------------------------------------------------------------------------
 
 /// How positions beyond those trained on are reached; the names are config.json's.
 struct RopeScaling {
@@ -134,8 +132,7 @@ class Rope {
   LazyTensor positions_, cosine_, sine_;  // the last two for dynamic scaling
 };
 
-// ---- attention
-// -------------------------------------------------------------------------------------------------------
+// ---- attention ------------------------------------------------------------------------------------------------------
 
 /// Where a pass finds the keys and values of earlier tokens and leaves its own. Sequence i owns the rows key_offsets[i]
 /// up to key_offsets[i+1] of every layer's tensors, in order of position; the first key_lengths[i] of them count, those

@@ -46,8 +46,7 @@ class Descriptor {
   int fd_;
 };
 
-// ---- system calls of writers, which tests can make fail
-// --------------------------------------------------------------
+// ---- system calls of writers, which tests can make fail -------------------------------------------------------------
 
 std::atomic<WriteFaults*> faults{nullptr};
 
@@ -123,8 +122,7 @@ void remove_quietly(const fs::path& path) {
 
 }  // namespace
 
-// ---- reading
-// ---------------------------------------------------------------------------------------------------------
+// ---- reading --------------------------------------------------------------------------------------------------------
 
 std::shared_ptr<const MappedFile> MappedFile::open(const fs::path& path) {
   // O_NONBLOCK: opening a pipe that nobody writes to must not hang; it is refused below.
@@ -163,8 +161,7 @@ std::string read_file(const fs::path& path) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-// ---- a file
-// ----------------------------------------------------------------------------------------------------------
+// ---- a file ---------------------------------------------------------------------------------------------------------
 
 AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)) {
   for (int attempt = 0;; ++attempt) {  // a killed process with our number may have left its own
@@ -207,8 +204,7 @@ void write_file(const fs::path& path, std::string_view bytes) {
   file.commit();
 }
 
-// ---- a folder
-// --------------------------------------------------------------------------------------------------------
+// ---- a folder -------------------------------------------------------------------------------------------------------
 
 AtomicFolder::AtomicFolder(fs::path target, Existing existing) : target_(std::move(target)), existing_(existing) {
   if (!target_.has_filename()) target_ = target_.parent_path();  // "out/" is "out"
@@ -255,8 +251,7 @@ void AtomicFolder::put_in_place() {
   remove_quietly(temporary_);  // now the old one
 }
 
-// ---- faults
-// ----------------------------------------------------------------------------------------------------------
+// ---- faults ---------------------------------------------------------------------------------------------------------
 
 WriteFaults::WriteFaults(int nth, Kind kind, int error) : nth_(nth), kind_(kind), error_(error) {
   faults.store(this, std::memory_order_release);

@@ -24,8 +24,7 @@ std::string join(std::string path, std::string_view key) {
 
 }  // namespace
 
-// ---- making
-// ----------------------------------------------------------------------------------------------------------
+// ---- making ---------------------------------------------------------------------------------------------------------
 
 Json::Json(std::string_view value) : kind_(Kind::string) { own_text(value); }
 
@@ -121,8 +120,7 @@ void Json::set(std::string_view key, Json value) {
   index.add_last(list);
 }
 
-// ---- reading
-// ---------------------------------------------------------------------------------------------------------
+// ---- reading --------------------------------------------------------------------------------------------------------
 
 bool Json::as_bool() const {
   if (kind_ != Kind::boolean) fail("true or false");
@@ -207,8 +205,7 @@ const Json& Json::at(std::string_view key) const {
   throw FileError(FileFault::bad, file(), join(path(), key), "a value", "no such key");
 }
 
-// ---- errors
-// ----------------------------------------------------------------------------------------------------------
+// ---- errors ---------------------------------------------------------------------------------------------------------
 
 std::string Json::file() const { return source_ ? source_->origin : "(value)"; }
 
@@ -272,8 +269,7 @@ std::string JsonSource::path_at(std::size_t offset) const {
 
 }  // namespace io
 
-// ---- comparing
-// -------------------------------------------------------------------------------------------------------
+// ---- comparing ------------------------------------------------------------------------------------------------------
 
 bool operator==(const Json& a, const Json& b) {
   if (a.kind_ != b.kind_ || a.size() != b.size() || a.wide() != b.wide()) return false;

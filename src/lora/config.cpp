@@ -13,8 +13,7 @@
 namespace metal_candle {
 namespace {
 
-// ---- expressions
-// -----------------------------------------------------------------------------------------------------
+// ---- expressions ----------------------------------------------------------------------------------------------------
 
 constexpr std::size_t kMaxPattern = 1000;  // the compiler of expressions recurses
 
@@ -71,8 +70,7 @@ std::int64_t layer_of(std::string_view module, const std::vector<std::string>& p
   return -1;
 }
 
-// ---- reading
-// ---------------------------------------------------------------------------------------------------------
+// ---- reading --------------------------------------------------------------------------------------------------------
 
 /// A string, or a list of them; `single` says which it was.
 std::vector<std::string> names(const Json& value, bool& single) {

@@ -18,8 +18,7 @@ std::optional<Json> load_if_there(const fs::path& path) {
   return fs::exists(path) ? std::optional(Json::load(path)) : std::nullopt;
 }
 
-// ---- chat templates
-// --------------------------------------------------------------------------------------------------
+// ---- chat templates -------------------------------------------------------------------------------------------------
 
 /// A token of tokenizer_config.json: a string, or an object with its content.
 std::string token_text(const std::optional<Json>& config, const char* key) {
@@ -68,8 +67,7 @@ std::optional<ChatTemplate> gguf_template(const Gguf& file, const Tokenizer& tok
                       file.path().string() + ": tokenizer.chat_template");
 }
 
-// ---- generation
-// ------------------------------------------------------------------------------------------------------
+// ---- generation -----------------------------------------------------------------------------------------------------
 
 GenerationDefaults folder_defaults(const fs::path& folder, const ModelConfig& config) {
   GenerationDefaults d{.end_tokens = config.eos};

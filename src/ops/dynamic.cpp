@@ -21,8 +21,7 @@ LazyTensor clamped_start(const LazyTensor& start, std::int64_t extent, std::int6
 // Positions along `axis` as i64, in the shape of x.
 LazyTensor positions(const Shape& shape, int axis) { return iota(shape, axis, DType::i64); }
 
-// ---- dynamic_slice{axis, extent}(x, start)
-// -------------------------------------------------------------------------------
+// ---- dynamic_slice{axis, extent}(x, start) --------------------------------------------------------------------------
 
 void infer_slice(const OpCall& c, InferResult& r) {
   const LazyTensor& x = c.inputs[0];
@@ -55,8 +54,7 @@ void sample_slice(SampleSink& s) {
   s.add({s.normal({4, 2, 3}), s.integers({}, -1, 1)}, {0, 2});
 }
 
-// ---- dynamic_update_slice{axis}(x, update, start)
-// --------------------------------------------------------------------------
+// ---- dynamic_update_slice{axis}(x, update, start) -------------------------------------------------------------------
 
 void infer_update(const OpCall& c, InferResult& r) {
   const LazyTensor &x = c.inputs[0], &update = c.inputs[1];

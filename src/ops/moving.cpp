@@ -6,8 +6,7 @@ namespace metal_candle {
 namespace ops {
 namespace {
 
-// ---- concat{axis}(parts...)
-// ----------------------------------------------------------------------------------------------
+// ---- concat{axis}(parts...) -----------------------------------------------------------------------------------------
 
 // A node keeps the number of its inputs in a byte.
 constexpr std::size_t kMaxParts = 128;
@@ -55,8 +54,7 @@ LazyTensor concat_typed(std::span<const LazyTensor> parts, int axis) {
   return concat_typed(joined, axis);
 }
 
-// ---- pad{before..., after...}(x, value)
-// ----------------------------------------------------------------------------------
+// ---- pad{before..., after...}(x, value) -----------------------------------------------------------------------------
 
 void infer_pad(const OpCall& c, InferResult& r) {
   const LazyTensor& x = c.inputs[0];

@@ -21,8 +21,7 @@ void check_parameter(const OpCall& c, const LazyTensor& p, const char* what) {
   if (!is_float(p.dtype())) fail_dtype(c, std::string("the ") + what + " must be of a float type");
 }
 
-// ---- rms_norm{eps}(x [, weight])
-// ---------------------------------------------------------------------------------------
+// ---- rms_norm{eps}(x [, weight]) ------------------------------------------------------------------------------------
 
 LazyTensor inverse_rms(const LazyTensor& wide, const Attrs& attrs) {
   return rsqrt(row_mean(square(wide)) + attrs.real(0));
@@ -73,8 +72,7 @@ void sample_rms_norm(SampleSink& s) {
   s.add({s.normal({5, 1}), s.normal({1})}, large);
 }
 
-// ---- layer_norm{eps, weight?, bias?}(x [, weight] [, bias])
-// ------------------------------------------------------------
+// ---- layer_norm{eps, weight?, bias?}(x [, weight] [, bias]) ---------------------------------------------------------
 
 struct LayerNormInputs {
   LazyTensor x, weight, bias;

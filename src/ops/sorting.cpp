@@ -11,8 +11,7 @@ void check_sortable(const OpCall& c, int axis) {
   if (c.inputs[0].shape()[axis] > INT32_MAX) fail_shape(c, "the axis is too long for i32 indices");
 }
 
-// ---- sort{axis, descending}(x) -> values, indices
-// ------------------------------------------------------------------------
+// ---- sort{axis, descending}(x) -> values, indices -------------------------------------------------------------------
 
 void infer_sort(const OpCall& c, InferResult& r) {
   const LazyTensor& x = c.inputs[0];
@@ -46,8 +45,7 @@ void sample_sort(SampleSink& s) {
   s.add({s.normal({2, 5, 3})}, {1, 0});
 }
 
-// ---- topk{k}(x) -> values, indices, along the last axis, largest first
-// -----------------------------------------------------
+// ---- topk{k}(x) -> values, indices, along the last axis, largest first ----------------------------------------------
 
 void infer_topk(const OpCall& c, InferResult& r) {
   const LazyTensor& x = c.inputs[0];

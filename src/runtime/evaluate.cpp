@@ -25,8 +25,7 @@ bool any_evaluated(std::span<const LazyTensor> roots) {
   return std::any_of(roots.begin(), roots.end(), [](const LazyTensor& t) { return t.node()->evaluated(); });
 }
 
-// ---- plans
-// -----------------------------------------------------------------------------------------------------------
+// ---- plans ----------------------------------------------------------------------------------------------------------
 
 /// Which output may be written over which donated leaf. A leaf that a root still looks at is not among them.
 std::vector<int> donors_of(const Plan& plan) {
@@ -55,8 +54,7 @@ std::shared_ptr<PlanEntry> compile_entry(const Capture& capture, const PlanKey& 
   return entry;
 }
 
-// ---- results
-// ---------------------------------------------------------------------------------------------------------
+// ---- results --------------------------------------------------------------------------------------------------------
 
 /// Takes the node's inputs out of it; they are released when no reader of the graph can still see them.
 void take_inputs(Node* node, std::vector<Node*>& gone) {
@@ -211,8 +209,7 @@ std::shared_ptr<Submission> evaluate_async(EvalOptions options) {
   return submission;
 }
 
-// ---- the public face
-// -------------------------------------------------------------------------------------------------
+// ---- the public face ------------------------------------------------------------------------------------------------
 
 void eval(const std::vector<LazyTensor>& roots) {
   check_defined(roots);

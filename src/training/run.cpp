@@ -78,8 +78,7 @@ std::int64_t Run::count_steps() const {
   return static_cast<std::int64_t>(std::clamp(steps, 1.0, 1e12));
 }
 
-// ---- rows
-// ------------------------------------------------------------------------------------------------------------
+// ---- rows -----------------------------------------------------------------------------------------------------------
 
 /// The rows of the next micro-batch; moves the position.
 std::vector<const Sample*> Run::next_rows(std::int64_t& position) {
@@ -97,8 +96,7 @@ PackedRows Run::packed(const std::vector<const Sample*>& rows) const {
   return pack(rows, options_.packing ? static_cast<std::int64_t>(std::bit_ceil(rows.size())) : options_.batch_size);
 }
 
-// ---- the loop
-// --------------------------------------------------------------------------------------------------------
+// ---- the loop -------------------------------------------------------------------------------------------------------
 
 void Run::tell(const std::string& message) const {
   if (callbacks_->message) callbacks_->message(message);
@@ -202,8 +200,7 @@ EvalEvent Run::evaluate() {
   return e;
 }
 
-// ---- the output folder
-// -----------------------------------------------------------------------------------------------
+// ---- the output folder ----------------------------------------------------------------------------------------------
 
 void Run::begin_output() {
   std::error_code error;

@@ -129,8 +129,7 @@ TEST(Executable, KernelsWithPassesSideBySide) {
   for (const auto& time : times) EXPECT_LE(time.begin_ns, time.end_ns);
 }
 
-// ---- errors
-// ----------------------------------------------------------------------------------------------------------
+// ---- errors ---------------------------------------------------------------------------------------------------------
 
 TEST(Executable, NamesTheStepWhoseIndexIsOutOfRange) {
   const std::string scope = "layer.3";

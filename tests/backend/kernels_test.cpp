@@ -146,8 +146,7 @@ void expect_same(const Values& got, const Values& want) {
 constexpr DType kAll[] = {DType::f32, DType::f64, DType::f16, DType::bf16,   DType::i8,
                           DType::u8,  DType::i32, DType::i64, DType::boolean};
 
-// ---- concat
-// ----------------------------------------------------------------------------------------------------------------
+// ---- concat ---------------------------------------------------------------------------------------------------------
 
 void check_concat(const std::vector<Array>& parts, int axis) {
   Shape shape = parts[0].shape;
@@ -193,8 +192,7 @@ TEST(ConcatKernel, LargePartsAreSharedByTasks) {
   check_concat({transposed(random(DType::f32, {257, 301}), 0, 1), random(DType::f32, {301, 131}, 2)}, 1);
 }
 
-// ---- pad
-// ---------------------------------------------------------------------------------------------------------------------
+// ---- pad ------------------------------------------------------------------------------------------------------------
 
 void check_pad(const Array& x, const std::vector<std::int64_t>& before, const std::vector<std::int64_t>& after,
                const Array& value) {
@@ -235,8 +233,7 @@ TEST(PadKernel, TasksMayEndInsideARow) {
   check_pad(random(DType::u8, {3, 100003}), {1, 1}, {1, 60000}, Array(DType::i64, {}, {7}));
 }
 
-// ---- cumsum
-// ------------------------------------------------------------------------------------------------------------------
+// ---- cumsum ---------------------------------------------------------------------------------------------------------
 
 void check_cumsum(const Array& x, int axis, bool reverse) {
   const auto out = run(cumsum_kernel, {x}, {{x.dtype, x.shape}}, {axis, reverse});
@@ -280,8 +277,7 @@ TEST(CumsumKernel, InPlace) {
   expect_same(x.values(), want);
 }
 
-// ---- sort and topk
-// -------------------------------------------------------------------------------------------------------------
+// ---- sort and topk --------------------------------------------------------------------------------------------------
 
 bool before(double a, double b, bool descending) {
   if (descending) std::swap(a, b);
@@ -376,8 +372,7 @@ TEST(TopkKernel, LongRowsAreCutInRanges) {
   }
 }
 
-// ---- scatter_add
-// -----------------------------------------------------------------------------------------------------------------
+// ---- scatter_add ----------------------------------------------------------------------------------------------------
 
 Values naive_scatter(const Array& base, const Array& indices, const Array& updates) {
   Values out = base.values();
@@ -441,8 +436,7 @@ TEST(ScatterAddKernel, InPlaceAndOutOfRange) {
   EXPECT_NE(failures[0].find("out of range"), std::string::npos);
 }
 
-// ---- set_rows
-// --------------------------------------------------------------------------------------------------------------------
+// ---- set_rows -------------------------------------------------------------------------------------------------------
 
 Values naive_set(const Array& base, const Array& indices, const Array& rows) {
   Values out = base.values();
@@ -478,8 +472,7 @@ TEST(SetRowsKernel, InPlaceWritesTheRowsOnly) {
   expect_same(base.values(), want);
 }
 
-// ---- dynamic slices
-// ----------------------------------------------------------------------------------------------------------------
+// ---- dynamic slices -------------------------------------------------------------------------------------------------
 
 void check_slice(const Array& x, int axis, std::int64_t start, std::int64_t extent, DType start_type = DType::i64) {
   Shape shape = x.shape;

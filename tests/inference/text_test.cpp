@@ -149,8 +149,7 @@ TEST(GeneratedText, NeedsATokenizer) {
   EXPECT_EQ(generator.generate(std::vector<std::int32_t>{1}, greedy(3)).text, "");
 }
 
-// ---- streams
-// -----------------------------------------------------------------------------------------------------------
+// ---- streams --------------------------------------------------------------------------------------------------------
 
 TEST(Stream, BringsWhatGenerateGives) {
   Generator generator(tiny_model("qwen2"), letters());
@@ -186,8 +185,7 @@ TEST(Stream, TellsWhatWentWrong) {
   EXPECT_THROW(stream.result(), UserError);
 }
 
-// ---- bundles
-// -----------------------------------------------------------------------------------------------------------
+// ---- bundles --------------------------------------------------------------------------------------------------------
 
 class BundleFolder {
  public:

@@ -21,8 +21,7 @@ namespace {
 const std::string kFixtures = METAL_CANDLE_TESTS_DIR "/fixtures/io/";
 using Type = GgufValue::Type;
 
-// ---- values
-// ----------------------------------------------------------------------------------------------------------
+// ---- values ---------------------------------------------------------------------------------------------------------
 
 TEST(Gguf, ReadsEveryTypeOfValue) {
   const Gguf file = Gguf::open(kFixtures + "small.gguf");
@@ -108,8 +107,7 @@ TEST(Gguf, ValuesAndTensorsLiveOn) {
   EXPECT_EQ(norm.to_vector<float>(), (std::vector<float>{0, 1, 2, 3, 4}));
 }
 
-// ---- tensors
-// ---------------------------------------------------------------------------------------------------------
+// ---- tensors --------------------------------------------------------------------------------------------------------
 
 /// The same bits; any NaN is as good as any other.
 ::testing::AssertionResult same(float a, float b) {
@@ -186,8 +184,7 @@ TEST(Gguf, ListsButDoesNotLoadOtherEncodings) {
   EXPECT_FALSE(Gguf::can_load("Q9"));
 }
 
-// ---- bad files
-// -------------------------------------------------------------------------------------------------------
+// ---- bad files ------------------------------------------------------------------------------------------------------
 
 class GgufFiles : public ::testing::Test {
  protected:

@@ -153,8 +153,7 @@ TEST(SafeTensors, ReadsNoPageThatItDoesNotNeed) {
   EXPECT_GE(resident(), before + kBytes / 2);
 }
 
-// ---- shards
-// ----------------------------------------------------------------------------------------------------------
+// ---- shards ---------------------------------------------------------------------------------------------------------
 
 std::string tensor_file(const char* name, float value) {
   const TempFolder folder;
@@ -214,8 +213,7 @@ TEST(SafeTensors, RefusesBadIndexes) {
   EXPECT_NE(with(R"({"a":"s1"})").find("s1: header: expected a safetensors file"), std::string::npos);
 }
 
-// ---- writing
-// ---------------------------------------------------------------------------------------------------------
+// ---- writing --------------------------------------------------------------------------------------------------------
 
 std::vector<NamedTensor> of_every_type() {
   return {

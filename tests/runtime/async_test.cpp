@@ -126,8 +126,7 @@ TEST(Async, AnEmptyRun) {
   EXPECT_NE(run.explain(), "");
 }
 
-// ---- errors
-// ------------------------------------------------------------------------------------------------------------
+// ---- errors ---------------------------------------------------------------------------------------------------------
 
 template <class F>
 std::string message_of(F f) {
@@ -188,8 +187,7 @@ TEST(AsyncErrors, PoisonWhatWasDonated) {
   EXPECT_EQ(Tensor(view_of_kept).to_vector<float>()[5], 0) << "another owner's data was touched";
 }
 
-// ---- donation
-// ------------------------------------------------------------------------------------------------------------
+// ---- donation -------------------------------------------------------------------------------------------------------
 
 const void* address(const LazyTensor& t) { return Tensor(t).raw_data(); }
 

@@ -130,8 +130,7 @@ TEST(PassesOffTest, NestsAndRefusesUnknownNames) {
   }
 }
 
-// ---- find_nan
-// ----------------------------------------------------------------------------------------------------------
+// ---- find_nan -------------------------------------------------------------------------------------------------------
 
 TEST(FindNan, NamesTheOperationAndItsScope) {
   const auto x = Tensor::from<float>({1, -1, 2}, {3});

@@ -15,8 +15,7 @@ using test::kModes;
 using test::Mode;
 using test::ModeGuard;
 
-// ---- swiglu: composite
-// -----------------------------------------------------------------------------------------------
+// ---- swiglu: composite ----------------------------------------------------------------------------------------------
 
 void infer_swiglu(const OpCall& c, InferResult& r) {
   if (c.inputs[0].shape() != c.inputs[1].shape()) fail_shape(c, "gate and up must have one shape");
@@ -31,8 +30,7 @@ const OpDef swiglu_def{.name = "swiglu",
                        .samples = nullptr};
 LazyTensor swiglu(const LazyTensor& gate, const LazyTensor& up) { return record(swiglu_def, {gate, up}); }
 
-// ---- leaky_sum{reverse}(x, decay): a kernel
-// --------------------------------------------------------------------------
+// ---- leaky_sum{reverse}(x, decay): a kernel -------------------------------------------------------------------------
 
 std::int64_t row_count(const KernelCall& c) {
   const Shape& shape = c.inputs[0].shape;
@@ -72,8 +70,7 @@ const OpDef leaky_sum_def{.name = "leaky_sum",
                           .cpu = &leaky_sum_kernel};
 LazyTensor leaky_sum(const LazyTensor& x, double decay) { return record(leaky_sum_def, {x, scalar(decay)}, {0}); }
 
-// ---- what they are compared with
-// -------------------------------------------------------------------------------------
+// ---- what they are compared with ------------------------------------------------------------------------------------
 
 std::vector<double> leaky_sum_in_f64(const std::vector<double>& x, std::size_t n, double decay, bool reverse) {
   std::vector<double> y(x.size());

@@ -21,8 +21,7 @@ namespace {
 
 constexpr double kBound = 1e-6;  // relative to the largest value where that is above 1
 
-// ---- expected values
-// -----------------------------------------------------------------------------------------------------
+// ---- expected values ------------------------------------------------------------------------------------------------
 
 /// Rows of f64 numbers that are exact in f32.
 struct Rows {
@@ -108,8 +107,7 @@ void expect_close(const Tensor& got, const Rows& want) {
 }
 void expect_close(const LazyTensor& got, const Rows& want) { expect_close(got.eval(), want); }
 
-// ---- ops made for these tests
-// ----------------------------------------------------------------------------------------------
+// ---- ops made for these tests ---------------------------------------------------------------------------------------
 
 void same_type(const OpCall& c, InferResult& r) { r.add(c.inputs[0].dtype(), c.inputs[0].shape()); }
 std::int64_t one_task(const KernelCall&, int) { return 1; }
@@ -176,8 +174,7 @@ class Seed : public testing::TestWithParam<Mode> {
 };
 INSTANTIATE_TEST_SUITE_P(Modes, Seed, testing::ValuesIn(kModes), [](const auto& p) { return mode_name(p.param); });
 
-// ---- lazy operations
-// ---------------------------------------------------------------------------------------------------------
+// ---- lazy operations ------------------------------------------------------------------------------------------------
 
 TEST_P(Seed, lora_basic) {
   const Rows x = random_rows({1, 16}, 1);
@@ -294,8 +291,7 @@ TEST_P(Seed, matmul_rms_norm) {
   expect_close(rms_norm(matmul(a.tensor(), b.tensor()), 1e-5), rms(product(a, b), 1e-5));
 }
 
-// ---- asynchronous
-// ------------------------------------------------------------------------------------------------------------
+// ---- asynchronous ---------------------------------------------------------------------------------------------------
 
 /// Submits f(gated inputs) while the gate is shut: that the call comes back at all shows that it did not wait.
 template <class F>
@@ -361,8 +357,7 @@ TEST_P(Seed, async_complex) {
       rms(soft(inner), 1e-5));
 }
 
-// ---- infrastructure
-// ------------------------------------------------------------------------------------------------------------
+// ---- infrastructure -------------------------------------------------------------------------------------------------
 
 TEST_P(Seed, graph_creation) {
   const ComputationGraph empty = ComputationGraph::capture({});

@@ -96,8 +96,7 @@ TEST(Resume, OfAFinishedRunChangesNothing) {
   expect_same(folder.path, uninterrupted(), "resumed at the end");
 }
 
-// ---- killed
-// ----------------------------------------------------------------------------------------------------------
+// ---- killed ---------------------------------------------------------------------------------------------------------
 
 /// The process that gets killed: this program, running this one test.
 TEST(KilledChild, Trains) {
@@ -149,16 +148,18 @@ TEST(Resume, AfterBeingKilledAtTwentyFiveRandomTimes) {
     expect_same(folder.path, uninterrupted(), "another process");
   }
   std::uint64_t killed = 0;
-  for (std::uint64_t i = 0; i < 25; ++i) {
+  // The machine may be faster by now than when it was timed: a child that was done before its time is no kill.
+  for (std::uint64_t i = 0; killed < 25 && i < 200; ++i) {
     const TempFolder folder;
     const double part = static_cast<double>(Key(42).fold(i).value % 1000) / 1000;
     const pid_t pid = start_child(folder.path, 0);
     std::this_thread::sleep_for(std::chrono::duration<double>(part * whole));
     kill(pid, SIGKILL);
-    killed += !finished(pid);
+    if (finished(pid)) whole *= 0.9;
+    else ++killed;
     resume_and_compare(folder.path, "killed after " + std::to_string(part) + " of its time");
   }
-  EXPECT_GT(killed, 15u);
+  EXPECT_EQ(killed, 25u);
 }
 
 TEST(Resume, AfterDyingInTwentyFiveOfItsWrites) {
@@ -196,8 +197,7 @@ TEST(Resume, AfterWritesThatFailed) {
   }
 }
 
-// ---- damaged, or of another run
-// --------------------------------------------------------------------------------------
+// ---- damaged, or of another run -------------------------------------------------------------------------------------
 
 /// A run that stopped after step 4, with checkpoints of steps 3 and 4.
 void stop_after_four(const fs::path& output) {

@@ -170,8 +170,7 @@ class Fuser {
     }
   }
 
-  // ---- spaces
-  // ----------------------------------------------------------------------------------------------------------
+  // ---- spaces -------------------------------------------------------------------------------------------------------
 
   /// Whether this edge may stay inside a kernel whose rows are `rows` (0: elementwise space).
   bool edge_ok(int consumer, int operand, std::int64_t rows) const {
@@ -217,8 +216,7 @@ class Fuser {
   }
   bool cuts_ok(int p, int q, std::int64_t rows) { return cut_in_one_chain(work(p).spaces, work(q).spaces, rows); }
 
-  // ---- merging
-  // ---------------------------------------------------------------------------------------------------------
+  // ---- merging ------------------------------------------------------------------------------------------------------
 
   /// A way from `from` to `to` through some third unit.
   bool detour(int to, int from) {

@@ -91,8 +91,7 @@ int ProgramBuilder::index(const Shape& shape, const Shape& strides, bool full, s
   return id;
 }
 
-// ---- the iteration space
-// -----------------------------------------------------------------------------------------------
+// ---- the iteration space --------------------------------------------------------------------------------------------
 
 // Rows are a product of factors into which every access can be cut. The factors' cut points, as suffix products.
 std::vector<std::int64_t> ProgramBuilder::row_cuts() const {
@@ -252,8 +251,7 @@ void ProgramBuilder::write_index(const PendingIndex& pending) {
   v.a = parts[0];
 }
 
-// ---- stages
-// ------------------------------------------------------------------------------------------------------------
+// ---- stages ---------------------------------------------------------------------------------------------------------
 
 int ProgramBuilder::gather_of(const KValue& v) const {
   return v.access >= 0 ? accesses_[static_cast<std::size_t>(v.access)].access.gather : -1;

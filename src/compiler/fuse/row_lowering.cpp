@@ -89,8 +89,7 @@ void RowLowering::store(int i, int value, bool full) {
   builder_.add(v, cols_now_);
 }
 
-// ---- what the step says of itself
-// ------------------------------------------------------------------------------------
+// ---- what the step says of itself -----------------------------------------------------------------------------------
 
 void RowLowering::describe(PlanStep& step) const {
   describe_buffers(step);

@@ -28,8 +28,7 @@ int RowLowering::value_of(int i) {
   return id;
 }
 
-// ---- reductions
-// ------------------------------------------------------------------------------------------------------
+// ---- reductions -----------------------------------------------------------------------------------------------------
 
 int RowLowering::reduce(int i) {
   const GraphNode& n = node(i);
@@ -132,8 +131,7 @@ PlanStep RowLowering::ending(const GraphNode& n, int i, int parts, DType part, s
   return step;
 }
 
-// ---- the rest
-// --------------------------------------------------------------------------------------------------------
+// ---- the rest -------------------------------------------------------------------------------------------------------
 
 int RowLowering::gather(const GraphNode& n, bool full) {
   const View& table = view(n.inputs[0]);

@@ -68,8 +68,7 @@ std::string base64(const Json& j) {
   return out;
 }
 
-// ---- normalizers
-// -----------------------------------------------------------------------------------------------------
+// ---- normalizers ----------------------------------------------------------------------------------------------------
 
 NormalizerPtr normalizer_step(const Json& j) {
   const std::string_view type = j.at("type").as_string();
@@ -105,8 +104,7 @@ NormalizerPtr normalizer(const Json& j) {
   return steps.size() == 1 ? std::move(steps[0]) : make_normalizer_sequence(std::move(steps));
 }
 
-// ---- pre-tokenizers
-// --------------------------------------------------------------------------------------------------
+// ---- pre-tokenizers -------------------------------------------------------------------------------------------------
 
 Behavior behavior(const Json& j) {
   const std::string_view s = j.as_string();
@@ -176,8 +174,7 @@ std::vector<PreTokenizerSpec> pre_tokenizers(const Json& root) {
   return out;
 }
 
-// ---- models
-// ----------------------------------------------------------------------------------------------------------
+// ---- models ---------------------------------------------------------------------------------------------------------
 
 Vocabulary vocabulary(const Json& j) {
   Vocabulary out;
@@ -281,8 +278,7 @@ ModelPtr model(const Json& j, std::vector<PreTokenizerSpec> specs, State& state)
   j.at("type").fail("BPE, WordPiece, WordLevel or Unigram");
 }
 
-// ---- post-processors
-// -------------------------------------------------------------------------------------------------
+// ---- post-processors ------------------------------------------------------------------------------------------------
 
 std::int32_t id_of(const Json& j) { return static_cast<std::int32_t>(j.as_int(0, 0x7fffffff)); }
 
@@ -326,8 +322,7 @@ PostProcessor post_processor(const Json& root) {
   return out;
 }
 
-// ---- decoders
-// --------------------------------------------------------------------------------------------------------
+// ---- decoders -------------------------------------------------------------------------------------------------------
 
 DecoderPtr decoder_step(const Json& j) {
   const std::string_view type = j.at("type").as_string();
@@ -344,8 +339,7 @@ DecoderPtr decoder_step(const Json& j) {
   j.at("type").fail("a known decoder");
 }
 
-// ---- the whole
-// -------------------------------------------------------------------------------------------------------
+// ---- the whole ------------------------------------------------------------------------------------------------------
 
 void check_head(const Json& root) {
   if (const Json* version = root.find("version"); version && version->as_string() != "1.0") version->fail("\"1.0\"");

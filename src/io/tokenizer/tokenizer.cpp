@@ -131,8 +131,7 @@ bool Tokenizer::is_special(std::int32_t id) const {
 
 std::int32_t Tokenizer::vocab_size() const { return state_->end(); }
 
-// ---- DecodeStream
-// ----------------------------------------------------------------------------------------------------
+// ---- DecodeStream ---------------------------------------------------------------------------------------------------
 
 struct DecodeStream::Impl {
   std::shared_ptr<const State> state;

@@ -17,8 +17,7 @@ std::int64_t window_start(const KernelTensor& start, std::int64_t extent, std::i
   return std::clamp<std::int64_t>(read_index(start.data, start.dtype, 0), 0, extent - window);
 }
 
-// ---- dynamic_slice
-// ---------------------------------------------------------------------------------------------------------
+// ---- dynamic_slice --------------------------------------------------------------------------------------------------
 
 std::int64_t slice_tasks(const KernelCall& c, int) {
   return task_count(bytes_of(c.outputs[0]), c.outputs[0].shape.numel());
@@ -34,8 +33,7 @@ void run_slice(const KernelCall& c, int, std::int64_t task) {
   copy_box(box, out.data, at(x.data, start * x.strides[axis], item), item, range.begin, range.end);
 }
 
-// ---- dynamic_update_slice: tasks for the window first, then tasks for what lies around it
-// ------------------------------------
+// ---- dynamic_update_slice: tasks for the window first, then tasks for what lies around it ---------------------------
 
 std::int64_t window_tasks(const KernelCall& c) { return task_count(bytes_of(c.inputs[1]), c.inputs[1].shape.numel()); }
 std::int64_t rest_tasks(const KernelCall& c) {

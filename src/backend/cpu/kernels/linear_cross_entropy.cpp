@@ -37,8 +37,7 @@ struct Scratch {
   }
 };
 
-// ---- first pass: which rows count; what smoothing needs
-// -----------------------------------------------------------------
+// ---- first pass: which rows count; what smoothing needs -------------------------------------------------------------
 
 template <class T>
 void put(const KernelTensor& t, std::int64_t i, double value) {
@@ -74,8 +73,7 @@ void sum_classes(const Problem& p, std::int64_t block, float* sums) {
   if (begin + n == p.d) std::fill(sums + p.d, sums + p.width, 0.0f);
 }
 
-// ---- second pass: a tile of rows over all classes
-// -------------------------------------------------------------------------
+// ---- second pass: a tile of rows over all classes -------------------------------------------------------------------
 
 class Forward {
  public:
