@@ -37,7 +37,7 @@ struct EmbedOptions {
   /// The first so many components, scaled back to length 1; 0: all.
   std::int64_t dimensions = 0;
   /// Tokens that are computed together, at most (a text that is longer goes alone). Results do not depend on it.
-  std::int64_t batch_tokens = 2048;
+  std::int64_t batch_tokens = 1024;
 };
 
 /// Gives the next text, or false when there is none.
@@ -58,6 +58,10 @@ class EmbeddingModel {
   const std::map<std::string, std::string>& prompts() const;
   /// The name of the prompt that applies when none is named; may be empty.
   const std::string& default_prompt_name() const;
+
+  /// Of the bytes of the model's files and of the type that it computes in: another model has another one. Reads them
+  /// all at the first call.
+  std::uint64_t fingerprint() const;
 
   /// [texts, width] f32, or [texts, dimensions]. Throws UserError for a prompt that the model does not have and for
   /// dimensions that it cannot give.

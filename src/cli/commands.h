@@ -9,6 +9,8 @@ int generate(const Invocation&);
 int chat(const Invocation&);
 int score(const Invocation&);
 int train(const Invocation&);
+int embed(const Invocation&);
+int search(const Invocation&);
 int merge(const Invocation&);
 int convert(const Invocation&);
 int tokenize(const Invocation&);

@@ -100,7 +100,8 @@ Invocation::Invocation(const Command& command, const std::vector<std::string_vie
     } else if (equals != word.npos) {
       take(*option, std::string(word.substr(equals + 1)));
     } else if (i + 1 < arguments.size()) {
-      take(*option, std::string(arguments[++i]));
+      do take(*option, std::string(arguments[++i]));
+      while (option->more && i + 1 < arguments.size() && !arguments[i + 1].starts_with('-'));
     } else {
       throw UsageError(fmt::format("{} needs a value: {} {}", name, name, option->value));
     }

@@ -94,6 +94,26 @@ constexpr Option kTrain[] = {
     {"--dry-run", nothing, "", "checks model, data and memory, trains nothing"},
     {"--print-config", nothing, "", "prints all options as --config takes them, and ends"},
 };
+constexpr Option kEmbedder{"--model", path, "PATH", "folder in sentence-transformers' layout, or of a bare model"};
+constexpr Option kBatchTokens{"--batch-tokens", whole, "N", "most tokens that are computed together", "1024"};
+constexpr Option kEmbed[] = {
+    kEmbedder,
+    {"--input", path, "FILE", "rows with `text` and perhaps `id` (.jsonl), or a text a line; -: standard input"},
+    {"--text", text, "TEXT...", "the texts", {}, true, true},
+    {"--output", path, "FILE", "embeddings as .npy, .jsonl or .safetensors; without it they are printed"},
+    {"--prompt-name", text, "NAME", "which of the model's prompts goes in front of each text", "the model's default"},
+    kBatchTokens,
+    {"--no-normalize", nothing, "", "leaves the model's Normalize modules out"},
+    {"--dimensions", whole, "N", "the first N components, scaled back to length 1", "all"},
+};
+constexpr Option kSearch[] = {
+    kEmbedder,
+    {"--corpus", path, "FILE", "rows with `text` and perhaps `id` (.jsonl), or a text a line"},
+    {"--query", text, "TEXT...", "what to look for", {}, true, true},
+    {"--top", whole, "N", "texts that are shown", "5"},
+    {"--index", path, "FILE", "where the corpus's index is kept", "FILE.mc-index beside the corpus"},
+    kBatchTokens,
+};
 constexpr Option kMerge[] = {kModel, kAdapter, {"--output", path, "DIR", "folder to make; transformers loads it"}};
 constexpr Option kConvert[] = {{"--model", path, "FILE.gguf", "the file"},
                                {"--output", path, "DIR", "folder to make; transformers loads it"}};
@@ -139,6 +159,21 @@ const std::vector<Command>& commands() {
         "metal-candle train --config run.toml --learning-rate 1e-4 --resume",
         "metal-candle train --model model --data train.jsonl --output out --dry-run"},
        train},
+      {"embed",
+       "Texts as vectors (in f32 unless --dtype says otherwise)",
+       "",
+       kEmbed,
+       {"metal-candle embed --model all-MiniLM-L6-v2 --input texts.jsonl --output texts.npy",
+        "metal-candle embed --model all-MiniLM-L6-v2 --text \"a cat\" \"a dog\" --json",
+        "zcat texts.gz | metal-candle embed --model e5-small --input - --prompt-name passage --output "
+        "texts.safetensors"},
+       embed},
+      {"search",
+       "The texts of a file that mean what a query means",
+       "",
+       kSearch,
+       {"metal-candle search --model all-MiniLM-L6-v2 --corpus notes.txt --query \"how do cats sleep?\" --top 3"},
+       search},
       {"merge",
        "Put an adapter into its model",
        "",

@@ -19,6 +19,7 @@ struct Option {
   std::string_view help;
   std::string_view otherwise = {};  // the default, as help shows it
   bool many = false;                // may be given several times
+  bool more = false;                // words that follow are further values, up to the next option
 };
 
 struct Command {

@@ -6,14 +6,17 @@
 #include <cmath>
 #include <cstring>
 #include <deque>
+#include <mutex>
 
 #include "embeddings/batches.h"
 #include "embeddings/pipeline.h"
 #include "embeddings/pooling.h"
 #include "embeddings/texts.h"
+#include "io/files.h"
 #include "metal_candle/embeddings.hpp"
 #include "metal_candle/error.hpp"
 #include "metal_candle/runtime.hpp"
+#include "training/hash.h"
 
 namespace metal_candle {
 
@@ -46,6 +49,20 @@ struct Pending {
   }
 };
 
+/// Everything that may have a say in what the model computes.
+std::uint64_t hash_of(const std::filesystem::path& folder) {
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder))
+    if (const auto ending = entry.path().extension();
+        entry.is_regular_file() && (ending == ".json" || ending == ".safetensors"))
+      files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  training::Hash hash;
+  for (const auto& file : files)
+    hash.add(file.lexically_relative(folder).string()).add(io::MappedFile::open(file)->bytes());
+  return hash.value();
+}
+
 }  // namespace
 
 struct EmbeddingModel::State {
@@ -53,6 +70,13 @@ struct EmbeddingModel::State {
   std::unique_ptr<embeddings::Backbone> backbone;
   embeddings::TextEncoder texts;
   std::int64_t width;
+  std::filesystem::path folder;
+  mutable std::once_flag hashed;
+  mutable std::uint64_t fingerprint = 0;
+
+  State(embeddings::Pipeline p, std::unique_ptr<embeddings::Backbone> b, embeddings::TextEncoder t, std::int64_t w,
+        std::filesystem::path f)
+      : pipeline(std::move(p)), backbone(std::move(b)), texts(std::move(t)), width(w), folder(std::move(f)) {}
 
   void check(const EmbedOptions& options) const;
   /// The text that goes in front of every text.
@@ -127,7 +151,7 @@ EmbeddingModel EmbeddingModel::load(const std::filesystem::path& folder, const L
   embeddings::TextEncoder texts(pipeline.backbone, pipeline.lower_case, pipeline.max_tokens, backbone->max_tokens());
   const std::int64_t width = final_width(pipeline, backbone->width());
   return EmbeddingModel(
-      std::make_shared<State>(State{std::move(pipeline), std::move(backbone), std::move(texts), width}));
+      std::make_shared<State>(std::move(pipeline), std::move(backbone), std::move(texts), width, folder));
 }
 
 std::int64_t EmbeddingModel::width() const { return state_->width; }
@@ -135,6 +159,13 @@ std::int64_t EmbeddingModel::max_tokens() const { return state_->texts.max_token
 DType EmbeddingModel::dtype() const { return state_->backbone->dtype(); }
 const std::map<std::string, std::string>& EmbeddingModel::prompts() const { return state_->pipeline.prompts; }
 const std::string& EmbeddingModel::default_prompt_name() const { return state_->pipeline.default_prompt; }
+
+std::uint64_t EmbeddingModel::fingerprint() const {
+  std::call_once(state_->hashed, [&] {
+    state_->fingerprint = training::Hash().add(hash_of(state_->folder)).add(name(dtype())).value();
+  });
+  return state_->fingerprint;
+}
 
 std::int64_t EmbeddingModel::for_each(const TextSource& next, const EmbeddingSink& put,
                                       const EmbedOptions& options) const {

@@ -77,6 +77,11 @@ int open_new(const fs::path& path) {
       [&] { return sabotaged() ? -1 : ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666); });
 }
 
+ssize_t write_some_at(int fd, const char* data, std::size_t size, std::size_t offset) {
+  return retried(
+      [&]() -> ssize_t { return sabotaged(&size) ? -1 : ::pwrite(fd, data, size, static_cast<off_t>(offset)); });
+}
+
 ssize_t write_some(int fd, const std::byte* data, std::size_t size) {
   return retried([&]() -> ssize_t { return sabotaged(&size) ? -1 : ::write(fd, data, size); });
 }
@@ -187,6 +192,17 @@ void AtomicFile::write(std::span<const std::byte> bytes) {
     if (done == 0) refuse(FileFault::transfer, path_, "written", EIO);
     bytes = bytes.subspan(static_cast<std::size_t>(done));
     written_ += static_cast<std::size_t>(done);
+  }
+}
+
+void AtomicFile::rewrite(std::size_t offset, std::string_view bytes) {
+  if (offset > written_ || bytes.size() > written_ - offset)
+    throw InternalError("a part of a file is written over that is not there");
+  while (!bytes.empty()) {
+    const ssize_t done = write_some_at(fd_, bytes.data(), bytes.size(), offset);
+    if (done <= 0) refuse(FileFault::transfer, path_, "written", done < 0 ? errno : EIO);
+    bytes.remove_prefix(static_cast<std::size_t>(done));
+    offset += static_cast<std::size_t>(done);
   }
 }
 

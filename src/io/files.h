@@ -57,6 +57,8 @@ class AtomicFile {
 
   void write(std::span<const std::byte> bytes);
   void write(std::string_view bytes) { write(std::as_bytes(std::span(bytes))); }
+  /// Writes over what was written from `offset` on: for a header that says how much follows.
+  void rewrite(std::size_t offset, std::string_view bytes);
   std::size_t written() const { return written_; }
   /// Once, at the end.
   void commit();

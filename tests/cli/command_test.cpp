@@ -19,8 +19,8 @@ using testing::AllOf;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-const char* const kCommands[] = {"generate", "chat",     "score",   "train",   "merge",
-                                 "convert",  "tokenize", "inspect", "devices", "bench"};
+const char* const kCommands[] = {"generate", "chat",    "score",    "train",   "embed",   "search",
+                                 "merge",    "convert", "tokenize", "inspect", "devices", "bench"};
 
 std::string at(const char* name) { return (playground() / name).string(); }
 
@@ -63,6 +63,10 @@ TEST(Command, HasThePromisedOptions) {
         "--weight-decay", "--max-grad-norm", "--batch-size",     "--accumulate",    "--max-length", "--steps",
         "--epochs",       "--eval-every",    "--save-every",     "--early-stop",    "--no-shuffle", "--init-adapter",
         "--resume",       "--packing",       "--train-on",       "--checkpointing", "--dry-run",    "--print-config"}},
+      {"embed",
+       {"--model", "--input", "--text", "--output", "--prompt-name", "--batch-tokens", "--no-normalize",
+        "--dimensions"}},
+      {"search", {"--model", "--corpus", "--query", "--top"}},
       {"merge", {"--model", "--adapter", "--output"}},
       {"convert", {"--model", "--output"}},
       {"tokenize", {"--model", "--text", "--data"}},
