@@ -11,27 +11,11 @@
 #include <string>
 #include <vector>
 
+#include "suite/language.h"
+
 namespace mc = metal_candle;
 
 namespace {
-
-/// SmolLM2-135M.
-mc::ModelConfig shape() {
-  mc::ModelConfig c;
-  c.family = "llama";
-  c.vocabulary = 49152;
-  c.hidden = 576;
-  c.intermediate = 1536;
-  c.layers = 30;
-  c.heads = 9;
-  c.key_heads = 3;
-  c.head_width = 64;
-  c.max_positions = 8192;
-  c.norm_eps = 1e-5;
-  c.rope_base = 100000;
-  c.tied_embeddings = true;
-  return c;
-}
 
 mc::Dataset rows(int count, int length) {
   std::vector<mc::Sample> all;
@@ -66,7 +50,7 @@ int main(int argc, char** argv) {
     options.steps = std::stoll(*(at + 1));
 
   const mc::DType dtype = has("bf16") ? mc::DType::bf16 : mc::DType::f32;
-  mc::Model model = mc::Model::random(shape(), mc::Key(1), dtype);
+  mc::Model model = mc::Model::random(bench::smol().config, mc::Key(1), dtype);
   mc::Trainer trainer(std::move(model), rows(8, 512), {}, options);
   std::vector<double> seconds;
   std::size_t peak = 0;
