@@ -7,9 +7,9 @@
 //
 // oneDNN gets what it likes: its own OpenMP threads, weights reordered to the layout it asks for. We get a pool of
 // spinning threads that take jobs from a counter. Whoever is not being measured sleeps.
-#include <dnnl.hpp>
 #include <omp.h>
 #include <time.h>
+#include <dnnl.hpp>
 
 #include <algorithm>
 #include <atomic>
@@ -104,7 +104,8 @@ class Pool {
 struct Buffer {
   char* data;
   std::size_t size;
-  explicit Buffer(std::size_t n) : data(static_cast<char*>(std::aligned_alloc(4096, (n + 8191) / 4096 * 4096))), size(n) {
+  explicit Buffer(std::size_t n)
+      : data(static_cast<char*>(std::aligned_alloc(4096, (n + 8191) / 4096 * 4096))), size(n) {
     std::memset(data, 0, n);
   }
   Buffer(const Buffer&) = delete;
@@ -127,7 +128,7 @@ struct Case {
   const char* group;
   GemmType type;
   int64_t m, n, k;
-  bool constant = true;         // B packed once (theirs: reordered once)
+  bool constant = true;           // B packed once (theirs: reordered once)
   bool a_t = false, b_t = false;  // stored transposed
   int64_t batch = 1;
   bool c_bf16 = false;
@@ -146,7 +147,9 @@ class Peer {
     using tag = dnnl::memory::format_tag;
     const dt t = c.type == GemmType::f32 ? dt::f32 : dt::bf16;
     const bool batched = c.batch > 1;
-    const auto dims = [&](int64_t r, int64_t k) { return batched ? dnnl::memory::dims{c.batch, r, k} : dnnl::memory::dims{r, k}; };
+    const auto dims = [&](int64_t r, int64_t k) {
+      return batched ? dnnl::memory::dims{c.batch, r, k} : dnnl::memory::dims{r, k};
+    };
     const auto order = [&](bool tr) { return batched ? (tr ? tag::acb : tag::abc) : (tr ? tag::ba : tag::ab); };
     const dnnl::memory::desc a_md(dims(c.m, c.k), t, order(c.a_t)), b_plain(dims(c.k, c.n), t, order(c.b_t));
     const dnnl::memory::desc b_md = c.constant ? dnnl::memory::desc(dims(c.k, c.n), t, tag::any) : b_plain;
@@ -159,7 +162,9 @@ class Peer {
       b_ = dnnl::memory(pd.weights_desc(), engine());
       dnnl::reorder(b_user, b_).execute(stream_, b_user, b_);
     }
-    args_ = {{DNNL_ARG_SRC, dnnl::memory(a_md, engine(), a.data)}, {DNNL_ARG_WEIGHTS, b_}, {DNNL_ARG_DST, dnnl::memory(c_md, engine(), y.data)}};
+    args_ = {{DNNL_ARG_SRC, dnnl::memory(a_md, engine(), a.data)},
+             {DNNL_ARG_WEIGHTS, b_},
+             {DNNL_ARG_DST, dnnl::memory(c_md, engine(), y.data)}};
   }
   void run() { matmul_.execute(stream_, args_), stream_.wait(); }
 
@@ -190,7 +195,8 @@ double best_of(double seconds, F&& f) {
 Result measure(const Case& c, Pool& pool, int threads, double seconds) {
   const std::size_t e = c.type == GemmType::f32 ? 4 : 2;
   const auto size = [](int64_t x) { return static_cast<std::size_t>(x); };
-  Buffer a(size(c.batch * c.m * c.k) * e), b(size(c.batch * c.k * c.n) * e), y(size(c.batch * c.m * c.n) * 4), y2(y.size);
+  Buffer a(size(c.batch * c.m * c.k) * e), b(size(c.batch * c.k * c.n) * e), y(size(c.batch * c.m * c.n) * 4),
+      y2(y.size);
   fill(a, c.type), fill(b, c.type);
   GemmArgs g;
   g.m = c.m, g.n = c.n, g.type = c.type, g.batch = c.batch, g.c = y.data, g.c_row_stride = c.n, g.c_batch = c.m * c.n;
@@ -221,8 +227,10 @@ Result measure(const Case& c, Pool& pool, int threads, double seconds) {
   }
   double worst = 0;
   for (std::size_t i = 0; !c.c_bf16 && i < y.size / 4; ++i)
-    worst = std::max<double>(worst, std::abs(reinterpret_cast<float*>(y.data)[i] - reinterpret_cast<float*>(y2.data)[i]));
-  if (worst > 1e-3 * std::max<double>(1, static_cast<double>(c.k) / 100)) std::printf("! differs from oneDNN by %g\n", worst);
+    worst =
+        std::max<double>(worst, std::abs(reinterpret_cast<float*>(y.data)[i] - reinterpret_cast<float*>(y2.data)[i]));
+  if (worst > 1e-3 * std::max<double>(1, static_cast<double>(c.k) / 100))
+    std::printf("! differs from oneDNN by %g\n", worst);
   return r;
 }
 
@@ -261,7 +269,8 @@ std::vector<Case> cases() {
 int main(int argc, char** argv) {
   const double seconds = argc > 1 ? std::atof(argv[1]) : 0.4;
   const std::string filter = argc > 2 ? argv[2] : "";
-  const int threads = argc > 3 ? std::atoi(argv[3]) : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  const int threads =
+      argc > 3 ? std::atoi(argv[3]) : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   omp_set_num_threads(threads);
   cpu_time = threads == 1;
   Pool pool(threads);
@@ -272,19 +281,23 @@ int main(int argc, char** argv) {
   };
   std::vector<Row> rows;
   double best[4] = {};
-  std::printf("%d threads, %s, against oneDNN %d.%d\n", threads, gemm_isa_name(), dnnl_version()->major, dnnl_version()->minor);
+  std::printf("%d threads, %s, against oneDNN %d.%d\n", threads, gemm_isa_name(), dnnl_version()->major,
+              dnnl_version()->minor);
   for (const Case& c : cases()) {
-    const std::string label = std::string(c.group) + (c.type == GemmType::f32 ? " f32" : " bf16") + " m" + std::to_string(c.m) + " n" + std::to_string(c.n) + " k" + std::to_string(c.k);
+    const std::string label = std::string(c.group) + (c.type == GemmType::f32 ? " f32" : " bf16") + " m" +
+                              std::to_string(c.m) + " n" + std::to_string(c.n) + " k" + std::to_string(c.k);
     if (label.find(filter) == std::string::npos) continue;
     const double flops = 2.0 * static_cast<double>(c.m * c.n * c.k * c.batch);
     rows.push_back({c, measure(c, pool, threads, seconds), flops});
     double& top = best[static_cast<int>(c.type)];
     top = std::max(top, flops / rows.back().r.theirs);
   }
-  std::printf("%-10s %-4s %5s %5s %5s %3s | %9s %9s | %8s %8s | %6s %8s | %6s\n", "case", "type", "m", "n", "k", "b", "ours us", "dnnl us", "GFLOP/s", "dnnl", "ratio", "of best", "GB/s");
+  std::printf("%-10s %-4s %5s %5s %5s %3s | %9s %9s | %8s %8s | %6s %8s | %6s\n", "case", "type", "m", "n", "k", "b",
+              "ours us", "dnnl us", "GFLOP/s", "dnnl", "ratio", "of best", "GB/s");
   for (const Row& r : rows) {
     const double e = r.c.type == GemmType::f32 ? 4 : 2;
-    const double bytes = static_cast<double>(r.c.batch) * (static_cast<double>(r.c.m * r.c.k + r.c.k * r.c.n) * e + static_cast<double>(r.c.m * r.c.n) * 4);
+    const double bytes = static_cast<double>(r.c.batch) * (static_cast<double>(r.c.m * r.c.k + r.c.k * r.c.n) * e +
+                                                           static_cast<double>(r.c.m * r.c.n) * 4);
     std::printf("%-10s %-4s %5ld %5ld %5ld %3ld | %9.1f %9.1f | %8.0f %8.0f | %6.2f %7.1f%% | %6.1f\n", r.c.group,
                 r.c.type == GemmType::f32 ? "f32" : "bf16", static_cast<long>(r.c.m), static_cast<long>(r.c.n),
                 static_cast<long>(r.c.k), static_cast<long>(r.c.batch), r.r.ours * 1e6, r.r.theirs * 1e6,

@@ -96,8 +96,8 @@ int run(const fs::path& model_path, const fs::path& data, const fs::path& output
   mc::Generator generator(model, {.batch = 16});
   auto clock = std::chrono::steady_clock::now();
   const std::vector<std::string> before = answers(generator, tokenizer, test);
-  std::printf("Before: %zu of %zu held-out requests answered exactly (%.1f s)\n\n", count_right(test, before), test.size(),
-              seconds_since(clock));
+  std::printf("Before: %zu of %zu held-out requests answered exactly (%.1f s)\n\n", count_right(test, before),
+              test.size(), seconds_since(clock));
 
   fs::remove_all(output);
   const std::int32_t end = model.config().eos.empty() ? 0 : model.config().eos.front();
@@ -124,7 +124,8 @@ int run(const fs::path& model_path, const fs::path& data, const fs::path& output
   generator.use(adapted);
   clock = std::chrono::steady_clock::now();
   const std::vector<std::string> after = answers(generator, tokenizer, test);
-  std::printf("After: %zu of %zu answered exactly (%.1f s)\n", count_right(test, after), test.size(), seconds_since(clock));
+  std::printf("After: %zu of %zu answered exactly (%.1f s)\n", count_right(test, after), test.size(),
+              seconds_since(clock));
   for (std::size_t i = 0; i < std::min<std::size_t>(3, test.size()); ++i)
     std::printf("\n  asked   %s\n  before  %s\n  after   %s\n  wanted  %s\n", said(test[i].prompt).c_str(),
                 one_line(before[i]).c_str(), one_line(after[i]).c_str(), one_line(test[i].answer).c_str());
@@ -134,12 +135,13 @@ int run(const fs::path& model_path, const fs::path& data, const fs::path& output
     generator.generate(tokenizer.encode(test.front().prompt), {.max_tokens = 8});
     trace.save((output / "trace.json").string());
   }
-  std::printf("\nThe adapter (PEFT's files), loss.svg and trace.json (for ui.perfetto.dev) lie in %s\n"
-              "%.0f s in all. The same by hand:\n"
-              "  build/metal-candle train --model %s --data %s --output OUT --steps %lld --learning-rate 1e-3\n"
-              "  build/metal-candle generate --model %s --adapter OUT --chat --prompt \"Lights off in the garage\"\n",
-              output.c_str(), seconds_since(begin), model_path.c_str(), data.c_str(), static_cast<long long>(steps),
-              model_path.c_str());
+  std::printf(
+      "\nThe adapter (PEFT's files), loss.svg and trace.json (for ui.perfetto.dev) lie in %s\n"
+      "%.0f s in all. The same by hand:\n"
+      "  build/metal-candle train --model %s --data %s --output OUT --steps %lld --learning-rate 1e-3\n"
+      "  build/metal-candle generate --model %s --adapter OUT --chat --prompt \"Lights off in the garage\"\n",
+      output.c_str(), seconds_since(begin), model_path.c_str(), data.c_str(), static_cast<long long>(steps),
+      model_path.c_str());
   return 0;
 }
 

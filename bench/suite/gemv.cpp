@@ -36,9 +36,10 @@ class Decoder {
   Decoder(const Shape& s, mc::DType dtype)
       : norm_(mc::ones({s.hidden}, dtype).eval()), head_(weight(s.hidden, s.vocabulary, dtype)) {
     for (std::int64_t i = 0; i < s.layers; ++i)
-      layers_.push_back({weight(s.hidden, s.hidden, dtype), weight(s.hidden, s.kv, dtype), weight(s.hidden, s.kv, dtype),
-                         weight(s.hidden, s.hidden, dtype), weight(s.hidden, s.inner, dtype),
-                         weight(s.hidden, s.inner, dtype), weight(s.inner, s.hidden, dtype)});
+      layers_.push_back({weight(s.hidden, s.hidden, dtype), weight(s.hidden, s.kv, dtype),
+                         weight(s.hidden, s.kv, dtype), weight(s.hidden, s.hidden, dtype),
+                         weight(s.hidden, s.inner, dtype), weight(s.hidden, s.inner, dtype),
+                         weight(s.inner, s.hidden, dtype)});
   }
 
   void step(const mc::Tensor& x) const {

@@ -31,7 +31,8 @@ void add_peers(Contest& contest, const std::string& work) {
 }
 
 void add_ratio(Row& row, const Contest& contest, const char* prefix, double bound) {
-  if (const auto best = contest.fastest(prefix); !best.empty()) row.at_least("x " + best, contest.ratio("ours", best), bound);
+  if (const auto best = contest.fastest(prefix); !best.empty())
+    row.at_least("x " + best, contest.ratio("ours", best), bound);
 }
 
 }  // namespace

@@ -141,7 +141,8 @@ std::vector<NamedCopy> copies() {
 std::vector<NamedRead> reads() {
   std::vector<NamedRead> all = {{"plain", read_plain}};
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f")) all.insert(all.end(), {{"512", read512},
+  if (__builtin_cpu_supports("avx512f"))
+    all.insert(all.end(), {{"512", read512},
                            {"512, prefetch 4 KiB", read512_ahead<4096>},
                            {"512, prefetch 8 KiB", read512_ahead<8192>},
                            {"512, prefetch 16 KiB", read512_ahead<16384>}});

@@ -15,7 +15,7 @@ enum class PeerKind { torch_eager, torch_compile, mlx, llama };
 struct PeerConfig {
   PeerKind kind;
   bool reuse_heap = false;
-  std::string label = {};  // tells processes of one kind apart; a process keeps only its latest work
+  std::string label = {};    // tells processes of one kind apart; a process keeps only its latest work
   std::string name() const;  // "torch eager, heap reuse"
   auto operator<=>(const PeerConfig&) const = default;
 };

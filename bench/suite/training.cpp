@@ -33,7 +33,8 @@ class LoraTraining {
       offsets.push_back(static_cast<std::int32_t>((r + 1) * kLength));
     }
     const std::int64_t n = kRows * kLength;
-    batch_ = {.ids = mc::Tensor::from(ids, {n}), .positions = mc::Tensor::from(positions, {n}),
+    batch_ = {.ids = mc::Tensor::from(ids, {n}),
+              .positions = mc::Tensor::from(positions, {n}),
               .offsets = mc::Tensor::from(offsets, {kRows + 1})};
     std::vector<std::int32_t> next(ids.begin() + 1, ids.end());
     next.push_back(-100);

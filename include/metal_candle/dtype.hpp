@@ -53,6 +53,7 @@ struct f16 {
 
 template <class T>
 struct DTypeOf;
+// clang-format off
 template <> struct DTypeOf<float> { static constexpr DType value = DType::f32; };
 template <> struct DTypeOf<double> { static constexpr DType value = DType::f64; };
 template <> struct DTypeOf<f16> { static constexpr DType value = DType::f16; };
@@ -62,6 +63,7 @@ template <> struct DTypeOf<std::uint8_t> { static constexpr DType value = DType:
 template <> struct DTypeOf<std::int32_t> { static constexpr DType value = DType::i32; };
 template <> struct DTypeOf<std::int64_t> { static constexpr DType value = DType::i64; };
 template <> struct DTypeOf<bool> { static constexpr DType value = DType::boolean; };
+// clang-format on
 template <class T>
 inline constexpr DType dtype_of = DTypeOf<T>::value;
 

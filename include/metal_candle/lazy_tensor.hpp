@@ -35,8 +35,8 @@ struct Scalar {
   Scalar(double value) : f(value) {}  // NOLINT: implicit by intent, here and below
   Scalar(float value) : f(value) {}   // NOLINT
   template <class T>
-    requires std::is_integral_v<T>
-  Scalar(T value) : f(static_cast<double>(value)), i(static_cast<std::int64_t>(value)), integral(true) {}  // NOLINT
+  requires std::is_integral_v<T> Scalar(T value)
+      : f(static_cast<double>(value)), i(static_cast<std::int64_t>(value)), integral(true) {}  // NOLINT
 };
 
 class LazyTensor {
@@ -124,7 +124,9 @@ class LazyTensor {
 
  private:
   // The count is a node's first member (asserted in graph/node.h), so that copying a handle needs no call.
-  static std::atomic<std::uint32_t>& refs(Node* node) noexcept { return *reinterpret_cast<std::atomic<std::uint32_t>*>(node); }
+  static std::atomic<std::uint32_t>& refs(Node* node) noexcept {
+    return *reinterpret_cast<std::atomic<std::uint32_t>*>(node);
+  }
   static void retain(Node* node) noexcept {
     if (node) refs(node).fetch_add(1, std::memory_order_relaxed);
   }

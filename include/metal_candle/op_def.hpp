@@ -62,9 +62,9 @@ enum class OpKind : std::uint8_t {
   view,         // a new layout of the same buffer
   gather,       // reads its first input at places that its second one names
   matmul,
-  kernel,       // computed by a kernel of its own
-  composite,    // always replaced by its decomposition
-  output,       // output k of a kernel op with several
+  kernel,     // computed by a kernel of its own
+  composite,  // always replaced by its decomposition
+  output,     // output k of a kernel op with several
 };
 
 /// A call of an op: what infer, decompose and samples see.
@@ -108,7 +108,7 @@ class Vjp {
   constexpr Vjp(DecomposedGrad) : kind_(Kind::decomposed) {}  // NOLINT
   constexpr Vjp(Fn fn) : kind_(Kind::function), fn_(fn) {}    // NOLINT
   template <class F>
-    requires std::is_convertible_v<F, Fn>
+  requires std::is_convertible_v<F, Fn>
   constexpr Vjp(F f) : Vjp(static_cast<Fn>(f)) {}  // NOLINT
   constexpr bool none() const { return kind_ == Kind::none; }
   constexpr bool decomposed() const { return kind_ == Kind::decomposed; }
@@ -150,8 +150,8 @@ struct KernelCall {
   std::span<const KernelTensor> inputs;
   std::span<const KernelTensor> outputs;
   const Attrs& attrs;
-  void* scratch;        // this thread's, `scratch` bytes, 64-byte aligned
-  void* shared;         // one for the call, `shared` bytes, lives through all passes
+  void* scratch;                   // this thread's, `scratch` bytes, 64-byte aligned
+  void* shared;                    // one for the call, `shared` bytes, lives through all passes
   void (*fail)(const char* what);  // reports what only the data can show, e.g. an index out of range; returns
 };
 /// A CPU kernel: `passes` rounds, each of `tasks` independent tasks; a round starts when the one before has ended.
@@ -173,7 +173,7 @@ struct OpDef {
   Infer infer;
   Decompose decompose;  // nullptr: the op is primitive
   Vjp vjp;
-  Samples samples;      // nullptr only where a table test covers the op
+  Samples samples;  // nullptr only where a table test covers the op
   const CpuKernel* cpu = nullptr;
   std::uint16_t code = 0;  // the library's own: which elementwise op, which reduction
 };

@@ -19,19 +19,19 @@ using Axes = std::vector<int>;
 
 // ---- elementwise ---------------------------------------------------------------------------------------------------
 #define MC_UNARY(name, ...) LazyTensor name(const LazyTensor& x);
-#define MC_BINARY(name, ...)                              \
+#define MC_BINARY(name, ...)                                 \
   LazyTensor name(const LazyTensor& x, const LazyTensor& z); \
-  LazyTensor name(const LazyTensor& x, Scalar z);          \
+  LazyTensor name(const LazyTensor& x, Scalar z);            \
   LazyTensor name(Scalar x, const LazyTensor& z);
-#define MC_COMPARE(name, ...)                                 \
+#define MC_COMPARE(name, ...)                                \
   LazyTensor name(const LazyTensor& x, const LazyTensor& z); \
-  LazyTensor name(const LazyTensor& x, Scalar z);          \
+  LazyTensor name(const LazyTensor& x, Scalar z);            \
   LazyTensor name(Scalar x, const LazyTensor& z);
 #define MC_LOGIC(name, ...) LazyTensor name(const LazyTensor& x, const LazyTensor& z);
 #include "metal_candle/elementwise.def"
 
 LazyTensor operator-(const LazyTensor& x);
-#define MC_OPERATOR(symbol)                                            \
+#define MC_OPERATOR(symbol)                                             \
   LazyTensor operator symbol(const LazyTensor& x, const LazyTensor& z); \
   LazyTensor operator symbol(const LazyTensor& x, Scalar z);            \
   LazyTensor operator symbol(Scalar x, const LazyTensor& z);
@@ -142,16 +142,18 @@ LazyTensor log_softmax(const LazyTensor& x, int axis = -1);
 /// x / sqrt(mean(x²) + eps) over the last axis, times weight where given.
 LazyTensor rms_norm(const LazyTensor& x, double eps = 1e-5);
 LazyTensor rms_norm(const LazyTensor& x, const LazyTensor& weight, double eps = 1e-5);
-LazyTensor layer_norm(const LazyTensor& x, const LazyTensor& weight = {}, const LazyTensor& bias = {}, double eps = 1e-5);
+LazyTensor layer_norm(const LazyTensor& x, const LazyTensor& weight = {}, const LazyTensor& bias = {},
+                      double eps = 1e-5);
 /// Rotary embedding of x [.., t, h, d] at positions [t] or [.., t] (integers). Halves are rotated together (HF's
 /// layout). inv_freq [d/2] f32 overrides base^(-2i/d).
-LazyTensor rope(const LazyTensor& x, const LazyTensor& positions, double base = 10000.0, const LazyTensor& inv_freq = {});
+LazyTensor rope(const LazyTensor& x, const LazyTensor& positions, double base = 10000.0,
+                const LazyTensor& inv_freq = {});
 
 struct AttentionOptions {
-  double scale = 0;            // 0: 1/sqrt(head width)
-  bool causal = true;          // a query sees keys at positions <= its own
-  std::int64_t window = 0;     // > 0: and only the last `window` of them
-  double softcap = 0;          // > 0: scores become cap·tanh(score/cap)
+  double scale = 0;         // 0: 1/sqrt(head width)
+  bool causal = true;       // a query sees keys at positions <= its own
+  std::int64_t window = 0;  // > 0: and only the last `window` of them
+  double softcap = 0;       // > 0: scores become cap·tanh(score/cap)
   /// Ragged: queries and keys of several sequences packed one after the other. [s+1] offsets, i32. Without them the
   /// leading axis is one sequence.
   LazyTensor query_offsets = {}, key_offsets = {};
@@ -165,7 +167,8 @@ struct AttentionOptions {
 };
 /// softmax(q·kᵀ·scale + …)·v without ever holding the scores. q [tq, h, d], k [tk, hk, d], v [tk, hk, dv] with h a
 /// multiple of hk; also [b, t, h, d] for b equally long sequences. A query that sees no key gives zeros.
-LazyTensor attention(const LazyTensor& q, const LazyTensor& k, const LazyTensor& v, const AttentionOptions& options = {});
+LazyTensor attention(const LazyTensor& q, const LazyTensor& k, const LazyTensor& v,
+                     const AttentionOptions& options = {});
 
 enum class Reduction { none, mean, sum };
 struct CrossEntropyOptions {

@@ -133,19 +133,19 @@ void set_log(std::function<void(const std::string&)> log);
 // ---- looking inside --------------------------------------------------------------------------------------------------
 
 struct Counters {
-  std::uint64_t evaluations = 0;    // plans run
+  std::uint64_t evaluations = 0;  // plans run
   std::uint64_t plans_compiled = 0;
-  std::uint64_t replays = 0;        // runs of a plan that was there
+  std::uint64_t replays = 0;  // runs of a plan that was there
   std::uint64_t plans_evicted = 0;
   std::uint64_t memory_requests = 0;  // times that memory was asked from the system
 };
 Counters counters();
 
 struct MemoryFigures {
-  std::size_t live = 0;    // tensors, temporaries and packed weights
-  std::size_t arena = 0;   // of which temporaries
-  std::size_t pool = 0;    // kept for reuse
-  std::size_t peak = 0;    // largest `live` since `reset_peak_memory`
+  std::size_t live = 0;   // tensors, temporaries and packed weights
+  std::size_t arena = 0;  // of which temporaries
+  std::size_t pool = 0;   // kept for reuse
+  std::size_t peak = 0;   // largest `live` since `reset_peak_memory`
 };
 MemoryFigures memory();
 void reset_peak_memory();

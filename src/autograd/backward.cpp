@@ -201,12 +201,9 @@ void Backward::step(std::uint32_t visit) {
   name_.set(node->scope);
   if (several_.contains(node)) return through_op(visit);
   if (!grads_[visit].defined()) return;
-  if (node->op->kind == OpKind::output)
-    through_output(visit);
-  else if (regions_.contains(node))
-    through_checkpoint(visit);
-  else
-    through_op(visit);
+  if (node->op->kind == OpKind::output) through_output(visit);
+  else if (regions_.contains(node)) through_checkpoint(visit);
+  else through_op(visit);
   if (!wanted_[visit]) grads_[visit] = {};
 }
 

@@ -86,12 +86,9 @@ LazyTensor Region::replay(const LazyTensor& after, std::vector<LazyTensor>& begi
     Node* node = walk_.node(v);
     std::vector<LazyTensor> inputs;
     for (const std::uint32_t in : walk_.inputs(v)) inputs.push_back(in == GraphWalk::kNone ? LazyTensor() : copies[in]);
-    if (has_outputs_[v])
-      outputs[v] = record_all(*node->op, inputs, node->attributes());
-    else if (node->op->kind != OpKind::output)
-      copies[v] = like(node, inputs);
-    else
-      copies[v] = outputs[walk_.inputs(v)[0]][static_cast<std::size_t>(node->attributes()[0])];
+    if (has_outputs_[v]) outputs[v] = record_all(*node->op, inputs, node->attributes());
+    else if (node->op->kind != OpKind::output) copies[v] = like(node, inputs);
+    else copies[v] = outputs[walk_.inputs(v)[0]][static_cast<std::size_t>(node->attributes()[0])];
   }
   return copies[value_];
 }

@@ -78,7 +78,7 @@ class FreeList {
     }
     if (mine.head) return;
     constexpr std::size_t kChunk = 256;
-    auto* block = static_cast<std::byte*>(::operator new(sizeof(T) * kChunk, std::align_val_t{64}));
+    auto* block = static_cast<std::byte*>(::operator new (sizeof(T) * kChunk, std::align_val_t{64}));
     for (std::size_t i = kChunk; i-- > 0;) {
       auto* item = reinterpret_cast<Item*>(block + i * sizeof(T));
       item->next = mine.head;

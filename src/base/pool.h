@@ -11,9 +11,9 @@
 namespace metal_candle::base {
 
 struct PoolStats {
-  std::size_t live = 0;    // handed out
-  std::size_t cached = 0;  // kept for reuse
-  std::size_t peak = 0;    // largest `live` since reset
+  std::size_t live = 0;            // handed out
+  std::size_t cached = 0;          // kept for reuse
+  std::size_t peak = 0;            // largest `live` since reset
   std::uint64_t system_calls = 0;  // times that memory was asked from the system
 };
 

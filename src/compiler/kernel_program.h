@@ -30,6 +30,7 @@ enum class RegType : std::uint8_t { f32, f64, i32, i64 };
 RegType reg_type(DType dtype);
 
 enum class KOp : std::uint8_t {
+  // clang-format off
   load,         // access
   literal,      // `literal` (f64) or `literal_int` by type
   slot,         // slot block entry `slot`, converted to `type`. Always a row value
@@ -45,6 +46,7 @@ enum class KOp : std::uint8_t {
   reduce_argmax, reduce_argmin,                     // full a -> row value i32; the first of equals; a NaN wins
   store,        // a to access; full a: one element a column, row a: one element a row
   col_sum, col_max, col_min, col_prod,              // full a accumulated over rows into access (partials)
+  // clang-format on
 };
 
 /// Where a load reads or a store writes. Address of (row, column), in elements:
@@ -65,15 +67,15 @@ struct KAccess {
 
 struct KValue {
   KOp op;
-  std::uint16_t code = 0;      // map: which elementwise op
+  std::uint16_t code = 0;  // map: which elementwise op
   RegType type = RegType::f32;
-  bool full = false;           // full or row value
-  bool keep = false;           // see above
+  bool full = false;  // full or row value
+  bool keep = false;  // see above
   std::int16_t stage = 0;
   int a = -1, b = -1, c = -1;  // operands: indices of earlier values
   int access = -1;
   int slot = -1;
-  DType to = DType::f32;       // cast
+  DType to = DType::f32;  // cast
   double literal = 0;
   std::int64_t literal_int = 0;
   std::int64_t imm0 = 1, imm1 = 1;
@@ -87,13 +89,13 @@ struct KStage {
 struct KernelProgram {
   std::vector<std::int64_t> row_dims;  // outermost first; rows = their product
   std::int64_t rows = 1;
-  std::int64_t batch = 1;              // col_*: rows are batch × (rows / batch)
+  std::int64_t batch = 1;  // col_*: rows are batch × (rows / batch)
   std::int64_t col_chunks = 1;
   std::vector<KStage> stages;
-  std::vector<KValue> values;          // stage after stage
+  std::vector<KValue> values;  // stage after stage
   std::vector<KAccess> accesses;
   int buffers = 0, slots = 0;
-  std::string str() const;             // readable, for explain
+  std::string str() const;  // readable, for explain
 };
 
 }  // namespace metal_candle

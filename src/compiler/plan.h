@@ -23,8 +23,8 @@ struct PlanBuffer {
   int index = -1;
   std::size_t bytes = 0, offset = 0;
   std::uint64_t bits = 0;
-  int node = -1;             // the value it holds, for explain
-  int same_as = -1;          // written in place over this buffer
+  int node = -1;              // the value it holds, for explain
+  int same_as = -1;           // written in place over this buffer
   int first = -1, last = -1;  // phases
 };
 
@@ -43,7 +43,7 @@ struct MatmulStep {
   MatmulOperand a, b;
   std::int64_t k2 = 0;  // a second product added to the first: the LoRA term
   MatmulOperand a2, b2;
-  int out = -1;          // dense [batch, m, n]; -1 with an epilogue, which stores the product too where it is wanted
+  int out = -1;           // dense [batch, m, n]; -1 with an epilogue, which stores the product too where it is wanted
   bool epilogue = false;  // PlanStep::program runs on each tile; buffer `tile` in it is the product
   int tile = -1;
 };
@@ -97,9 +97,9 @@ struct Plan {
   std::vector<int> output_donor;          // the donated leaf whose memory an output takes over, or -1
   int leaves = 0, slots = 0;
   std::size_t arena_bytes = 0;
-  std::size_t most_live_bytes = 0;        // of temporaries, in any phase: what no arena can be smaller than
+  std::size_t most_live_bytes = 0;  // of temporaries, in any phase: what no arena can be smaller than
   std::vector<PassTime> times;
-  std::string str() const;                // readable: steps, phases, memory
+  std::string str() const;  // readable: steps, phases, memory
 };
 
 }  // namespace metal_candle

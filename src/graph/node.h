@@ -30,9 +30,9 @@ struct Storage {
   Device device;
   void* data = nullptr;
   std::size_t bytes = 0;
-  void (*free)(Storage*) = nullptr;  // returns the memory to where it came from
-  std::shared_ptr<void> owner;       // external memory
-  std::exception_ptr error;          // set before state becomes failed
+  void (*free)(Storage*) = nullptr;          // returns the memory to where it came from
+  std::shared_ptr<void> owner;               // external memory
+  std::exception_ptr error;                  // set before state becomes failed
   std::atomic<PackedForm*> packed{nullptr};  // list, grows at the head
 
   /// Fresh memory from the pool, not cleared.
@@ -71,7 +71,7 @@ class Node {
   };
   std::atomic<Storage*> storage;
   std::atomic<bool> claimed;  // taken by the submit that may publish a result; `layout` is its to write until then
-  Layout* layout;  // set before storage is published
+  Layout* layout;             // set before storage is published
   std::atomic<Node*> inputs[kInlineInputs];
   std::atomic<Node*>* more;  // all inputs, when there are more than three
   Attrs* attrs;              // null: none

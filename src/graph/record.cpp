@@ -14,14 +14,22 @@ thread_local RecordHook record_hook = nullptr;
 thread_local bool literal_scope = false;
 
 void no_infer(const OpCall&, InferResult&) {}
-const OpDef kScalarDef{.name = "scalar", .kind = OpKind::scalar, .infer = no_infer, .decompose = nullptr,
-                       .vjp = NoGrad{}, .samples = nullptr};
-const OpDef kOutputDef{.name = "output", .kind = OpKind::output, .infer = no_infer, .decompose = nullptr,
-                       .vjp = NoGrad{}, .samples = nullptr};
+const OpDef kScalarDef{.name = "scalar",
+                       .kind = OpKind::scalar,
+                       .infer = no_infer,
+                       .decompose = nullptr,
+                       .vjp = NoGrad{},
+                       .samples = nullptr};
+const OpDef kOutputDef{.name = "output",
+                       .kind = OpKind::output,
+                       .infer = no_infer,
+                       .decompose = nullptr,
+                       .vjp = NoGrad{},
+                       .samples = nullptr};
 
 void set_scalar(Node* n, Scalar s) {
-  n->scalar_flags = static_cast<std::uint8_t>((s.integral ? Node::kScalarInt : 0) |
-                                              (literal_scope ? Node::kScalarLiteral : 0));
+  n->scalar_flags =
+      static_cast<std::uint8_t>((s.integral ? Node::kScalarInt : 0) | (literal_scope ? Node::kScalarLiteral : 0));
   if (s.integral) n->scalar_i = s.i;
   else n->scalar_f = s.f;
 }
@@ -34,7 +42,8 @@ Node* keep(const LazyTensor& t) {
 LazyTensor finish(Node* n) {
   n->scope = Scope::current();
   LazyTensor t = LazyTensor::adopt(n);
-  if (record_hook) [[unlikely]] record_hook(t);
+  if (record_hook) [[unlikely]]
+    record_hook(t);
   return t;
 }
 
@@ -45,8 +54,11 @@ void set_inputs(Node* n, std::span<const LazyTensor> inputs) {
 
 void check_inputs(const OpDef& op, std::span<const LazyTensor> inputs) {
   for (const LazyTensor& t : inputs)
-    if (!t.defined()) throw UserError(ErrorKind::argument, fmt::format("{}: an input is an empty handle", op.name), std::string(op.name));
-  if (inputs.size() > 255) throw UserError(ErrorKind::argument, fmt::format("{}: more than 255 inputs", op.name), std::string(op.name));
+    if (!t.defined())
+      throw UserError(ErrorKind::argument, fmt::format("{}: an input is an empty handle", op.name),
+                      std::string(op.name));
+  if (inputs.size() > 255)
+    throw UserError(ErrorKind::argument, fmt::format("{}: more than 255 inputs", op.name), std::string(op.name));
 }
 
 std::string describe(const OpCall& call, const std::string& why) {
@@ -102,7 +114,8 @@ LazyTensor record(const OpDef& op, std::span<const LazyTensor> inputs, const Att
   check_inputs(op, inputs);
   InferResult result;
   op.infer(OpCall{op, inputs, attrs}, result);
-  if (result.count != 1) throw InternalError(fmt::format("{} has {} outputs; record_all is for those", op.name, result.count));
+  if (result.count != 1)
+    throw InternalError(fmt::format("{} has {} outputs; record_all is for those", op.name, result.count));
   return record_typed(op, result.types[0].dtype, result.types[0].shape, inputs, &attrs);
 }
 

@@ -25,7 +25,8 @@ Shape::Shape(std::span<const std::int64_t> dims) {
   for (const std::int64_t d : dims) {
     if (d < 0) throw UserError(ErrorKind::shape, "negative extent in shape " + text(dims));
     // Zeros do not hide an overflow: strides are computed from the other extents.
-    if (d > 0 && product > kMaxElements / d) throw UserError(ErrorKind::shape, "shape " + text(dims) + " has too many elements");
+    if (d > 0 && product > kMaxElements / d)
+      throw UserError(ErrorKind::shape, "shape " + text(dims) + " has too many elements");
     if (d > 0) product *= d;
     dims_[rank_++] = d;
   }
@@ -38,7 +39,8 @@ void Shape::push_back(std::int64_t extent) {
 
 int Shape::normalize_axis(int axis) const {
   if (axis < -rank_ || axis >= rank_)
-    throw UserError(ErrorKind::argument, fmt::format("axis {} is out of range for shape {} of rank {}", axis, str(), rank_));
+    throw UserError(ErrorKind::argument,
+                    fmt::format("axis {} is out of range for shape {} of rank {}", axis, str(), rank_));
   return axis < 0 ? axis + rank_ : axis;
 }
 

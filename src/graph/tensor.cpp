@@ -34,7 +34,8 @@ auto dispatch(DType dtype, F f) {
 template <class To, class From>
 To convert(From value) {
   if constexpr (std::is_same_v<To, From>) return value;
-  else if constexpr (std::is_same_v<From, f16> || std::is_same_v<From, bf16>) return convert<To>(static_cast<float>(value));
+  else if constexpr (std::is_same_v<From, f16> || std::is_same_v<From, bf16>)
+    return convert<To>(static_cast<float>(value));
   else if constexpr (std::is_same_v<To, bool>) return value != From(0);
   else if constexpr (std::is_same_v<To, f16> || std::is_same_v<To, bf16>) return To(static_cast<float>(value));
   else if constexpr (std::is_integral_v<To> && std::is_floating_point_v<From>) {
@@ -65,8 +66,8 @@ Shape strides_of(const Node& n) { return n.layout ? n.layout->strides : contiguo
 
 }  // namespace
 
-const OpDef leaf_def{.name = "leaf", .kind = OpKind::leaf, .infer = no_infer, .decompose = nullptr, .vjp = NoGrad{},
-                     .samples = nullptr};
+const OpDef leaf_def{
+    .name = "leaf", .kind = OpKind::leaf, .infer = no_infer, .decompose = nullptr, .vjp = NoGrad{}, .samples = nullptr};
 
 Tensor make_leaf(Storage* storage, DType dtype, const Shape& shape, const Layout* layout) {
   Node* n = Node::make(&leaf_def, dtype, 0);
@@ -130,7 +131,9 @@ Tensor Tensor::arange(Scalar begin, Scalar end, Scalar step, DType dtype) {
 
 Tensor Tensor::from_external(const void* data, const Shape& shape, DType dtype, std::shared_ptr<void> owner) {
   const auto bytes = static_cast<std::size_t>(shape.numel()) * size_of(dtype);
-  if (!data && bytes > 0) throw UserError(ErrorKind::argument, "from_external: null pointer for a tensor of " + std::to_string(bytes) + " bytes");
+  if (!data && bytes > 0)
+    throw UserError(ErrorKind::argument,
+                    "from_external: null pointer for a tensor of " + std::to_string(bytes) + " bytes");
   // Never written through: a storage with an owner is not donated and not updated in place.
   return make_leaf(Storage::make_external(const_cast<void*>(data), bytes, std::move(owner)), dtype, shape);
 }
@@ -150,7 +153,8 @@ bool Tensor::is_contiguous() const {
 void Tensor::wait() const { node_->storage.load(std::memory_order_acquire)->wait(); }
 
 bool Tensor::is_ready() const {
-  return node_->storage.load(std::memory_order_acquire)->state.load(std::memory_order_acquire) != Storage::State::pending;
+  return node_->storage.load(std::memory_order_acquire)->state.load(std::memory_order_acquire) !=
+         Storage::State::pending;
 }
 
 const void* Tensor::raw_data() const {
@@ -199,8 +203,8 @@ bool Tensor::is_frozen() const { return node_->storage.load(std::memory_order_ac
 
 namespace {
 
-void print(std::string& out, const std::vector<double>& v, const Shape& shape, const DType dtype, int axis, std::size_t& at,
-           std::size_t step) {
+void print(std::string& out, const std::vector<double>& v, const Shape& shape, const DType dtype, int axis,
+           std::size_t& at, std::size_t step) {
   if (axis == shape.rank()) {
     if (dtype == DType::boolean) out += v[at] != 0 ? "true" : "false";
     else if (is_float(dtype)) out += fmt::format("{:.6g}", v[at]);

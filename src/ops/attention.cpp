@@ -314,7 +314,8 @@ void sample_attention(SampleSink& s) {
   s.add(with(qkv(5, 9), {bias_like_scores(s.normal({1, 5, 9}))}), sample_rule(kBias, false).attrs());
   s.add(with(qkv(9, 12), {integers({0, 4, 4, 9}), integers({0, 6, 8, 12}), integers({5, 1, 4})}),
         sample_rule(kQueryOffsets | kKeyOffsets | kKeyLengths).attrs());
-  s.add({s.normal({2, 6, 2, 4}), s.normal({2, 6, 2, 4}), s.normal({2, 6, 2, 4}), bias_like_scores(s.normal({2, 2, 6, 6}))},
+  s.add({s.normal({2, 6, 2, 4}), s.normal({2, 6, 2, 4}), s.normal({2, 6, 2, 4}),
+         bias_like_scores(s.normal({2, 2, 6, 6}))},
         sample_rule(kBias, true, 0, 1.5).attrs());
 }
 

@@ -221,10 +221,8 @@ bool broadcast_into(Shape& shape, const Shape& with) {
     const int lead = with.rank() - shape.rank();
     for (int i = 0; i < shape.rank(); ++i) {
       std::int64_t& e = wider[lead + i];
-      if (e == 1)
-        e = shape[i];
-      else if (shape[i] != 1 && shape[i] != e)
-        return false;
+      if (e == 1) e = shape[i];
+      else if (shape[i] != 1 && shape[i] != e) return false;
     }
     shape = wider;
     return true;
@@ -232,10 +230,8 @@ bool broadcast_into(Shape& shape, const Shape& with) {
   const int lead = shape.rank() - with.rank();
   for (int i = 0; i < with.rank(); ++i) {
     std::int64_t& e = shape[lead + i];
-    if (e == 1)
-      e = with[i];
-    else if (with[i] != 1 && with[i] != e)
-      return false;
+    if (e == 1) e = with[i];
+    else if (with[i] != 1 && with[i] != e) return false;
   }
   return true;
 }

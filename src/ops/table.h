@@ -19,10 +19,12 @@
 namespace metal_candle::ops {
 
 enum Code : std::uint16_t {
+  // clang-format off
   kWhere = 200, kLogicalNot, kCast, kFull, kIota, kRandomUniform, kRandomNormal, kIdentity,  // elementwise
   kSum = 0, kMax, kMin, kProd, kArgMax, kArgMin,                                             // reduce
   kReshape = 0, kPermute, kExpand, kSlice,                                                   // view
   kTake = 0, kTakeAlongAxis,                                                                 // gather
+  // clang-format on
 };
 
 const OpDef& elementwise_def(Elementwise op);
@@ -37,8 +39,8 @@ extern const OpDef concat_def, pad_def, cumsum_def, sort_def, topk_def, scatter_
     dynamic_slice_def, dynamic_update_slice_def, rotate_def, attention_def, attention_grad_def,
     linear_cross_entropy_def, linear_cross_entropy_grad_def;
 // composite ops (decomposed before anything else happens)
-extern const OpDef mean_def, var_def, logsumexp_def, softmax_def, log_softmax_def, rms_norm_def, layer_norm_def, rope_def,
-    lora_def, cross_entropy_def;
+extern const OpDef mean_def, var_def, logsumexp_def, softmax_def, log_softmax_def, rms_norm_def, layer_norm_def,
+    rope_def, lora_def, cross_entropy_def;
 
 /// All of them, for tests and docs.
 std::span<const OpDef* const> all();

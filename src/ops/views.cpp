@@ -48,10 +48,8 @@ Shape inferred(const LazyTensor& x, std::span<const std::int64_t> dims) {
   for (const std::int64_t extent : dims) {
     if (extent < -1) fail_argument(call, "an extent is " + std::to_string(extent));
     if (extent == -1 && open >= 0) fail_argument(call, "two extents are -1");
-    if (extent == -1)
-      open = shape.rank();
-    else
-      known *= extent;
+    if (extent == -1) open = shape.rank();
+    else known *= extent;
     shape.push_back(extent == -1 ? 1 : extent);
   }
   if (open < 0) return shape;
@@ -263,10 +261,8 @@ LazyTensor flatten(const LazyTensor& x, int first, int last) {
   if (f > l) fail_argument({ops::reshape_def, {&x, 1}, {}}, "flatten: the first axis is after the last");
   Shape to;
   for (int i = 0; i < shape.rank(); ++i) {
-    if (i > f && i <= l)
-      to[to.rank() - 1] *= shape[i];
-    else
-      to.push_back(shape[i]);
+    if (i > f && i <= l) to[to.rank() - 1] *= shape[i];
+    else to.push_back(shape[i]);
   }
   return reshape(x, to.dims());
 }

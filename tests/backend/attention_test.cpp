@@ -525,7 +525,8 @@ TEST(Attention, GradientsMatchThoseInF64) {
 
 /// Neither do gradients depend on the other sequences, although their number decides how the work is cut.
 void compare_with_neighbours(DType dtype, std::int64_t heads) {
-  Case one{.parts = {{130, 190, 190}}, .heads = heads, .key_heads = 1, .d = 16, .dv = 16, .window = 150, .dtype = dtype};
+  Case one{
+      .parts = {{130, 190, 190}}, .heads = heads, .key_heads = 1, .d = 16, .dv = 16, .window = 150, .dtype = dtype};
   Problem alone(one);
   one.parts.insert(one.parts.end(), {{3, 3, 3}, {600, 600, 600}, {1, 1, 1}});
   Problem many(one);

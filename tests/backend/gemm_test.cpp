@@ -20,8 +20,16 @@ std::size_t bytes_of(GemmType t) { return t == GemmType::f64 ? 8 : t == GemmType
 
 // Independent conversions, by arithmetic rather than by bits.
 double read_element(GemmType t, const void* p) {
-  if (t == GemmType::f64) { double d; std::memcpy(&d, p, 8); return d; }
-  if (t == GemmType::f32) { float f; std::memcpy(&f, p, 4); return f; }
+  if (t == GemmType::f64) {
+    double d;
+    std::memcpy(&d, p, 8);
+    return d;
+  }
+  if (t == GemmType::f32) {
+    float f;
+    std::memcpy(&f, p, 4);
+    return f;
+  }
   std::uint16_t u;
   std::memcpy(&u, p, 2);
   if (t == GemmType::bf16) return std::bit_cast<float>(static_cast<std::uint32_t>(u) << 16);
@@ -32,9 +40,15 @@ double read_element(GemmType t, const void* p) {
 
 /// Rounds to nearest even by trying: scale to integers of the type's last bit.
 void write_element(GemmType t, double x, void* p) {
-  if (t == GemmType::f64) { std::memcpy(p, &x, 8); return; }
+  if (t == GemmType::f64) {
+    std::memcpy(p, &x, 8);
+    return;
+  }
   const auto f = static_cast<float>(x);
-  if (t == GemmType::f32) { std::memcpy(p, &f, 4); return; }
+  if (t == GemmType::f32) {
+    std::memcpy(p, &f, 4);
+    return;
+  }
   int e;
   std::frexp(f, &e);
   const int digits = t == GemmType::bf16 ? 8 : 11, least = t == GemmType::bf16 ? -133 : -24;
@@ -49,7 +63,8 @@ void write_element(GemmType t, double x, void* p) {
     u = 0x7c00;
   } else {
     const int exponent = std::ilogb(r);
-    u = static_cast<std::uint16_t>(((exponent + 15) << 10) + static_cast<int>(std::ldexp(std::abs(r), 10 - exponent)) - 1024);
+    u = static_cast<std::uint16_t>(((exponent + 15) << 10) + static_cast<int>(std::ldexp(std::abs(r), 10 - exponent)) -
+                                   1024);
   }
   if (t == GemmType::f16 && std::signbit(r)) u |= 0x8000;
   std::memcpy(p, &u, 2);
@@ -68,7 +83,8 @@ struct Matrix {
   std::vector<char> bytes;
 
   enum Order { by_rows, by_cols, scattered };
-  Matrix(GemmType t, int64_t r, int64_t c, std::uint64_t seed, Order order = by_rows, int64_t pad = 0, int64_t batches = 1)
+  Matrix(GemmType t, int64_t r, int64_t c, std::uint64_t seed, Order order = by_rows, int64_t pad = 0,
+         int64_t batches = 1)
       : type(t), rows(r), cols(c), batch(batches) {
     row_stride = order == by_rows ? c + pad : order == by_cols ? 1 : 3 * (c + pad);
     col_stride = order == by_rows ? 1 : order == by_cols ? r + pad : 3;
@@ -79,7 +95,9 @@ struct Matrix {
     for (int64_t b = 0; b < batches; ++b)
       for (int64_t i = 0; i < r; ++i)
         for (int64_t j = 0; j < c; ++j) {
-          const double u = static_cast<double>(mix(seed * 1000003 + static_cast<std::uint64_t>((b * 4099 + i) * 8191 + j)) >> 11) * 0x1p-53;
+          const double u =
+              static_cast<double>(mix(seed * 1000003 + static_cast<std::uint64_t>((b * 4099 + i) * 8191 + j)) >> 11) *
+              0x1p-53;
           write_element(t, 2 * u - 1, at(b, i, j));
         }
   }
@@ -176,7 +194,8 @@ void check(GemmType type, const Case& q) {
         const auto at = static_cast<std::size_t>((e * q.m + i) * q.n + j);
         const double y = q.sink ? got.c[at] : c.value(e, i, j);
         const double chain = std::sqrt(static_cast<double>(q.k + q.k2) + 4);
-        ASSERT_NEAR(y, sum, step * size * chain + store * std::abs(sum) + (store > 0 ? 1e-7 : 0)) << what << " at " << e << "," << i << "," << j;
+        ASSERT_NEAR(y, sum, step * size * chain + store * std::abs(sum) + (store > 0 ? 1e-7 : 0))
+            << what << " at " << e << "," << i << "," << j;
         if (q.sink) ASSERT_EQ(got.visits[at], 1) << what;
         else std::memcpy(expected.data() + (c.at(e, i, j) - c.bytes.data()), c.at(e, i, j), bytes_of(c_type));
       }
@@ -194,7 +213,8 @@ class OnIsa : public testing::TestWithParam<std::tuple<GemmIsa, bool>> {
 constexpr GemmType kTypes[] = {GemmType::f32, GemmType::bf16, GemmType::f16, GemmType::f64};
 
 TEST_P(OnIsa, ShapesMatchPlainProduct) {
-  const int64_t ms[] = {1, 2, 3, 5, 7, 8, 13, 16, 25, 33}, ns[] = {1, 7, 16, 17, 31, 64, 100, 161}, ks[] = {1, 2, 17, 64, 301};
+  const int64_t ms[] = {1, 2, 3, 5, 7, 8, 13, 16, 25, 33}, ns[] = {1, 7, 16, 17, 31, 64, 100, 161},
+                ks[] = {1, 2, 17, 64, 301};
   for (GemmType type : kTypes)
     for (int64_t m : ms)
       for (int64_t n : ns)
@@ -210,7 +230,12 @@ TEST_P(OnIsa, StridesAndOrders) {
   for (GemmType type : kTypes)
     for (Order a : {Order::by_rows, Order::by_cols, Order::scattered})
       for (Order b : {Order::by_rows, Order::by_cols, Order::scattered})
-        for (auto [m, n, k] : {std::tuple<int64_t, int64_t, int64_t>{1, 40, 33}, {6, 130, 70}, {20, 70, 600}, {70, 16, 555}, {100, 9, 37}, {45, 75, 301}})
+        for (auto [m, n, k] : {std::tuple<int64_t, int64_t, int64_t>{1, 40, 33},
+                               {6, 130, 70},
+                               {20, 70, 600},
+                               {70, 16, 555},
+                               {100, 9, 37},
+                               {45, 75, 301}})
           for (int64_t pad : {int64_t{0}, int64_t{3}})
             for (bool pack : {false, true}) {
               check(type, {.m = m, .n = n, .k = k, .a_order = a, .b_order = b, .pack = pack, .pad = pad});
@@ -237,12 +262,21 @@ TEST_P(OnIsa, SegmentsBatchesSinksAndStores) {
       for (GemmType c_type : kTypes) {
         for (int64_t m : {1, 9, 50}) {
           check(type, {.m = m, .n = 77, .k = 530, .k2 = 16, .pack = true, .sink = sink, .pad = 1, .c_type = c_type});
-          check(type, {.m = m, .n = 77, .k = 531, .k2 = 7, .pack = true, .pack2 = true, .sink = sink, .c_type = c_type});
+          check(type,
+                {.m = m, .n = 77, .k = 531, .k2 = 7, .pack = true, .pack2 = true, .sink = sink, .c_type = c_type});
           check(type, {.m = m, .n = 40, .k = 33, .batch = 5, .sink = sink, .pad = 1, .c_type = c_type});
-          check(type, {.m = m, .n = 40, .k = 33, .batch = 3, .b_order = Matrix::by_cols, .shared_b = true, .sink = sink, .c_type = c_type});
+          check(type, {.m = m,
+                       .n = 40,
+                       .k = 33,
+                       .batch = 3,
+                       .b_order = Matrix::by_cols,
+                       .shared_b = true,
+                       .sink = sink,
+                       .c_type = c_type});
           check(type, {.m = m, .n = 40, .k = 33, .batch = 3, .shared_a = true, .sink = sink, .c_type = c_type});
         }
-        check(type, {.m = 90, .n = 12, .k = 600, .batch = 2, .a_order = Matrix::by_cols, .sink = sink, .c_type = c_type});
+        check(type,
+              {.m = 90, .n = 12, .k = 600, .batch = 2, .a_order = Matrix::by_cols, .sink = sink, .c_type = c_type});
         if (HasFatalFailure()) return;
       }
 }
@@ -251,14 +285,17 @@ TEST_P(OnIsa, LargeEnoughForEveryBlocking) {
   for (GemmType type : {GemmType::f32, GemmType::bf16})
     for (bool pack : {false, true}) {
       check(type, {.m = 400, .n = 300, .k = 700, .k2 = 8, .pack = pack, .sink = pack});
-      check(type, {.m = 130, .n = 600, .k = 1030, .a_order = Matrix::by_cols, .b_order = Matrix::by_cols, .pack = pack});
+      check(type,
+            {.m = 130, .n = 600, .k = 1030, .a_order = Matrix::by_cols, .b_order = Matrix::by_cols, .pack = pack});
       if (HasFatalFailure()) return;
     }
 }
 
-std::vector<char> product(GemmType type, int64_t m, Matrix& a, Matrix& b, const void* pack, GemmTiling (*cut)(GemmTiling)) {
+std::vector<char> product(GemmType type, int64_t m, Matrix& a, Matrix& b, const void* pack,
+                          GemmTiling (*cut)(GemmTiling)) {
   GemmArgs g;
-  g.m = m, g.n = b.cols, g.type = type, g.c_type = type == GemmType::f64 ? type : GemmType::f32, g.c_row_stride = b.cols;
+  g.m = m, g.n = b.cols, g.type = type, g.c_type = type == GemmType::f64 ? type : GemmType::f32,
+  g.c_row_stride = b.cols;
   g.segments[0] = {a.ref(), pack != nullptr ? MatrixRef{pack, 0, 0} : b.ref(), pack != nullptr, a.cols, 0, 0};
   std::vector<char> c(static_cast<std::size_t>(m * b.cols) * bytes_of(g.c_type));
   g.c = c.data();
@@ -271,10 +308,14 @@ std::vector<char> product(GemmType type, int64_t m, Matrix& a, Matrix& b, const 
 TEST_P(OnIsa, RowBitsDependOnNothingElse) {
   const auto as_planned = +[](GemmTiling t) { return t; };
   // block_steps of a plan may shrink freely: copies get smaller.
-  const auto short_blocks = +[](GemmTiling t) { t.block_steps = std::min<int64_t>(t.block_steps, 12); return t; };
+  const auto short_blocks = +[](GemmTiling t) {
+    t.block_steps = std::min<int64_t>(t.block_steps, 12);
+    return t;
+  };
   for (GemmType type : kTypes) {
     const int64_t k = 613, n = 133, most = 130;
-    Matrix a(type, most, k, 7), a_cols(type, most, k, 7, Matrix::by_cols), b(type, k, n, 8), b_cols(type, k, n, 8, Matrix::by_cols);
+    Matrix a(type, most, k, 7), a_cols(type, most, k, 7, Matrix::by_cols), b(type, k, n, 8),
+        b_cols(type, k, n, 8, Matrix::by_cols);
     const std::vector<char> pack = packed(b);
     const std::vector<char> all = product(type, most, a, b, pack.data(), as_planned);
     for (int64_t m = 1; m <= most; ++m) {
@@ -282,8 +323,10 @@ TEST_P(OnIsa, RowBitsDependOnNothingElse) {
       ASSERT_TRUE(rows(product(type, m, a, b, pack.data(), as_planned))) << gemm_isa_name() << " m " << m;
       if (m > 30 && m % 10 != 0) continue;
       ASSERT_TRUE(rows(product(type, m, a, b, nullptr, as_planned))) << gemm_isa_name() << " unpacked, m " << m;
-      ASSERT_TRUE(rows(product(type, m, a, b_cols, nullptr, as_planned))) << gemm_isa_name() << " transposed B, m " << m;
-      ASSERT_TRUE(rows(product(type, m, a_cols, b, nullptr, as_planned))) << gemm_isa_name() << " transposed A, m " << m;
+      ASSERT_TRUE(rows(product(type, m, a, b_cols, nullptr, as_planned)))
+          << gemm_isa_name() << " transposed B, m " << m;
+      ASSERT_TRUE(rows(product(type, m, a_cols, b, nullptr, as_planned)))
+          << gemm_isa_name() << " transposed A, m " << m;
       if (m <= 40) continue;
       ASSERT_TRUE(rows(product(type, m, a, b, pack.data(), short_blocks))) << gemm_isa_name() << " blocks, m " << m;
     }
@@ -314,14 +357,18 @@ TEST_P(OnIsa, SwappedProductHasTheSameBits) {
     const int64_t k = 613, n = 16, m = 120;
     Matrix a(type, m, k, 7), a_cols(type, m, k, 7, Matrix::by_cols), b(type, k, n, 8);
     const auto as_planned = +[](GemmTiling t) { return t; };
-    const auto swapped = +[](GemmTiling t) { EXPECT_TRUE(t.swapped); return t; };
+    const auto swapped = +[](GemmTiling t) {
+      EXPECT_TRUE(t.swapped);
+      return t;
+    };
     ASSERT_EQ(product(type, m, a, b, nullptr, as_planned), product(type, m, a_cols, b, nullptr, swapped));
   }
 }
 
 std::string isa_label(const testing::TestParamInfo<std::tuple<GemmIsa, bool>>& info) {
   const char* names[] = {"best", "portable", "ssse3", "sse4", "avx2", "avx512", "neon"};
-  return std::string(names[static_cast<int>(std::get<0>(info.param))]) + (std::get<1>(info.param) ? "" : "_no_bf16_dot");
+  return std::string(names[static_cast<int>(std::get<0>(info.param))]) +
+         (std::get<1>(info.param) ? "" : "_no_bf16_dot");
 }
 
 INSTANTIATE_TEST_SUITE_P(Gemm, OnIsa,

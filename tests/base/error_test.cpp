@@ -16,7 +16,8 @@ TEST(FileErrors, SayFileFieldExpectedAndGot) {
 
 TEST(FileErrors, LeaveOutWhatIsNotKnown) {
   EXPECT_STREQ(FileError(FileFault::missing, "x", "", "no such file").what(), "x: no such file");
-  EXPECT_STREQ(FileError(FileFault::bad, "x", "", "a JSON object", "a list").what(), "x: expected a JSON object, got a list");
+  EXPECT_STREQ(FileError(FileFault::bad, "x", "", "a JSON object", "a list").what(),
+               "x: expected a JSON object, got a list");
   EXPECT_STREQ(FileError(FileFault::bad, "x", "line 3", "", "nothing").what(), "x: line 3: got nothing");
 }
 

@@ -25,7 +25,10 @@ std::vector<LazyTensor> with_gradient(const LazyTensor& y, const std::vector<Laz
 
 const std::map<std::string, std::function<std::vector<LazyTensor>()>>& graphs() {
   static const std::map<std::string, std::function<std::vector<LazyTensor>()>> all{
-      {"softmax", [] { return std::vector<LazyTensor>{softmax(ones({64, 256}))}; }},
+      {"softmax",
+       [] {
+         return std::vector<LazyTensor>{softmax(ones({64, 256}))};
+       }},
       {"softmax_from_primitives",
        [] {
          const Tensor x = ones({64, 256});
@@ -109,8 +112,8 @@ int steps(const std::vector<LazyTensor>& roots) {
 }
 
 TEST(Plans, RowProgramsThatNobodyNamedAreOneKernel) {
-  for (const char* name : {"softmax", "softmax_from_primitives", "rms_norm_from_primitives", "two_reductions_in_one", "two_outputs",
-                           "reduction_feeding_a_gather"})
+  for (const char* name : {"softmax", "softmax_from_primitives", "rms_norm_from_primitives", "two_reductions_in_one",
+                           "two_outputs", "reduction_feeding_a_gather"})
     EXPECT_EQ(steps(graphs().at(name)()), 1) << name;
 }
 

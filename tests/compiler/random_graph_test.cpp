@@ -30,8 +30,12 @@ class Generator {
   }
 
  private:
-  std::int64_t pick(std::int64_t low, std::int64_t high) { return std::uniform_int_distribution<std::int64_t>(low, high)(rng_); }
-  const LazyTensor& any() { return pool_[static_cast<std::size_t>(pick(0, static_cast<std::int64_t>(pool_.size()) - 1))]; }
+  std::int64_t pick(std::int64_t low, std::int64_t high) {
+    return std::uniform_int_distribution<std::int64_t>(low, high)(rng_);
+  }
+  const LazyTensor& any() {
+    return pool_[static_cast<std::size_t>(pick(0, static_cast<std::int64_t>(pool_.size()) - 1))];
+  }
 
   LazyTensor leaf(const Shape& shape) {
     std::vector<double> values(static_cast<std::size_t>(shape.numel()));
@@ -49,7 +53,8 @@ class Generator {
     switch (pick(0, 9)) {
       case 0: return unary(any());
       case 1: return unary(any());
-      case 2: case 3: return binary();
+      case 2:
+      case 3: return binary();
       case 4: return reduce(any());
       case 5: return row(any());
       case 6: return view(any());
@@ -181,12 +186,14 @@ std::vector<std::vector<double>> values(std::uint64_t seed, DType dtype, Mode mo
   return out;
 }
 
-void compare(const std::vector<std::vector<double>>& got, const std::vector<std::vector<double>>& want, double bound, const std::string& what) {
+void compare(const std::vector<std::vector<double>>& got, const std::vector<std::vector<double>>& want, double bound,
+             const std::string& what) {
   ASSERT_EQ(got.size(), want.size());
   for (std::size_t r = 0; r < got.size(); ++r) {
     ASSERT_EQ(got[r].size(), want[r].size()) << what;
     for (std::size_t i = 0; i < got[r].size(); ++i)
-      ASSERT_LE(std::abs(got[r][i] - want[r][i]), bound * (1 + std::abs(want[r][i]))) << what << ", root " << r << ", element " << i;
+      ASSERT_LE(std::abs(got[r][i] - want[r][i]), bound * (1 + std::abs(want[r][i])))
+          << what << ", root " << r << ", element " << i;
   }
 }
 
@@ -205,7 +212,8 @@ TEST(RandomGraphs, AllModesAgree) {
 
 TEST(RandomGraphs, ASecondEvaluationGivesTheSameBytes) {
   for (std::uint64_t seed = 100; seed < 110; ++seed)
-    compare(values(seed, DType::f32, Mode::planned, 120), values(seed, DType::f32, Mode::planned, 120), 0, "seed " + std::to_string(seed));
+    compare(values(seed, DType::f32, Mode::planned, 120), values(seed, DType::f32, Mode::planned, 120), 0,
+            "seed " + std::to_string(seed));
 }
 
 TEST(RandomGraphs, ThreadsDoNotChangeBytes) {

@@ -153,10 +153,9 @@ TEST(TokenizerErrors, AnUnknownTokenThatIsMissingIsNamedWhenItIsNeeded) {
 
 TEST(TokenizerErrors, APatternThatTakesForeverEnds) {
   const Tokenizer t = Tokenizer::from_json(
-      changed(
-          "gpt2", R"("pre_tokenizer": {"type": "ByteLevel")",
-          R"x("pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a+a+)+[^a]"}, "behavior": "Isolated", )x"
-          R"x("invert": false}, "ignored": {"type": "ByteLevel")x"),
+      changed("gpt2", R"("pre_tokenizer": {"type": "ByteLevel")",
+              R"x("pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a+a+)+[^a]"}, "behavior": "Isolated", )x"
+              R"x("invert": false}, "ignored": {"type": "ByteLevel")x"),
       "t");
   EXPECT_THROW(t.encode(std::string(5000, 'a')), UserError);
 }

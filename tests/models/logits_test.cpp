@@ -4,8 +4,8 @@
 #include <cmath>
 
 #include "metal_candle/runtime.hpp"
-#include "tests/support/tiny_models.h"
 #include "tests/support/modes.h"
+#include "tests/support/tiny_models.h"
 
 namespace metal_candle::test {
 namespace {

@@ -11,10 +11,8 @@ Tensor converted(const std::vector<double>& values, const Shape& shape) {
   std::vector<T> typed;
   typed.reserve(values.size());
   for (const double v : values) {
-    if constexpr (std::is_same_v<T, f16> || std::is_same_v<T, bf16>)
-      typed.push_back(T(static_cast<float>(v)));
-    else
-      typed.push_back(static_cast<T>(v));
+    if constexpr (std::is_same_v<T, f16> || std::is_same_v<T, bf16>) typed.push_back(T(static_cast<float>(v)));
+    else typed.push_back(static_cast<T>(v));
   }
   return Tensor::from(typed, shape);
 }

@@ -11,7 +11,7 @@ namespace {
 
 constexpr double kTinyNanoseconds = 15'000;
 constexpr double kThreadNanoseconds = 4'000;  // less work than this does not pay for another thread
-constexpr std::int64_t kFetchPieces = 256;  // before a round: half of a usual second-level cache
+constexpr std::int64_t kFetchPieces = 256;    // before a round: half of a usual second-level cache
 
 std::size_t round_up(std::size_t x, std::size_t unit) { return (x + unit - 1) / unit * unit; }
 

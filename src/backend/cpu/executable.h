@@ -75,7 +75,7 @@ class CpuExecutable final : public Executable {
   char* arena_ = nullptr;
   char* scratch_ = nullptr;
   bool traced_ = false;
-  std::atomic<std::uint64_t> fetched_{0};  // round + 1 in the upper half, pieces of it in the lower one
+  std::atomic<std::uint64_t> fetched_{0};     // round + 1 in the upper half, pieces of it in the lower one
   std::vector<std::vector<TaskTime>> times_;  // by thread
 };
 

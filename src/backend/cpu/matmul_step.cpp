@@ -46,8 +46,8 @@ struct TileContext {
 void run_epilogue(void* user, const GemmTile& t) {
   const auto& c = *static_cast<const TileContext*>(user);
   const std::int64_t row0 = (c.first_batch + t.batch) * c.m + t.row0;
-  c.program->run_tile(c.frame->buffers, c.frame->slots, row0, t.rows, t.col0, t.cols,
-                      static_cast<const float*>(t.data), t.ld, c.scratch);
+  c.program->run_tile(c.frame->buffers, c.frame->slots, row0, t.rows, t.col0, t.cols, static_cast<const float*>(t.data),
+                      t.ld, c.scratch);
 }
 
 /// The program with the product read densely from memory, as `dtype`.
@@ -231,7 +231,8 @@ std::int64_t MatmulCallStep::pieces_to_fetch() const {
 void MatmulCallStep::fetch(std::int64_t piece) const {
   const std::int64_t bytes = static_cast<std::int64_t>(weights_[0].view.entry_bytes());
   const std::int64_t begin = bytes * stretch(piece % threads_) / tiling_.jobs + piece / threads_ * kFetchPiece;
-  for (std::int64_t at = begin; at < std::min(bytes, begin + kFetchPiece); at += 64) __builtin_prefetch(packed_[0] + at, 0, 2);
+  for (std::int64_t at = begin; at < std::min(bytes, begin + kFetchPiece); at += 64)
+    __builtin_prefetch(packed_[0] + at, 0, 2);
 }
 
 void MatmulCallStep::run_gemm(const RunFrame& frame, std::int64_t task, char* scratch) {

@@ -53,7 +53,8 @@ void pack(const char* source, PackedWeight& to, int threads) {
                        std::int64_t at = 0, index = entry;
                        for (int d = v.dims; d-- > 0; index /= v.extents[d]) at += index % v.extents[d] * v.strides[d];
                        pack_b(shape, {source + v.offset + at * element, v.row_stride, v.col_stride},
-                              to.memory.data() + entry * entry_bytes, panels * part / parts, panels * (part + 1) / parts);
+                              to.memory.data() + entry * entry_bytes, panels * part / parts,
+                              panels * (part + 1) / parts);
                      });
 }
 

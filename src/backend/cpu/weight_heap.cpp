@@ -26,12 +26,12 @@ namespace {
 
 using Chunk = WeightMemory::Chunk;
 constexpr std::size_t kAlign = 128, kHuge = std::size_t{2} << 20, kLargest = 8 * kHuge;
-constexpr std::size_t kOwn = 4 * kHuge;                  // from here on memory of its own is huge pages all the same
-constexpr std::size_t kSmall = std::size_t{32} << 10;    // the pool's slabs do
+constexpr std::size_t kOwn = 4 * kHuge;                // from here on memory of its own is huge pages all the same
+constexpr std::size_t kSmall = std::size_t{32} << 10;  // the pool's slabs do
 
 struct Heap {
   std::mutex mutex;
-  Chunk* open = nullptr;      // the one being filled
+  Chunk* open = nullptr;     // the one being filled
   std::size_t next = kHuge;  // programs with few weights take little
 };
 

@@ -24,7 +24,7 @@ struct Unit {
   std::int64_t rows = 0;     // 0: any split of `numel` will do (elementwise only)
   std::int64_t numel = 0;
   std::vector<int> needs;  // other units whose results it reads
-  std::vector<int> after;    // values that must be there first, although it does not read them
+  std::vector<int> after;  // values that must be there first, although it does not read them
   bool alive = true;
 };
 

@@ -56,7 +56,8 @@ bool reshape_strides(const Shape& from, const Shape& strides, const Shape& to, S
 
 class Resolver {
  public:
-  Resolver(ComputationGraph& graph, const CpuKernel* (*kernel)(const OpDef*)) : leaves_(graph.leaves), kernel_(kernel), rewriter_(graph) {}
+  Resolver(ComputationGraph& graph, const CpuKernel* (*kernel)(const OpDef*))
+      : leaves_(graph.leaves), kernel_(kernel), rewriter_(graph) {}
 
   std::vector<View> run() {
     rewriter_.run([&](GraphNode n) {

@@ -242,7 +242,8 @@ int RowLowering::cast_node(const GraphNode& n, bool full) {
   const int x = operand(n, 0, n.shape, full, reg_type(from.dtype));
   // A type that registers hold as it is takes what they hold: bf16 to f32, bool to i32.
   const RegType type = reg_type(n.dtype);
-  const bool same = from.dtype == n.dtype || (reg_type(from.dtype) == type && (n.dtype == DType::f32 || n.dtype == DType::i32));
+  const bool same =
+      from.dtype == n.dtype || (reg_type(from.dtype) == type && (n.dtype == DType::f32 || n.dtype == DType::i32));
   return same ? x : cast(x, type, n.dtype);
 }
 

@@ -50,7 +50,8 @@ struct GemmSegment {
   MatrixRef a, b;
   bool b_packed = false;  // b.data is what pack_b made for {n, k, type}; b's strides are ignored
   std::int64_t k = 0;
-  std::int64_t a_batch = 0, b_batch = 0;  // elements from one batch entry to the next, 0 = shared (b_batch: bytes if packed)
+  std::int64_t a_batch = 0,
+               b_batch = 0;  // elements from one batch entry to the next, 0 = shared (b_batch: bytes if packed)
 };
 
 /// A finished piece of C: rows × cols sums in f32 (f64 for f64), still in cache.
@@ -85,19 +86,19 @@ struct GemmTiling {
   enum class Side : std::uint8_t { direct, rows, panels };  // read in place; copied by rows; copied k-major
   const KernelSet* kernels = nullptr;
   bool swapped = false;  // computes Cᵀ = Bᵀ·Aᵀ: the vector lanes run over m. The fields below speak of Cᵀ then
-  bool direct_c = false;  // kernels write C itself
-  bool streams_b = false;  // B is packed, and its memory is read once
-  bool joined = false;    // both segments in one kernel call
-  bool whole_c = false;   // C scratch holds a whole tile (more than one K block), not just one group of columns
-  bool whole_b = false;   // B is packed for the whole width of the tile at once
+  bool direct_c = false;    // kernels write C itself
+  bool streams_b = false;   // B is packed, and its memory is read once
+  bool joined = false;      // both segments in one kernel call
+  bool whole_c = false;     // C scratch holds a whole tile (more than one K block), not just one group of columns
+  bool whole_b = false;     // B is packed for the whole width of the tile at once
   bool rows_outer = false;  // row tiles in the outer loop, panels in the inner one
-  Side a_side[2] = {}, b_side[2] = {};  // one per segment; b_side is of no meaning for a packed B
-  int width = 0;                        // log2 of the vectors side by side in a kernel
-  std::int64_t row_tile = 0;            // rows a kernel call takes at most
+  Side a_side[2] = {}, b_side[2] = {};          // one per segment; b_side is of no meaning for a packed B
+  int width = 0;                                // log2 of the vectors side by side in a kernel
+  std::int64_t row_tile = 0;                    // rows a kernel call takes at most
   std::int64_t block_rows = 0, block_cols = 0;  // a tile of C
   std::int64_t row_blocks = 0, col_blocks = 0, tiles_per_job = 1;
-  std::int64_t block_steps = 0;  // k steps a block
-  std::int64_t steps_ahead = 0;  // from what a kernel reads of B to what it asks for
+  std::int64_t block_steps = 0;                             // k steps a block
+  std::int64_t steps_ahead = 0;                             // from what a kernel reads of B to what it asks for
   std::size_t b_scratch = 0, c_scratch = 0, t_scratch = 0;  // offsets behind A's
   std::size_t a_second = 0, b_second = 0;                   // the second segment's copies, behind the first one's
 };

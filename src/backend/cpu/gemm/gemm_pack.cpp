@@ -21,9 +21,7 @@ struct Layout {
 
 }  // namespace
 
-std::int64_t packed_b_panels(const GemmShape& shape) {
-  return ceil_div(shape.n, Layout(shape).family.panel_cols());
-}
+std::int64_t packed_b_panels(const GemmShape& shape) { return ceil_div(shape.n, Layout(shape).family.panel_cols()); }
 
 std::size_t packed_b_bytes(const GemmShape& shape) {
   return static_cast<std::size_t>(packed_b_panels(shape) * Layout(shape).panel_bytes());
@@ -35,10 +33,10 @@ void pack_b(const GemmShape& shape, MatrixRef b, void* packed, std::int64_t pane
   for (std::int64_t p = panel_begin; p < panel_end; ++p) {
     const std::int64_t width = panel_width(layout.family, shape.n, p);
     const char* source = static_cast<const char*>(b.data) + p * cols * b.col_stride * element_bytes(shape.type);
-    layout.set.pack_panel(is_widened(layout.kind) ? PackKind::copy16 : layout.kind,
-                          {source, b.col_stride, b.row_stride, std::min(width, shape.n - p * cols), shape.k, width,
-                           layout.steps * layout.family.k_per_step,
-                           static_cast<char*>(packed) + p * layout.panel_bytes()});
+    layout.set.pack_panel(
+        is_widened(layout.kind) ? PackKind::copy16 : layout.kind,
+        {source, b.col_stride, b.row_stride, std::min(width, shape.n - p * cols), shape.k, width,
+         layout.steps * layout.family.k_per_step, static_cast<char*>(packed) + p * layout.panel_bytes()});
   }
 }
 

@@ -11,7 +11,7 @@ using Side = GemmTiling::Side;
 // the kernel at its peak, while taking up C again costs: with 256 steps a block the same products ran 10 % slower. A's
 // rows are read where they are, power-of-two strides included; copying them cost 3 to 10 %.
 constexpr std::int64_t kBlockSteps = 4096, kCopiedSteps = 1024, kThinSteps = 256;
-constexpr std::int64_t kThin = 32;       // rows or columns of a product that is bound by reading its other operand
+constexpr std::int64_t kThin = 32;        // rows or columns of a product that is bound by reading its other operand
 constexpr std::int64_t kShortChain = 12;  // steps; below it, writing C is the work
 // Rows of A a large power of two apart share few sets of L1 (64 of 12 ways on Zen 5): where all of them share one, 10
 // rows ran twice as fast as 16.
@@ -48,8 +48,8 @@ bool reads_in_place(const GemmOperand& b, PackKind kind) {
 }
 
 Side left_side(const GemmOperand& a, std::int64_t k, PackKind kind, const GemmTiling& t, const GemmView& v) {
-  const bool in_place_units = kind == PackKind::copy32 || kind == PackKind::copy64 ||
-                              (kind == PackKind::bf16_pairs && a.k == 1 && k % 2 == 0);
+  const bool in_place_units =
+      kind == PackKind::copy32 || kind == PackKind::copy64 || (kind == PackKind::bf16_pairs && a.k == 1 && k % 2 == 0);
   if (!in_place_units) return a.k == 1 ? Side::rows : Side::panels;
   if (a.k == 1) return Side::direct;
   return v.m > 1 && t.block_cols >= 64 ? Side::panels : Side::direct;
@@ -84,7 +84,8 @@ void cut_c(GemmTiling& t, const GemmView& v, const MicroFamily& f, PackKind kind
   const bool copies_right = !v.right[0].packed || is_widened(kind);
   std::int64_t row_tiles = tiles, col_panels = std::max<std::int64_t>(1, (std::int64_t{1} << t.width) / 2);
   if (t.whole_b) col_panels = std::max<std::int64_t>(col_panels, 3);
-  if (tiles == 1 && v.right[0].packed) col_panels = streamed_panels(panels, k / f.k_per_step * f.panel_cols() * f.unit_bytes);
+  if (tiles == 1 && v.right[0].packed)
+    col_panels = streamed_panels(panels, k / f.k_per_step * f.panel_cols() * f.unit_bytes);
   if (tiles > 1) {
     const Cut cut = first_cut(t, copies_left, copies_right);
     row_tiles = ceil_div(tiles, ceil_div(tiles, cut.row_tiles));
@@ -165,7 +166,10 @@ GemmTiling plan_gemm(const GemmArgs& args) {
   // With one row of tiles nothing is visited twice, so only copies ask for blocks.
   const bool copies = is_widened(kind) || t.a_side[0] != Side::direct || t.a_side[1] != Side::direct ||
                       !v.right[0].packed || (v.k[1] > 0 && !v.right[1].packed);
-  const std::int64_t most = t.whole_b ? kThinSteps : copies ? kCopiedSteps >> std::max(0, t.width - 1) : streams ? longest : kBlockSteps;
+  const std::int64_t most = t.whole_b ? kThinSteps
+                            : copies  ? kCopiedSteps >> std::max(0, t.width - 1)
+                            : streams ? longest
+                                      : kBlockSteps;
   const std::int64_t count = std::max<std::int64_t>(1, ceil_div(longest, std::max<std::int64_t>(most, 1)));
   t.block_steps = round_up(std::max<std::int64_t>(1, ceil_div(longest, count)), 4);
   std::int64_t blocks = 0;

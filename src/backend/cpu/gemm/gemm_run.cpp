@@ -160,12 +160,14 @@ class TileRun {
     alignas(64) char tile[24 * 2 * 64];
     char* const c = m.c;
     if (m.accumulate)
-      for (std::int64_t r = 0; r < rows; ++r) std::memcpy(tile + r * padded, c + r * m.c_row, static_cast<std::size_t>(bytes));
+      for (std::int64_t r = 0; r < rows; ++r)
+        std::memcpy(tile + r * padded, c + r * m.c_row, static_cast<std::size_t>(bytes));
     const std::int64_t c_row = m.c_row;
     m.c = tile;
     m.c_row = padded;
     kernel(m);
-    for (std::int64_t r = 0; r < rows; ++r) std::memcpy(c + r * c_row, tile + r * padded, static_cast<std::size_t>(bytes));
+    for (std::int64_t r = 0; r < rows; ++r)
+      std::memcpy(c + r * c_row, tile + r * padded, static_cast<std::size_t>(bytes));
   }
 
   Left left_block(int s, std::int64_t step, std::int64_t count) {
@@ -181,13 +183,15 @@ class TileRun {
       return {target, stride, unit};
     }
     // A few steps at a time over all row tiles, so that lines of A are read once.
-    const std::int64_t tiles = ceil_div(rows_, t_.row_tile), some = steps_together(rows_ * unit, a.k * bytes) * f_.k_per_step;
+    const std::int64_t tiles = ceil_div(rows_, t_.row_tile),
+                       some = steps_together(rows_ * unit, a.k * bytes) * f_.k_per_step;
     for (std::int64_t done = 0; done < count * f_.k_per_step; done += some)
       for (std::int64_t i = 0; i < tiles; ++i) {
         const std::int64_t r0 = tile_row(i), rows = tile_row(i + 1) - r0;
         const std::int64_t padded = std::min(some, count * f_.k_per_step - done);
-        set_.pack_panel(kind_, {source + (r0 * a.outer + done * a.k) * bytes, a.outer, a.k, rows, std::min(padded, k - done),
-                                rows, padded, target + (r0 * count + done / f_.k_per_step * rows) * unit});
+        set_.pack_panel(
+            kind_, {source + (r0 * a.outer + done * a.k) * bytes, a.outer, a.k, rows, std::min(padded, k - done), rows,
+                    padded, target + (r0 * count + done / f_.k_per_step * rows) * unit});
       }
     return {target, 0, 0};
   }
@@ -214,7 +218,8 @@ class TileRun {
     }
     if (t_.whole_b && t_.b_side[s] == Side::panels) {
       const std::int64_t stored = panel_width(f_, view_.n, col / panel_cols), first = (col - col0_) / panel_cols;
-      return {target + (first * panel_cols * count + col % panel_cols) * unit, stored * unit, count * panel_cols * unit};
+      return {target + (first * panel_cols * count + col % panel_cols) * unit, stored * unit,
+              count * panel_cols * unit};
     }
     const std::int64_t k = std::min(count * f_.k_per_step, view_.k[s] - k0);
     const char* source = b.data + (batch_ * b.batch + k0 * b.k + col * b.outer) * bytes;
@@ -230,14 +235,16 @@ class TileRun {
     const GemmOperand& b = view_.right[s];
     const std::int64_t bytes = element_bytes(args_.type), unit = f_.unit_bytes, cols = f_.panel_cols();
     const std::int64_t all = count * f_.k_per_step, k0 = step * f_.k_per_step, k = std::min(all, view_.k[s] - k0);
-    const std::int64_t some = b.outer == 1 ? steps_together((col_end_ - col0_) * unit, b.k * bytes) * f_.k_per_step : all;
+    const std::int64_t some =
+        b.outer == 1 ? steps_together((col_end_ - col0_) * unit, b.k * bytes) * f_.k_per_step : all;
     const char* source = b.data + (batch_ * b.batch + k0 * b.k) * bytes;
     for (std::int64_t done = 0; done < all; done += some)
       for (std::int64_t col = col0_; col < col_end_; col += cols) {
         const std::int64_t width = panel_width(f_, view_.n, col / cols), padded = std::min(some, all - done);
-        set_.pack_panel(kind_, {source + (done * b.k + col * b.outer) * bytes, b.outer, b.k, std::min(width, view_.n - col),
-                                std::min(padded, k - done), width, padded,
-                                scratch_ + t_.b_scratch + ((col - col0_) * count + done / f_.k_per_step * width) * unit});
+        set_.pack_panel(kind_,
+                        {source + (done * b.k + col * b.outer) * bytes, b.outer, b.k, std::min(width, view_.n - col),
+                         std::min(padded, k - done), width, padded,
+                         scratch_ + t_.b_scratch + ((col - col0_) * count + done / f_.k_per_step * width) * unit});
       }
   }
 
@@ -259,8 +266,9 @@ class TileRun {
   GemmTile transposed(const GemmTile& tile) {
     const std::int64_t unit = f_.unit_bytes;
     char* target = scratch_ + t_.t_scratch;
-    set_.pack_panel(unit == 8 ? PackKind::copy64 : PackKind::copy32,
-                    {static_cast<const char*>(tile.data), tile.ld, 1, tile.rows, tile.cols, tile.rows, tile.cols, target});
+    set_.pack_panel(
+        unit == 8 ? PackKind::copy64 : PackKind::copy32,
+        {static_cast<const char*>(tile.data), tile.ld, 1, tile.rows, tile.cols, tile.rows, tile.cols, target});
     return {tile.batch, tile.col0, tile.cols, tile.row0, tile.rows, target, tile.rows};
   }
 
@@ -270,7 +278,8 @@ class TileRun {
     char* target = static_cast<char*>(args_.c) + first * bytes;
     const char* source = static_cast<const char*>(tile.data);
     if (args_.type != GemmType::f64 && bytes == 2)
-      return set_.narrow(args_.c_type, reinterpret_cast<const float*>(source), tile.ld, tile.rows, tile.cols, target, args_.c_row_stride);
+      return set_.narrow(args_.c_type, reinterpret_cast<const float*>(source), tile.ld, tile.rows, tile.cols, target,
+                         args_.c_row_stride);
     const bool same = (args_.c_type == GemmType::f64) == (args_.type == GemmType::f64) && bytes >= 4;
     for (std::int64_t r = 0; r < tile.rows; ++r) {
       if (same) std::memcpy(target, source, static_cast<std::size_t>(tile.cols * bytes));

@@ -19,8 +19,8 @@ struct MicroArgs {
   std::int64_t b_step, b_panel;  // b_panel: from one pair of vectors to the next
   char* c;
   std::int64_t c_row;
-  bool accumulate;  // the chain goes on from what C holds; otherwise from zero
-  std::int64_t ahead = 0;  // bytes from what is read of B to what is asked for
+  bool accumulate;                  // the chain goes on from what C holds; otherwise from zero
+  std::int64_t ahead = 0;           // bytes from what is read of B to what is asked for
   const MicroArgs* next = nullptr;  // the chain goes on with the A and B of these
 };
 using MicroKernel = void (*)(const MicroArgs&);
@@ -50,11 +50,12 @@ struct PackArgs {
 
 struct KernelSet {
   const char* name;
-  MicroFamily f32, f64, bf16;  // bf16.lanes == 0: no dot instruction, widen instead
-  void (*pack_panel)(PackKind, const PackArgs&);                              // target[step][lane]
-  void (*pack_rows)(PackKind, const PackArgs&, std::int64_t target_stride);   // target[lane][step]; k_stride is 1
+  MicroFamily f32, f64, bf16;                     // bf16.lanes == 0: no dot instruction, widen instead
+  void (*pack_panel)(PackKind, const PackArgs&);  // target[step][lane]
+  void (*pack_rows)(PackKind, const PackArgs&, std::int64_t target_stride);  // target[lane][step]; k_stride is 1
   void (*widen)(PackKind, const char* source, std::int64_t count, float* target);
-  void (*narrow)(GemmType, const float* source, std::int64_t source_row, std::int64_t rows, std::int64_t cols, void* target,
+  void (*narrow)(GemmType, const float* source, std::int64_t source_row, std::int64_t rows, std::int64_t cols,
+                 void* target,
                  std::int64_t target_row);  // rows in elements
 };
 
@@ -63,9 +64,7 @@ const KernelSet& current_kernels();
 /// The family that computes products of `type`, and how operands get to its units.
 const MicroFamily& family_of(const KernelSet& set, GemmType type);
 PackKind pack_kind(const KernelSet& set, GemmType type);
-inline std::int64_t element_bytes(GemmType type) {
-  return type == GemmType::f64 ? 8 : type == GemmType::f32 ? 4 : 2;
-}
+inline std::int64_t element_bytes(GemmType type) { return type == GemmType::f64 ? 8 : type == GemmType::f32 ? 4 : 2; }
 
 /// kernels_bf16.cpp: micro kernels on vdpbf16ps; lanes == 0 where this machine has none.
 const MicroFamily& bf16_dot_family();

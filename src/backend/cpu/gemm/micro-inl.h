@@ -36,7 +36,8 @@ void micro_kernel(const MicroArgs& p) {
       // The hardware follows a panel of B too closely behind, and rows of B in place not at all.
       if constexpr (kRows >= 6 || kVectors == 2) {
 #pragma GCC unroll 8
-        for (int v = 0; v < kVectors; v += 64 / Ops::kBytes) __builtin_prefetch(b[v / 2] + ahead + (v % 2) * Ops::kBytes);
+        for (int v = 0; v < kVectors; v += 64 / Ops::kBytes)
+          __builtin_prefetch(b[v / 2] + ahead + (v % 2) * Ops::kBytes);
       }
       V bv[kVectors];
 #pragma GCC unroll 8

@@ -103,8 +103,8 @@ void narrow_row(GemmType type, const float* source, std::int64_t count, std::uin
   for (; i < count; ++i) target[i] = type == GemmType::bf16 ? narrow_bf16(source[i]) : narrow_f16(source[i]);
 }
 
-void narrow(GemmType type, const float* source, std::int64_t source_row, std::int64_t rows, std::int64_t cols, void* target,
-            std::int64_t target_row) {
+void narrow(GemmType type, const float* source, std::int64_t source_row, std::int64_t rows, std::int64_t cols,
+            void* target, std::int64_t target_row) {
   for (std::int64_t r = 0; r < rows; ++r)
     narrow_row(type, source + r * source_row, cols, static_cast<std::uint16_t*>(target) + r * target_row);
 }
@@ -148,7 +148,9 @@ inline void transpose_blocks(D d, Load row, char* target, std::int64_t target_st
   const auto r0 = row(0), r1 = row(1), r2 = row(2), r3 = row(3);
   const auto a = hn::BitCast(d64, hn::InterleaveLower(d, r0, r1)), b = hn::BitCast(d64, hn::InterleaveLower(d, r2, r3));
   const auto e = hn::BitCast(d64, hn::InterleaveUpper(d, r0, r1)), f = hn::BitCast(d64, hn::InterleaveUpper(d, r2, r3));
-  const auto put = [&](auto v, int i) { hn::StoreU(v, d64, reinterpret_cast<std::uint64_t*>(target + i * target_step)); };
+  const auto put = [&](auto v, int i) {
+    hn::StoreU(v, d64, reinterpret_cast<std::uint64_t*>(target + i * target_step));
+  };
   put(hn::InterleaveLower(d64, a, b), 0);
   put(hn::InterleaveUpper(d64, a, b), 1);
   put(hn::InterleaveLower(d64, e, f), 2);
@@ -173,7 +175,9 @@ inline void transpose4(const char* source, std::int64_t lane_bytes, char* target
 inline void transpose16(const char* source, std::int64_t lane_bytes, char* target, std::int64_t target_step) {
   const hn::ScalableTag<std::uint32_t> d;
   const auto rows = [&](int i) {
-    const auto at = [&](int lane) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + lane * lane_bytes)); };
+    const auto at = [&](int lane) {
+      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + lane * lane_bytes));
+    };
     __m512i v = _mm512_castsi128_si512(at(i));
     v = _mm512_inserti32x4(v, at(4 + i), 1);
     v = _mm512_inserti32x4(v, at(8 + i), 2);
@@ -188,7 +192,8 @@ void pack_scalar(const char* source, std::int64_t lane_bytes, std::int64_t step_
                  std::int64_t lane1, std::int64_t step0, std::int64_t step1, std::int64_t width, char* target) {
   for (std::int64_t s = step0; s < step1; ++s)
     for (std::int64_t l = lane0; l < lane1; ++l)
-      std::memcpy(target + (s * width + l) * static_cast<std::int64_t>(sizeof(T)), source + l * lane_bytes + s * step_bytes, sizeof(T));
+      std::memcpy(target + (s * width + l) * static_cast<std::int64_t>(sizeof(T)),
+                  source + l * lane_bytes + s * step_bytes, sizeof(T));
 }
 
 #if HWY_TARGET == HWY_AVX3
@@ -222,10 +227,12 @@ void pack_units(const char* source, std::int64_t lane_bytes, std::int64_t step_b
   } else if (kUnit == 4 && step_bytes == kUnit) {
     const std::int64_t lanes4 = lanes & ~std::int64_t{3}, steps4 = steps & ~std::int64_t{3};
     // A line of each lane at a time; but many lanes a power of two apart would push each other out of L1.
-    const std::int64_t together = lane_bytes % 1024 == 0 && steps > 16 ? kLanesApart : std::max<std::int64_t>(lanes4, 1);
+    const std::int64_t together =
+        lane_bytes % 1024 == 0 && steps > 16 ? kLanesApart : std::max<std::int64_t>(lanes4, 1);
     for (std::int64_t l0 = 0; l0 < lanes4; l0 += together)
       for (std::int64_t s0 = 0; s0 < steps4; s0 += 16)
-        transpose_lines(source, lane_bytes, l0, std::min(l0 + together, lanes4), s0, std::min(s0 + 16, steps4), width, target);
+        transpose_lines(source, lane_bytes, l0, std::min(l0 + together, lanes4), s0, std::min(s0 + 16, steps4), width,
+                        target);
     pack_scalar<T>(source, lane_bytes, step_bytes, 0, lanes, steps4, steps, width, target);
     pack_scalar<T>(source, lane_bytes, step_bytes, lanes4, lanes, 0, steps4, width, target);
   } else {
@@ -239,8 +246,9 @@ void pack_units(const char* source, std::int64_t lane_bytes, std::int64_t step_b
 template <bool kWhole>
 inline void interleave_rows(const char* source, std::int64_t row, std::int64_t pairs, std::int64_t lanes, char* target,
                             std::int64_t target_row) {
-  alignas(64) static constexpr std::uint16_t kFront[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
-                                                           8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+  alignas(64) static constexpr std::uint16_t kFront[32] = {0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,
+                                                           37, 6,  38, 7,  39, 8,  40, 9,  41, 10, 42,
+                                                           11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
   const __m512i front = _mm512_load_si512(kFront), back = _mm512_add_epi16(front, _mm512_set1_epi16(16));
   const auto mask = static_cast<__mmask32>((std::uint64_t{1} << lanes) - 1);
   const auto low = static_cast<__mmask16>(mask), high = static_cast<__mmask16>(mask >> 16);
@@ -307,7 +315,8 @@ void pack_panel(PackKind kind, const PackArgs& p) {
   const std::int64_t k_per_step = kind == PackKind::bf16_pairs ? 2 : 1;
   const std::int64_t steps = (p.k + k_per_step - 1) / k_per_step, all = p.k_padded / k_per_step;
   if (p.lanes < p.width) std::memset(p.target, 0, static_cast<std::size_t>(all * p.width * unit));
-  else if (steps < all) std::memset(p.target + steps * p.width * unit, 0, static_cast<std::size_t>((all - steps) * p.width * unit));
+  else if (steps < all)
+    std::memset(p.target + steps * p.width * unit, 0, static_cast<std::size_t>((all - steps) * p.width * unit));
   switch (kind) {
     case PackKind::copy16:
       return pack_units<std::uint16_t>(p.source, p.lane_stride * 2, p.k_stride * 2, p.lanes, p.k, p.width, p.target);
