@@ -10,6 +10,7 @@
 #include "metal_candle/embedding_files.hpp"
 #include "metal_candle/embeddings.hpp"
 #include "metal_candle/error.hpp"
+#include "metal_candle/few_sizes.hpp"
 #include "metal_candle/generate.hpp"
 #include "metal_candle/gguf.hpp"
 #include "metal_candle/graph.hpp"
@@ -31,3 +32,4 @@
 #include "metal_candle/tensor.hpp"
 #include "metal_candle/tokenizer.hpp"
 #include "metal_candle/trainer.hpp"
+#include "metal_candle/version.hpp"

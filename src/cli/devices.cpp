@@ -7,6 +7,7 @@
 #include "cli/commands.h"
 #include "cli/report.h"
 #include "metal_candle/runtime.hpp"
+#include "metal_candle/version.hpp"
 
 namespace metal_candle::cli {
 
@@ -41,8 +42,8 @@ int devices(const Invocation& run) {
       static_cast<std::uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
   const auto sets = instruction_sets();
   if (!run.json()) {
-    write_text(fmt::format("cpu  {}  {} threads  {} of memory  {}\n", name.empty() ? "processor" : name, threads(),
-                           size_text(memory), fmt::join(sets, " ")));
+    write_text(fmt::format("cpu  {}  {} threads  {} of memory  {}  kernels for {}\n", name.empty() ? "processor" : name,
+                           threads(), size_text(memory), fmt::join(sets, " "), instruction_set()));
     return kDone;
   }
   Json list = Json::array();
@@ -52,7 +53,8 @@ int devices(const Invocation& run) {
                             {"name", name},
                             {"threads", threads()},
                             {"memory_bytes", memory},
-                            {"instruction_sets", list}}));
+                            {"instruction_sets", list},
+                            {"kernels", instruction_set()}}));
   return kDone;
 }
 

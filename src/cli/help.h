@@ -8,8 +8,6 @@
 
 namespace metal_candle::cli {
 
-inline constexpr std::string_view kVersion = METAL_CANDLE_VERSION;
-
 std::string overview();
 std::string help(const Command& command);
 /// For "bash", "zsh" or "fish"; empty for another.

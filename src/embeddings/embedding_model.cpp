@@ -15,6 +15,7 @@
 #include "io/files.h"
 #include "metal_candle/embeddings.hpp"
 #include "metal_candle/error.hpp"
+#include "metal_candle/few_sizes.hpp"
 #include "metal_candle/runtime.hpp"
 #include "training/hash.h"
 
@@ -129,6 +130,7 @@ void EmbeddingModel::State::embed(std::span<const std::string> prompted, const E
         most != text.end() && *most >= backbone->vocabulary())
       fail(fmt::format("the tokenizer knows token {}, the model only {}", *most, backbone->vocabulary()));
   std::deque<Pending> pending;
+  const FewSizes few;  // groups are filled up to one of eight lengths an octave
   for (auto& group : embeddings::group(ids, std::min(options.batch_tokens, backbone->most_tokens()))) {
     const LazyTensor result = graph(Packed(*backbone, ids, group, skipped), options);
     pending.push_back({eval_async({.roots = {result}}), result, std::move(group)});

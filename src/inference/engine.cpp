@@ -6,6 +6,7 @@
 #include <bit>
 
 #include "metal_candle/error.hpp"
+#include "metal_candle/few_sizes.hpp"
 
 namespace metal_candle::inference {
 namespace {
@@ -81,6 +82,7 @@ void Engine::admit(Sequence& s) {
 }
 
 PassResult Engine::pass(std::span<const Feed> feeds, Want want, std::span<const std::int32_t> targets) {
+  const FewSizes few;  // prompts go in chunks of a few sizes
   try {
     PassResult result = run_pass(model_, weights_, *cache_, feeds, want, targets);
     for (const Feed& f : feeds) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "metal_candle/few_sizes.hpp"
 #include "runtime/runtime.h"
 
 namespace metal_candle {
@@ -12,12 +13,17 @@ namespace {
 // Smaller graphs compile in tens of microseconds, and programs make many of them once: tables, initial values.
 constexpr std::size_t kWorthWarning = 8;
 
+thread_local int few_sizes = 0;  // guards alive
+
 /// The part of the words that describes nodes; the roots come after it.
 std::span<const std::uint64_t> node_words(const Capture& capture) {
   return std::span(capture.words).first(capture.words.size() - capture.roots.size() - 1);
 }
 
 }  // namespace
+
+FewSizes::FewSizes() { ++few_sizes; }
+FewSizes::~FewSizes() { --few_sizes; }
 
 bool MissWatch::same_ops(const Capture& capture) const {
   return std::ranges::equal(capture.nodes, ops_, {}, [](const Node* n) { return n->op; });
@@ -31,7 +37,7 @@ void MissWatch::remember(const Capture& capture) {
 }
 
 void MissWatch::miss(const Capture& capture) {
-  if (capture.nodes.size() < kWorthWarning) return;
+  if (capture.nodes.size() < kWorthWarning || few_sizes > 0) return;
   // Equal words: only roots or passes differ, which a program does on purpose.
   if (!same_ops(capture) || std::ranges::equal(words_, node_words(capture))) {
     in_a_row_ = 1;

@@ -4,6 +4,7 @@
 #include <mutex>
 
 #include "metal_candle/autograd.hpp"
+#include "metal_candle/few_sizes.hpp"
 #include "metal_candle/ops.hpp"
 #include "tests/runtime/probe.h"
 
@@ -155,6 +156,17 @@ TEST_F(PlanCacheTest, ThreeMissesInARowAreReported) {
   for (std::int64_t n = 23; n < 26; ++n) long_enough(Tensor::ones({n}) * 2).eval();
   EXPECT_NE(log.find("extent 0 changed from 22 to 23"), std::string::npos) << log;
   EXPECT_EQ(log.find("from 23 to 24"), std::string::npos) << "said twice: " << log;
+}
+
+TEST_F(PlanCacheTest, SizesThatAreSaidToBeFewAreNotReported) {
+  {
+    const FewSizes few, nested;
+    for (std::int64_t n = 61; n < 66; ++n) long_enough(Tensor::ones({n}) * 2).eval();
+  }
+  EXPECT_EQ(log, "");
+  tanh(long_enough(Tensor::ones({60}) * 2)).eval();  // another program, so that a warning of before is forgotten
+  for (std::int64_t n = 71; n < 74; ++n) long_enough(Tensor::ones({n}) * 2).eval();
+  EXPECT_NE(log.find("extent 0 changed"), std::string::npos) << "only while the guard lives";
 }
 
 TEST_F(PlanCacheTest, DifferentProgramsAreNoRepeatedMiss) {
