@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Greedy text of a GGUF model against transformers on the same dequantized weights, in f32.
+"""Greedy text of a model against transformers on the same (dequantized) weights, in f32.
 
-    tools/compare_greedy.py MODEL.gguf [--command build/metal-candle] [--tokens 64]
+    tools/compare_greedy.py MODEL.gguf|FOLDER [--convert] [--command build/metal-candle] [--tokens 64]
 
-Twenty prompts. A first difference is allowed only where transformers' two largest logits are closer than 1e-4. Needs
+With --convert, transformers reads the folder that `metal-candle convert` makes of the file, its tokenizer and
+generation_config.json included, and the chat template must say the same on both sides. Twenty prompts. A first difference is allowed only where transformers' two largest logits are closer than 1e-4. Needs
 torch, transformers and gguf; says what it found and exits 1 if anything differs that may not.
 """
 import argparse
@@ -37,17 +38,43 @@ def ours(command, model, count):
     return [e for e in events if e["event"] == "result"]
 
 
+def reference(path):
+    """transformers' model and tokenizer of a folder or a GGUF file."""
+    folder, more = (str(path), {}) if path.is_dir() else (str(path.parent), {"gguf_file": path.name})
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **more).eval()
+    return model, AutoTokenizer.from_pretrained(folder, **more)
+
+
+def same_chat(command, model, tokenizer):
+    """Whether --chat makes the tokens that transformers makes."""
+    out = subprocess.run([command, "generate", "--model", model, "--chat", "--prompt", "Name a colour.", "--max-tokens", "1",
+                          "--json"], check=True, stdout=subprocess.PIPE, text=True).stdout
+    mine = [e for e in map(json.loads, out.splitlines()) if e["event"] == "result"][0]["prompt_tokens"]
+    theirs = tokenizer.apply_chat_template([{"role": "user", "content": "Name a colour."}], add_generation_prompt=True,
+                                           return_dict=True)["input_ids"]
+    print(f"chat template: {'the same tokens' if mine == theirs else f'ours {mine}, theirs {theirs}'}")
+    return mine == theirs
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("model", type=pathlib.Path)
     parser.add_argument("--command", default="build/metal-candle")
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--convert", action="store_true")
     args = parser.parse_args()
     results = ours(args.command, str(args.model), args.tokens)
-    folder, file = str(args.model.parent), args.model.name
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
     same, worst, bad = 0, 0.0, 0
+    if args.convert:
+        with tempfile.TemporaryDirectory() as folder:
+            output = pathlib.Path(folder) / "converted"
+            subprocess.run([args.command, "convert", "--model", str(args.model), "--output", str(output), "--dtype", "f32",
+                            "--quiet"], check=True)
+            model, tokenizer = reference(output)
+            print(f"end tokens: {model.generation_config.eos_token_id}, tokenizer {type(tokenizer).__name__}")
+            bad += not same_chat(args.command, str(output), tokenizer)
+    else:
+        model, tokenizer = reference(args.model)
     for prompt, result in zip(PROMPTS, results):
         ids = tokenizer(prompt, return_tensors="pt").input_ids
         with torch.no_grad():

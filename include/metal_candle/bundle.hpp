@@ -2,7 +2,8 @@
 //
 //   auto bundle = mc::Bundle::load("SmolLM2-135M-Instruct");
 //   mc::Generator generator(bundle);
-//   std::string prompt = bundle.chat->render(mc::Json::parse(R"([{"role": "user", "content": "Hello"}])", "prompt"));
+//   std::string prompt = bundle.chat_template().render(
+//       mc::Json::parse(R"([{"role": "user", "content": "Hello"}])", "prompt"));
 //   std::cout << generator.generate(prompt, {.max_tokens = 64}, false).text;
 #pragma once
 
@@ -16,7 +17,7 @@
 
 namespace metal_candle {
 
-/// What generation_config.json recommends; what it leaves out is empty.
+/// What generation_config.json recommends; what it leaves out is empty. `recommended_sampling` makes options of it.
 struct GenerationDefaults {
   bool sample = false;  // else greedy, whatever the numbers
   std::optional<double> temperature, top_p, min_p, repetition_penalty;
@@ -29,13 +30,17 @@ struct Bundle {
   Tokenizer tokenizer;
   std::optional<ChatTemplate> chat;  // chat_template.jinja, or what tokenizer_config.json has; of several the "default"
   GenerationDefaults generation;
+  std::optional<TemplateError> chat_fault = {};  // why `chat` is empty where there is a template: it cannot be read
+
+  /// The template; throws what is wrong with it, or a FileError that there is none.
+  const ChatTemplate& chat_template() const;
 
   /// Throws FileError naming file and field.
   static Bundle load(const std::filesystem::path& folder_or_gguf, const LoadOptions& options = {});
 };
 
-/// Writes a model folder that transformers loads, whole or not at all: config.json, model.safetensors, and tokenizer and
-/// template from where the model came from (a folder or a GGUF file). Throws FileError, `create` where `folder` is there
+/// Writes a model folder that transformers loads, whole or not at all: config.json, model.safetensors, and tokenizer,
+/// template and generation_config.json from where the model came from (a folder or a GGUF file). Throws FileError, `create` where `folder` is there
 /// already.
 void save_model(const std::filesystem::path& folder, const Model& model, const std::filesystem::path& source);
 

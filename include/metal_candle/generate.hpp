@@ -45,6 +45,10 @@ struct SamplingOptions {
   std::uint64_t seed = 0;
 };
 
+/// How a model's generation_config.json has it: its temperature (1 where it has none), top-k, top-p, min-p and
+/// repetition penalty if it samples, else greedy. What it leaves out stays off.
+SamplingOptions recommended_sampling(const GenerationDefaults& defaults);
+
 struct GenerateOptions : SamplingOptions {
   int max_tokens = 256;
   std::vector<std::string> stop;          // texts that end it; they and what follows are not shown

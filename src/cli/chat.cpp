@@ -42,7 +42,7 @@ class Talk {
         bundle_(bundle),
         chat_(chat_of(run, bundle)),
         generator_(make_generator(run, bundle, 1)),
-        options_(generate_options(run)) {
+        options_(generate_options(run, bundle)) {
     start();
   }
 
@@ -50,7 +50,9 @@ class Talk {
   int run() {
     const Interrupts interrupts;
     const bool people = is_terminal(STDIN_FILENO);
-    if (people) say(run_, "/reset begins anew, /quit or end of input ends; ^C ends an answer.");
+    if (people)
+      say(run_, fmt::format("Answers are {}. /reset begins anew, /quit or end of input ends; ^C ends an answer.",
+                            sampling_text(options_)));
     for (std::string line;;) {
       if (people && !run_.quiet()) fmt::print(stderr, "> ");
       if (!std::getline(std::cin, line)) return interrupted ? kInterrupted : kDone;

@@ -94,8 +94,8 @@ Json result_event(std::size_t index, const Generated& g) {
 
 class Answers {
  public:
-  Answers(const Invocation& run, Generator& generator, std::vector<Prompt> prompts)
-      : run_(run), generator_(generator), prompts_(std::move(prompts)), options_(generate_options(run)) {}
+  Answers(const Invocation& run, Generator& generator, std::vector<Prompt> prompts, GenerateOptions options)
+      : run_(run), generator_(generator), prompts_(std::move(prompts)), options_(std::move(options)) {}
 
   void run() {
     Progress progress(run_, "prompts", static_cast<std::int64_t>(prompts_.size()));
@@ -104,6 +104,8 @@ class Answers {
       some(from, to);
       if (prompts_.size() > 1) progress.show(static_cast<std::int64_t>(to), "");
     }
+    progress.clear();
+    if (prompts_.size() > 1) say(run_, fmt::format("{} prompts, {}", prompts_.size(), sampling_text(options_)));
   }
 
  private:
@@ -128,12 +130,13 @@ class Answers {
   }
 
   void finish(std::size_t index, const Generated& g) {
-    if (run_.json()) return write_event(result_event(index, g));
-    write_text((prompts_.size() > 1 ? fmt::format("[{}] ", index) : "") +
-               g.text.substr(std::min(shown_, g.text.size())) + "\n");
+    if (run_.json()) write_event(result_event(index, g));
+    else
+      write_text((prompts_.size() > 1 ? fmt::format("[{}] ", index) : "") +
+                 g.text.substr(std::min(shown_, g.text.size())) + "\n");
     if (prompts_.size() == 1)
-      say(run_, fmt::format("{} + {} tokens, first after {:.2f} s, then {:.1f} a second", g.prompt_tokens.size(),
-                            g.tokens.size(), g.prefill_s,
+      say(run_, fmt::format("{} + {} tokens, {}; first after {:.2f} s, then {:.1f} a second", g.prompt_tokens.size(),
+                            g.tokens.size(), sampling_text(options_), g.prefill_s,
                             g.decode_s > 0 ? (static_cast<double>(g.tokens.size()) - 1) / g.decode_s : 0.0));
   }
 
@@ -155,7 +158,7 @@ int generate(const Invocation& run) {
   std::vector<Prompt> prompts = Prompts(run, bundle).read();
   check(prompts, bundle.model);
   Generator generator = make_generator(run, bundle, run.has("--prompt") ? 1 : batch);
-  Answers(run, generator, std::move(prompts)).run();
+  Answers(run, generator, std::move(prompts), generate_options(run, bundle)).run();
   return kDone;
 }
 

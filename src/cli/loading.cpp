@@ -40,8 +40,9 @@ Generator make_generator(const Invocation& run, const Bundle& bundle, int batch)
 }
 
 const ChatTemplate& chat_of(const Invocation& run, const Bundle& bundle) {
-  if (!bundle.chat) throw FileError(FileFault::bad, run.text("--model"), "", "a chat template", "none");
-  return *bundle.chat;
+  if (!bundle.chat && !bundle.chat_fault)
+    throw FileError(FileFault::bad, run.text("--model"), "chat_template", "a chat template", "none");
+  return bundle.chat_template();
 }
 
 std::int32_t end_token(const Invocation& run, const Bundle& bundle) {
@@ -58,15 +59,17 @@ std::int32_t end_token(const Invocation& run, const Bundle& bundle) {
   throw FileError(FileFault::bad, run.text("--model"), "eos_token", "a token that ends a text", "none");
 }
 
-GenerateOptions generate_options(const Invocation& run) {
+namespace {
+
+GenerateOptions with_flags(const Invocation& run, const SamplingOptions& base) {
   GenerateOptions o;
-  o.temperature = run.number("--temperature", 0, 0, kInfinity);
-  o.top_k = static_cast<int>(run.whole("--top-k", 0));
-  o.top_p = run.number("--top-p", 1, 0, 1);
-  o.min_p = run.number("--min-p", 0, 0, 1);
-  o.repetition_penalty = run.number("--repetition-penalty", 1, 1e-3, 1e3);
-  o.presence_penalty = run.number("--presence-penalty", 0, -100, 100);
-  o.frequency_penalty = run.number("--frequency-penalty", 0, -100, 100);
+  o.temperature = run.number("--temperature", base.temperature, 0, kInfinity);
+  o.top_k = static_cast<int>(run.whole("--top-k", base.top_k));
+  o.top_p = run.number("--top-p", base.top_p, 0, 1);
+  o.min_p = run.number("--min-p", base.min_p, 0, 1);
+  o.repetition_penalty = run.number("--repetition-penalty", base.repetition_penalty, 1e-3, 1e3);
+  o.presence_penalty = run.number("--presence-penalty", base.presence_penalty, -100, 100);
+  o.frequency_penalty = run.number("--frequency-penalty", base.frequency_penalty, -100, 100);
   for (const std::string& one : run.all("--logit-bias")) o.logit_bias.insert(bias(one));
   o.seed = run.seed();
   o.max_tokens = static_cast<int>(run.whole("--max-tokens", 256, 1));
@@ -75,6 +78,29 @@ GenerateOptions generate_options(const Invocation& run) {
     if (stop.empty()) throw UsageError("--stop: expected a text, got none");
   o.ignore_eos = run.command().name == "generate" && run.has("--ignore-eos");
   return o;
+}
+
+}  // namespace
+
+GenerateOptions generate_options(const Invocation& run) { return with_flags(run, {}); }
+
+GenerateOptions generate_options(const Invocation& run, const Bundle& bundle) {
+  const bool greedy = run.has("--temperature") && run.number("--temperature", 0, 0, kInfinity) == 0;
+  return with_flags(run, greedy ? SamplingOptions{} : recommended_sampling(bundle.generation));
+}
+
+std::string sampling_text(const GenerateOptions& o) {
+  std::string out = o.temperature > 0 ? fmt::format("sampled with temperature {}", o.temperature) : "greedy";
+  const auto add = [&](bool on, std::string_view what, auto value) {
+    if (on) out += fmt::format(", {} {}", what, value);
+  };
+  add(o.temperature > 0 && o.top_k > 0, "top-k", o.top_k);
+  add(o.temperature > 0 && o.top_p < 1, "top-p", o.top_p);
+  add(o.temperature > 0 && o.min_p > 0, "min-p", o.min_p);
+  add(o.repetition_penalty != 1, "repetition penalty", o.repetition_penalty);
+  add(o.presence_penalty != 0, "presence penalty", o.presence_penalty);
+  add(o.frequency_penalty != 0, "frequency penalty", o.frequency_penalty);
+  return out;
 }
 
 std::vector<std::int32_t> chat_tokens(const Bundle& bundle, const ChatTemplate& chat, const Json& messages,

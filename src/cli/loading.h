@@ -17,12 +17,17 @@ Model load_model(const Invocation& run);
 Bundle load_bundle(const Invocation& run);
 /// Of the bundle, with --adapter.
 Generator make_generator(const Invocation& run, const Bundle& bundle, int batch);
-/// Throws FileError where the model has no chat template.
+/// Throws FileError where the model has no chat template, or one that cannot be read.
 const ChatTemplate& chat_of(const Invocation& run, const Bundle& bundle);
 /// What ends a row of training data: the tokenizer's own end token, else the first that ends an answer.
 std::int32_t end_token(const Invocation& run, const Bundle& bundle);
 /// The sampling flags, --stop among them.
 GenerateOptions generate_options(const Invocation& run);
+/// The same over what the model's generation_config.json recommends: a flag takes the place of its number, and
+/// --temperature 0 of all of them.
+GenerateOptions generate_options(const Invocation& run, const Bundle& bundle);
+/// "greedy", or "sampled with temperature 0.7, top-k 20".
+std::string sampling_text(const GenerateOptions& options);
 /// The tokens that make a model answer these messages.
 std::vector<std::int32_t> chat_tokens(const Bundle& bundle, const ChatTemplate& chat, const Json& messages,
                                       const Json& tools = {});

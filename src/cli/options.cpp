@@ -28,17 +28,21 @@ constexpr Option kCommon[] = {
     {"--version", nothing, "", "the version"},
 };
 
-#define METAL_CANDLE_SAMPLING                                                                          \
-  {"--max-tokens", whole, "N", "most tokens of an answer", "256"},                                     \
-      {"--temperature", number, "T", "0 takes the likeliest token, more is more varied", "0"},         \
-      {"--top-k", whole, "K", "of the K likeliest tokens only; 0: of all", "0"},                       \
-      {"--top-p", number, "P", "of the fewest likeliest tokens that reach this probability", "1"},     \
-      {"--min-p", number, "P", "of tokens at least this many times as likely as the likeliest", "0"},  \
-      {"--repetition-penalty", number, "R", "makes tokens seen before less likely; 1: does not", "1"}, \
-      {"--presence-penalty", number, "X", "taken from the logits of tokens generated before", "0"},    \
-      {"--frequency-penalty", number, "X", "the same, once for each time they were", "0"},             \
-      {"--logit-bias", text, "ID=X", "added to the logit of a token", {}, true}, {                     \
-    "--stop", text, "TEXT", "ends an answer where this text begins", {}, true                          \
+// Where a model's generation_config.json says do_sample, its numbers are taken, unless --temperature 0 is given.
+constexpr const char *kOrModels = "the model's generation_config.json if it samples, else 0",
+                     *kOrModels1 = "the model's generation_config.json if it samples, else 1";
+
+#define METAL_CANDLE_SAMPLING                                                                                 \
+  {"--max-tokens", whole, "N", "most tokens of an answer", "256"},                                            \
+      {"--temperature", number, "T", "0 takes the likeliest token, more is more varied", kOrModels},          \
+      {"--top-k", whole, "K", "of the K likeliest tokens only; 0: of all", kOrModels},                        \
+      {"--top-p", number, "P", "of the fewest likeliest tokens that reach this probability", kOrModels1},     \
+      {"--min-p", number, "P", "of tokens at least this many times as likely as the likeliest", kOrModels},   \
+      {"--repetition-penalty", number, "R", "makes tokens seen before less likely; 1: does not", kOrModels1}, \
+      {"--presence-penalty", number, "X", "taken from the logits of tokens generated before", "0"},           \
+      {"--frequency-penalty", number, "X", "the same, once for each time they were", "0"},                    \
+      {"--logit-bias", text, "ID=X", "added to the logit of a token", {}, true}, {                            \
+    "--stop", text, "TEXT", "ends an answer where this text begins", {}, true                                 \
   }
 
 constexpr Option kGenerate[] = {
@@ -84,7 +88,8 @@ constexpr Option kTrain[] = {
     {"--epochs", number, "N", "rounds over the examples, where --steps is not given", "1"},
     {"--eval-every", whole, "N", "steps between evaluations; 0: at the end only", "0"},
     {"--save-every", whole, "N", "steps between checkpoints; 0: at the end only", "0"},
-    {"--early-stop", whole, "N", "ends after N evaluations that were not better; 0: never", "0"},
+    {"--early-stop", whole, "N",
+     "ends after N evaluations that were not better, and keeps the adapter of the best one; 0: never", "0"},
     {"--no-shuffle", nothing, "", "rows in the order of the file"},
     {"--init-adapter", path, "DIR", "an adapter to begin with; it brings its rank, alpha and modules"},
     {"--resume", nothing, "", "goes on from the newest good checkpoint below --output"},

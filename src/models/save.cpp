@@ -5,6 +5,7 @@
 #include "metal_candle/gguf.hpp"
 #include "metal_candle/json.hpp"
 #include "metal_candle/safetensors.hpp"
+#include "models/end_tokens.h"
 
 namespace metal_candle {
 
@@ -35,14 +36,32 @@ void write_text_files(const Gguf& file, const fs::path& to) {
   io::write_file(to / "tokenizer_config.json", config.dump(2) + "\n");
 }
 
+/// Where answers begin and end, which transformers would else take from config.json alone.
+void write_generation_config(const Gguf& file, const ModelConfig& config, const fs::path& to) {
+  Json json = Json::object();
+  if (const GgufValue* id = file.find("tokenizer.ggml.bos_token_id"))
+    json.set("bos_token_id", id->as_int(0, 0x7fffffff));
+  Json ends = Json::array();
+  for (const std::int32_t id : gguf_end_tokens(Tokenizer::load(file.path()), config)) ends.push_back(id);
+  if (ends.size() > 0) json.set("eos_token_id", std::move(ends));
+  if (const GgufValue* id = file.find("tokenizer.ggml.padding_token_id"))
+    json.set("pad_token_id", id->as_int(0, 0x7fffffff));
+  io::write_file(to / "generation_config.json", json.dump(2) + "\n");
+}
+
 }  // namespace
 
 void save_model(const fs::path& folder, const Model& model, const fs::path& source) {
   io::AtomicFolder output(folder);
   io::write_file(output.path() / "config.json", model.config().to_json(model.dtype()).dump(2) + "\n");
   save_safetensors(output.path() / "model.safetensors", model.parameters(), {{"format", "pt"}});
-  if (fs::is_directory(source)) copy_text_files(source, output.path());
-  else write_text_files(Gguf::open(source), output.path());
+  if (fs::is_directory(source)) {
+    copy_text_files(source, output.path());
+  } else {
+    const Gguf file = Gguf::open(source);
+    write_text_files(file, output.path());
+    write_generation_config(file, model.config(), output.path());
+  }
   output.commit();
 }
 
