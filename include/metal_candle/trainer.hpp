@@ -10,7 +10,8 @@
 // checkpoint holds all that later steps depend on: a run that was killed and resumed ends with the same bytes as one
 // that was not.
 //
-// `output` becomes a PEFT adapter, with loss.svg, training_log.jsonl, TensorBoard events and checkpoints/ beside it.
+// `output` becomes a PEFT adapter: the last, or with early_stop that of the best evaluation. Beside it lie loss.svg,
+// training_log.jsonl, TensorBoard events and checkpoints/.
 //
 // A trainer is used by one thread; `request_stop` may be called from any other, and from a signal handler.
 #pragma once
@@ -58,13 +59,15 @@ struct TrainOptions {
 
   std::int64_t eval_every = 0;  // steps; 0: at the end only. Always 0 without validation rows
   std::int64_t save_every = 0;  // steps; 0: at the end only
-  std::int64_t early_stop = 0;  // evaluations without a better loss; 0: never
+  std::int64_t early_stop = 0;  // evaluations without a better loss end it, and the best is kept; 0: never
   std::int64_t keep_checkpoints = 2;
   /// Steps in a row whose loss or gradient is not finite; each is skipped, this many end the run.
   std::int64_t max_bad_steps = 5;
 
   bool resume = false;
   std::uint64_t seed = 0;
+  /// Kept as config.toml in every checkpoint: what would start the run again. Nothing reads it.
+  std::string config_text;
 
   /// Throws UserError naming the option.
   void check() const;
@@ -115,6 +118,8 @@ struct TrainResult {
   double seconds = 0;               // in steps, in this process
   std::int64_t skipped = 0;
   std::filesystem::path output;
+  std::int64_t adapter_step =
+      0;  // after which the adapter in `output` was as it is: with early_stop the best evaluated
   Json to_json() const;
 };
 

@@ -63,7 +63,10 @@ void report_counts(const Invocation& run, const std::filesystem::path& file, con
 }
 
 Examples load_examples(const Invocation& run, const Bundle& bundle, const TrainOptions& options) {
-  const ChatRenderer chat = bundle.chat ? chat_renderer(*bundle.chat) : ChatRenderer();
+  ChatRenderer chat;
+  if (bundle.chat) chat = chat_renderer(*bundle.chat);
+  else if (bundle.chat_fault)
+    chat = [&](const Json&, const Json&, bool) -> std::string { throw TemplateError(*bundle.chat_fault); };
   const DatasetOptions how{
       .max_length = options.max_length, .train_on = options.train_on, .end_token = end_token(run, bundle)};
   auto load = [&](const std::filesystem::path& file) {
@@ -142,9 +145,13 @@ int finished(const Invocation& run, const TrainResult& result) {
   switch (result.status) {
     case TrainResult::Status::done:
     case TrainResult::Status::early:
-      say(run, fmt::format("{} after {} steps in {}, loss {:.4f}; adapter, loss.svg and TensorBoard events in {}",
+      say(run, fmt::format("{} after {} steps in {}, loss {:.4f}; adapter{}, loss.svg and TensorBoard events in {}",
                            result.status == TrainResult::Status::early ? "no longer better" : "done", result.steps,
-                           time_text(result.seconds), result.loss, out));
+                           time_text(result.seconds), result.loss,
+                           result.adapter_step == result.steps
+                               ? ""
+                               : fmt::format(" of step {}, the best evaluated", result.adapter_step),
+                           out));
       return kDone;
     case TrainResult::Status::stopped:
       say(run, fmt::format("stopped after step {} and saved; the same command with --resume goes on", result.steps));
@@ -167,6 +174,9 @@ int train(const Invocation& given) {
   if (run.has("--print-config")) return write_text(as_toml(run, options)), kDone;
   run.text("--data");
   options.check();
+  TrainOptions anew = options;
+  anew.resume = false;
+  options.config_text = as_toml(run, anew);
   const Bundle bundle = load_bundle(run);
   Examples examples = load_examples(run, bundle, options);
   Trainer trainer(bundle.model, std::move(examples.train), std::move(examples.valid), options);

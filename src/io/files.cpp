@@ -51,11 +51,11 @@ class Descriptor {
 std::atomic<WriteFaults*> faults{nullptr};
 
 /// Counts a call. True: it shall fail, and errno says how. `size`, where given, may be made smaller.
-bool sabotaged(std::size_t* size = nullptr) {
+bool sabotaged(bool room = false, std::size_t* size = nullptr) {
   WriteFaults* const active = faults.load(std::memory_order_acquire);
-  if (!active || !active->hit()) return false;
+  if (!active || !active->hit(room)) return false;
   if (active->kind_ == WriteFaults::Kind::die) ::_exit(137);
-  if (active->kind_ == WriteFaults::Kind::error) {
+  if (active->kind_ == WriteFaults::Kind::error || active->kind_ == WriteFaults::Kind::full) {
     errno = active->error_;
     return true;
   }
@@ -74,16 +74,16 @@ auto retried(Call&& call) {
 
 int open_new(const fs::path& path) {
   return retried(
-      [&] { return sabotaged() ? -1 : ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666); });
+      [&] { return sabotaged(true) ? -1 : ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666); });
 }
 
 ssize_t write_some_at(int fd, const char* data, std::size_t size, std::size_t offset) {
   return retried(
-      [&]() -> ssize_t { return sabotaged(&size) ? -1 : ::pwrite(fd, data, size, static_cast<off_t>(offset)); });
+      [&]() -> ssize_t { return sabotaged(true, &size) ? -1 : ::pwrite(fd, data, size, static_cast<off_t>(offset)); });
 }
 
 ssize_t write_some(int fd, const std::byte* data, std::size_t size) {
-  return retried([&]() -> ssize_t { return sabotaged(&size) ? -1 : ::write(fd, data, size); });
+  return retried([&]() -> ssize_t { return sabotaged(true, &size) ? -1 : ::write(fd, data, size); });
 }
 
 int sync(int fd) {
@@ -229,7 +229,7 @@ AtomicFolder::AtomicFolder(fs::path target, Existing existing) : target_(std::mo
     refuse(FileFault::create, target_, "created", existing == Existing::refuse ? EEXIST : ENOTDIR);
   for (int attempt = 0;; ++attempt) {
     temporary_ = temporary_for(target_);
-    if (!sabotaged() && ::mkdir(temporary_.c_str(), 0777) == 0) return;
+    if (!sabotaged(true) && ::mkdir(temporary_.c_str(), 0777) == 0) return;
     if (errno != EEXIST || attempt == 100) refuse(FileFault::create, target_, "created", errno);
   }
 }

@@ -105,6 +105,7 @@ class WriteFaults {
     error,        // fails with `error`
     short_write,  // a write does half of it; other calls work
     die,          // the process ends at once, as if killed
+    full,         // from there on all that needs room (open, mkdir, write) fails with `error`
   };
   WriteFaults(int nth, Kind kind, int error = 0);
   ~WriteFaults();
@@ -112,8 +113,11 @@ class WriteFaults {
   WriteFaults& operator=(const WriteFaults&) = delete;
   /// How many calls there were.
   int calls() const { return calls_.load(); }
-  /// For the writers: whether this call is the one.
-  bool hit() { return ++calls_ == nth_; }
+  /// For the writers: whether this call is the one. `room`: it needs some.
+  bool hit(bool room) {
+    const int call = ++calls_;
+    return kind_ == Kind::full ? room && call >= nth_ : call == nth_;
+  }
 
   const int nth_;
   const Kind kind_;

@@ -9,6 +9,7 @@
 #include "metal_candle/error.hpp"
 #include "metal_candle/runtime.hpp"
 #include "metal_candle/safetensors.hpp"
+#include "metal_candle/version.hpp"
 #include "training/hash.h"
 
 namespace metal_candle::training {
@@ -17,7 +18,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char *kState = "state.json", *kManifest = "manifest.json", *kOptimizer = "optimizer.safetensors";
-constexpr const char *kLog = "training_log.jsonl", *kFirst = "first.", *kSecond = "second.";
+constexpr const char *kLog = "training_log.jsonl", *kBest = "best.safetensors", *kFirst = "first.",
+                     *kSecond = "second.";
 
 std::string hash_of(std::string_view bytes) { return hex(Hash().add(bytes).value()); }
 
@@ -47,6 +49,16 @@ void verify(const fs::path& folder) {
     if (hash_of(bytes) != hash)
       throw FileError(FileFault::bad, file.string(), "", fmt::format("content with hash {}", hash), hash_of(bytes));
   }
+}
+
+/// What bits depend on beside a run's identity.
+Json made_by() { return Json::object({{"version", version()}, {"instruction_set", instruction_set()}}); }
+
+void tell_of_maker(const Json& state, const std::function<void(const std::string&)>& message) {
+  const Json *then = state.find("made_by"), now = made_by();
+  if (!then || *then == now || !message) return;
+  message(fmt::format("the checkpoint was made by {}, and goes on with {}: what follows may differ in its last bits",
+                      then->dump(), now.dump()));
 }
 
 std::string shown(const Json* value) { return value ? value->dump() : "nothing"; }
@@ -80,6 +92,7 @@ Json Progress::to_json() const {
                        {"best", best ? Json(*best) : Json()},
                        {"last_eval", last_eval ? Json(*last_eval) : Json()},
                        {"evaluations_since_best", evaluations_since_best},
+                       {"best_step", best_step},
                        {"loss", loss}});
 }
 
@@ -93,6 +106,7 @@ Progress Progress::from_json(const Json& state) {
   p.bad_in_row = count("bad_in_row");
   p.skipped = count("skipped");
   p.evaluations_since_best = count("evaluations_since_best");
+  if (const Json* step = state.find_value("best_step")) p.best_step = step->as_int(0, kMost);
   if (const Json* best = state.find_value("best")) p.best = best->as_double();
   if (const Json* last = state.find_value("last_eval")) p.last_eval = last->as_double();
   // A loss that is not finite is written as its name.
@@ -128,7 +142,7 @@ void Checkpoints::clean() const {
 }
 
 fs::path Checkpoints::save(const Progress& progress, const LoRAAdapter& adapter, const AdamWState& moments,
-                           std::int64_t keep) const {
+                           const std::optional<ParamTree>& best, const std::string& config, std::int64_t keep) const {
   std::error_code error;
   fs::create_directories(folder_, error);
   if (error) throw FileError(FileFault::create, folder_.string(), "", "a folder", error.message());
@@ -139,9 +153,11 @@ fs::path Checkpoints::save(const Progress& progress, const LoRAAdapter& adapter,
   for (const auto& [path, tensor] : moments.first) both.insert(kFirst + path, tensor);
   for (const auto& [path, tensor] : moments.second) both.insert(kSecond + path, tensor);
   save_safetensors(folder.path() / kOptimizer, both);
-  const Json state = Json::object({{"identity", identity_}, {"progress", progress.to_json()}});
+  if (best) save_safetensors(folder.path() / kBest, *best);
+  const Json state = Json::object({{"identity", identity_}, {"made_by", made_by()}, {"progress", progress.to_json()}});
   io::write_file(folder.path() / kState, state.dump(2) + "\n");
   io::write_file(folder.path() / kLog, progress.log);
+  if (!config.empty()) io::write_file(folder.path() / "config.toml", config);
   write_manifest(folder.path());
   folder.commit();
   const std::vector<std::int64_t> all = steps();
@@ -164,20 +180,21 @@ std::optional<Checkpoint> Checkpoints::load_newest(const Model& model,
     }
     // Whole, but of another run: that is for the user to sort out.
     require_same(identity_, state.at("identity"), "identity", (folder / kState).string());
+    tell_of_maker(state, message);
     return load(folder, model, state);
   }
   return std::nullopt;
 }
 
 Checkpoint Checkpoints::load(const fs::path& folder, const Model& model, const Json& state) const {
-  Checkpoint c{Progress::from_json(state.at("progress")), LoRAAdapter::load(folder, model), {}};
+  Checkpoint c{Progress::from_json(state.at("progress")), LoRAAdapter::load(folder, model), {}, {}};
   c.progress.log = io::read_file(folder / kLog);
-  const fs::path file = folder / kOptimizer;
-  const SafeTensors moments = SafeTensors::open(file);
-  const auto read = [&](const char* prefix) {
+  const auto read = [&](const char* name, const std::string& prefix) {
+    const fs::path file = folder / name;
+    const SafeTensors values = SafeTensors::open(file);
     std::vector<LazyTensor> tensors;
     for (const auto& [path, p] : c.adapter.trainable()) {
-      const Tensor t = moments.load(prefix + path);
+      const Tensor t = values.load(prefix + path);
       if (t.shape() != p.shape() || t.dtype() != DType::f32)
         throw FileError(FileFault::bad, file.string(), prefix + path, "f32 of shape " + p.shape().str(),
                         t.shape().str());
@@ -185,7 +202,8 @@ Checkpoint Checkpoints::load(const fs::path& folder, const Model& model, const J
     }
     return c.adapter.trainable().with(std::move(tensors));
   };
-  c.moments = {read(kFirst), read(kSecond), c.progress.updates};
+  c.moments = {read(kOptimizer, kFirst), read(kOptimizer, kSecond), c.progress.updates};
+  if (fs::exists(folder / kBest)) c.best = read(kBest, "");
   return c;
 }
 

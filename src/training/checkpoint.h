@@ -2,7 +2,8 @@
 //
 //   out/checkpoints/step-40/   adapter_config.json, adapter_model.safetensors   a PEFT adapter
 //                              optimizer.safetensors                            first.<path>, second.<path>
-//                              state.json, training_log.jsonl
+//                              best.safetensors                                 with early stopping: the best so far
+//                              state.json, training_log.jsonl, config.toml
 //                              manifest.json                                    written last: sizes and hashes of the
 //                              rest
 #pragma once
@@ -27,7 +28,7 @@ struct Progress {
   std::int64_t updates = 0;   // applied: steps but for skipped ones
   std::int64_t bad_in_row = 0, skipped = 0;
   std::optional<double> best, last_eval;
-  std::int64_t evaluations_since_best = 0;
+  std::int64_t evaluations_since_best = 0, best_step = 0;
   double loss = 0;  // of the last step
   std::string log;  // a line for each step and evaluation
 
@@ -39,6 +40,7 @@ struct Checkpoint {
   Progress progress;
   LoRAAdapter adapter;
   AdamWState moments;
+  std::optional<ParamTree> best;  // parameters at the best evaluation, where they are kept
 };
 
 class Checkpoints {
@@ -50,8 +52,9 @@ class Checkpoints {
   bool any() const { return !steps().empty(); }
   /// Writes one, then removes the oldest beyond `keep`.
   std::filesystem::path save(const Progress& progress, const LoRAAdapter& adapter, const AdamWState& moments,
-                             std::int64_t keep) const;
-  /// The newest that is whole; those that are not are told to `message`. Empty if there is none.
+                             const std::optional<ParamTree>& best, const std::string& config, std::int64_t keep) const;
+  /// The newest that is whole; those that are not are told to `message`, and if it was made by another version or for
+  /// another instruction set. Empty if there is none.
   std::optional<Checkpoint> load_newest(const Model& model,
                                         const std::function<void(const std::string&)>& message) const;
   /// Removes what a killed process left half written.

@@ -104,7 +104,8 @@ Json TrainResult::to_json() const {
                        {"seconds", seconds},
                        {"tokens_per_s", seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0},
                        {"skipped", skipped},
-                       {"output", output.string()}});
+                       {"output", output.string()},
+                       {"adapter_step", adapter_step}});
 }
 
 Json Trainer::Outlook::to_json() const {

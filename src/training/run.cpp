@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "metal_candle/error.hpp"
+#include "metal_candle/few_sizes.hpp"
 #include "training/memory_use.h"
 
 namespace metal_candle::training {
@@ -55,6 +56,7 @@ Run::Run(Model model, Dataset train, Dataset valid, TrainOptions options)
   if (!found) return;
   progress_ = std::move(found->progress);
   stepper_.restore(found->adapter.trainable(), std::move(found->moments));
+  best_ = std::move(found->best);
   saved_step_ = progress_.step;
 }
 
@@ -114,6 +116,7 @@ TrainResult Run::run(const TrainCallbacks& callbacks, const std::atomic<bool>& s
   result_.loss = progress_.loss;
   result_.eval_loss = progress_.last_eval;
   result_.skipped = progress_.skipped;
+  result_.adapter_step = best_ ? progress_.best_step : progress_.step;
   finish();
   callbacks_ = nullptr;
   return result_;
@@ -124,6 +127,7 @@ Status Run::loop(const std::atomic<bool>& stop) {
   const auto no_better = [&] {
     return options_.early_stop > 0 && progress_.evaluations_since_best >= options_.early_stop;
   };
+  const FewSizes few;  // rows lie end to end, filled up to one of eight lengths an octave
   const auto diverged = [&] { return progress_.bad_in_row >= options_.max_bad_steps; };
   while (progress_.step < total_ && !no_better() && !diverged()) {
     if (stop.load(std::memory_order_relaxed)) return Status::stopped;
@@ -193,11 +197,19 @@ EvalEvent Run::evaluate() {
   }
   e.loss = sum / static_cast<double>(e.tokens);
   e.best = !progress_.best || e.loss < *progress_.best;
-  if (e.best) progress_.best = e.loss;
+  if (e.best) progress_.best = e.loss, note_best();
   progress_.evaluations_since_best = e.best ? 0 : progress_.evaluations_since_best + 1;
   progress_.last_eval = e.loss;
   e.seconds = since(begin);
   return e;
+}
+
+void Run::note_best() {
+  progress_.best_step = progress_.step;
+  if (options_.early_stop == 0) return;
+  std::vector<LazyTensor> copies;  // the next step writes over what it is given
+  for (const auto& [path, t] : stepper_.parameters()) copies.push_back(Tensor(t).copy());
+  best_ = stepper_.parameters().with(std::move(copies));
 }
 
 // ---- the output folder ----------------------------------------------------------------------------------------------
@@ -215,7 +227,8 @@ void Run::save() {
   const auto begin = Clock::now();
   progress_.log = log_->lines();
   CheckpointEvent e{.step = progress_.step};
-  e.path = checkpoints_.save(progress_, trained(), stepper_.moments(), options_.keep_checkpoints);
+  e.path = checkpoints_.save(progress_, trained(), stepper_.moments(), best_, options_.config_text,
+                             options_.keep_checkpoints);
   saved_step_ = progress_.step;
   e.seconds = since(begin);
   if (callbacks_->checkpoint) callbacks_->checkpoint(e);
@@ -224,7 +237,7 @@ void Run::save() {
 /// A run that diverged keeps its last checkpoint as the newest: what came after is of no use.
 void Run::finish() {
   if (result_.status != Status::diverged) save();
-  trained().save(options_.output);
+  (best_ ? adapter_.with(*best_) : trained()).save(options_.output);
   log_->draw();
   log_.reset();
 }

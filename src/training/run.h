@@ -37,6 +37,7 @@ class Run {
   EvalEvent evaluate();
   void save();
   void begin_output();
+  void note_best();
   void finish();
   void tell(const std::string& message) const;
 
@@ -52,6 +53,7 @@ class Run {
   Schedule schedule_;
   std::vector<std::string> early_messages_;  // from before there was anybody to tell
   std::int64_t saved_step_ = -1;
+  std::optional<ParamTree> best_;  // with early stopping: copies of the parameters at the best evaluation
 
   // While it runs:
   std::unique_ptr<RunLog> log_;

@@ -265,6 +265,10 @@ TEST(Command, TrainsMergesAndRunsTheResult) {
   EXPECT_GE(count["checkpoint"], 1);
   EXPECT_EQ(count["result"], 1);
   EXPECT_TRUE(std::filesystem::exists(out + "/adapter_model.safetensors"));
+  // A checkpoint has the options that made it, as --config takes them.
+  const Ran again = command({"train", "--config", out + "/checkpoints/step-4/config.toml", "--print-config"});
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_THAT(again.out, AllOf(HasSubstr("rank = 2\n"), HasSubstr("steps = 4\n"), HasSubstr("resume = false\n")));
   EXPECT_EQ(command({"inspect", out, "--json"}).events().at(0).at("kind").as_string(), "adapter");
   const Ran merged =
       command({"merge", "--model", model(), "--adapter", out, "--output", at("merged"), "--dtype", "f32", "--json"});

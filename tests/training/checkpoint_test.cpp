@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <spawn.h>
+#include <sys/mount.h>
 #include <sys/wait.h>
 
 #include <cerrno>
@@ -14,6 +15,8 @@
 #include "metal_candle/trainer.hpp"
 #include "tests/support/tiny_llama.h"
 #include "tests/training/training_support.h"
+#include "training/checkpoint.h"
+#include "training/hash.h"
 
 extern char** environ;
 
@@ -137,7 +140,7 @@ void resume_and_compare(const fs::path& output, const std::string& how) {
   expect_same(output, uninterrupted(), how);
 }
 
-TEST(Resume, AfterBeingKilledAtTwentyFiveRandomTimes) {
+TEST(Resume, AfterBeingKilledAtFiftyRandomTimes) {
   uninterrupted();
   double whole = 0.5;  // seconds that a run takes
   {
@@ -149,7 +152,7 @@ TEST(Resume, AfterBeingKilledAtTwentyFiveRandomTimes) {
   }
   std::uint64_t killed = 0;
   // The machine may be faster by now than when it was timed: a child that was done before its time is no kill.
-  for (std::uint64_t i = 0; killed < 25 && i < 200; ++i) {
+  for (std::uint64_t i = 0; killed < 50 && i < 400; ++i) {
     const TempFolder folder;
     const double part = static_cast<double>(Key(42).fold(i).value % 1000) / 1000;
     const pid_t pid = start_child(folder.path, 0);
@@ -159,19 +162,21 @@ TEST(Resume, AfterBeingKilledAtTwentyFiveRandomTimes) {
     else ++killed;
     resume_and_compare(folder.path, "killed after " + std::to_string(part) + " of its time");
   }
-  EXPECT_EQ(killed, 25u);
+  EXPECT_EQ(killed, 50u);
 }
 
-TEST(Resume, AfterDyingInTwentyFiveOfItsWrites) {
-  int calls = 0;
-  {
-    const TempFolder folder;
-    const io::WriteFaults counter(0, io::WriteFaults::Kind::error, 0);
-    full_trainer(folder.path, true)->run();
-    calls = counter.calls();
-  }
+/// How many calls of the kind that faults count a run makes.
+int calls_of_a_run() {
+  const TempFolder folder;
+  const io::WriteFaults counter(0, io::WriteFaults::Kind::error, 0);
+  full_trainer(folder.path, true)->run();
+  return counter.calls();
+}
+
+TEST(Resume, AfterDyingInFiftyOfItsWrites) {
+  const int calls = calls_of_a_run();
   ASSERT_GT(calls, 100);
-  for (std::uint64_t i = 0; i < 25; ++i) {
+  for (std::uint64_t i = 0; i < 50; ++i) {
     const int at = 1 + static_cast<int>(Key(43).fold(i).value % static_cast<std::uint64_t>(calls));
     const TempFolder folder;
     EXPECT_FALSE(finished(start_child(folder.path, at))) << at;
@@ -179,22 +184,59 @@ TEST(Resume, AfterDyingInTwentyFiveOfItsWrites) {
   }
 }
 
-TEST(Resume, AfterWritesThatFailed) {
-  int calls = 0;
+/// Every n-th call; all of them in the slow tests, which set this variable.
+int stride(int usual) { return std::getenv("METAL_CANDLE_THOROUGH") ? 1 : usual; }
+
+/// A run whose n-th call goes wrong says so by a FileError, and leaves what a resumed one can go on from.
+void fail_and_resume(int at, io::WriteFaults::Kind kind, int error) {
+  const TempFolder folder;
   {
+    const io::WriteFaults fault(at, kind, error);
+    EXPECT_THROW(full_trainer(folder.path, true)->run(), FileError) << "call " << at;
+  }
+  for (const auto& entry : fs::recursive_directory_iterator(folder.path))
+    EXPECT_EQ(entry.path().string().find(".tmp-"), std::string::npos) << entry.path() << " was left by call " << at;
+  resume_and_compare(folder.path, "write " + std::to_string(at) + " failed");
+}
+
+TEST(Resume, AfterWritesThatFailed) {
+  const int calls = calls_of_a_run();
+  for (int at = 1; at <= calls; at += stride(23))
+    fail_and_resume(at, io::WriteFaults::Kind::error, at % 2 == 0 ? ENOSPC : EIO);
+}
+
+TEST(Resume, AfterADiskThatWasFullFromSomeWriteOn) {
+  const int calls = calls_of_a_run();
+  for (int at = 5; at + 20 < calls; at += stride(29)) fail_and_resume(at, io::WriteFaults::Kind::full, ENOSPC);
+}
+
+TEST(Resume, WritesThatAreCutShortAreGoneOnWith) {
+  const int calls = calls_of_a_run();
+  for (int at = 1; at <= calls; at += stride(31)) {
     const TempFolder folder;
-    const io::WriteFaults counter(0, io::WriteFaults::Kind::error, 0);
+    const io::WriteFaults fault(at, io::WriteFaults::Kind::short_write);
     full_trainer(folder.path, true)->run();
-    calls = counter.calls();
+    expect_same(folder.path, uninterrupted(), "write " + std::to_string(at) + " was short");
   }
-  for (int at = 1; at <= calls; at += 23) {
+}
+
+TEST(Resume, AfterARealDiskWasFull) {
+  int failed = 0;
+  for (int pages = 6; pages < 60; pages += 3) {
     const TempFolder folder;
-    {
-      const io::WriteFaults fault(at, io::WriteFaults::Kind::error, at % 2 == 0 ? ENOSPC : EIO);
-      EXPECT_THROW(full_trainer(folder.path, true)->run(), FileError) << "call " << at;
+    const std::string size = "size=" + std::to_string(4 * pages) + "k", more = "size=64m";
+    if (mount("tmpfs", folder.path.c_str(), "tmpfs", 0, size.c_str()) != 0) GTEST_SKIP() << "needs the right to mount";
+    try {
+      full_trainer(folder.path, true)->run();
+    } catch (const FileError& e) {
+      ++failed;
+      EXPECT_TRUE(e.fault() == FileFault::transfer || e.fault() == FileFault::create) << e.what();
     }
-    resume_and_compare(folder.path, "write " + std::to_string(at) + " failed");
+    EXPECT_EQ(mount("tmpfs", folder.path.c_str(), "tmpfs", MS_REMOUNT, more.c_str()), 0);
+    resume_and_compare(folder.path, size);
+    EXPECT_EQ(umount(folder.path.c_str()), 0);
   }
+  EXPECT_GT(failed, 3);
 }
 
 // ---- damaged, or of another run -------------------------------------------------------------------------------------
@@ -229,6 +271,49 @@ TEST(Resume, FallsBackToTheCheckpointBefore) {
     EXPECT_THAT(said[0], testing::HasSubstr("step 4 is damaged"));
     expect_same(folder.path, uninterrupted(), said[0]);
   }
+}
+
+/// Changes the state of a checkpoint as if another program had written it.
+void rewrite_state(const fs::path& checkpoint, const std::function<void(Json&)>& change) {
+  Json state = Json::load(checkpoint / "state.json"), manifest = Json::load(checkpoint / "manifest.json");
+  change(state);
+  const std::string text = state.dump(2) + "\n";
+  std::ofstream(checkpoint / "state.json", std::ios::binary) << text;
+  Json files = manifest.at("files");
+  files.set("state.json",
+            Json::object({{"bytes", text.size()}, {"hash", training::hex(training::Hash().add(text).value())}}));
+  manifest.set("files", files);
+  std::ofstream(checkpoint / "manifest.json", std::ios::binary) << manifest.dump(2);
+}
+
+TEST(Resume, SaysThatAnotherMachineMayGiveOtherBits) {
+  const TempFolder folder;
+  stop_after_four(folder.path);
+  const Json made = Json::load(folder.path / "checkpoints/step-4/state.json").at("made_by");
+  EXPECT_EQ(made.at("version").as_string(), version());
+  EXPECT_EQ(made.at("instruction_set").as_string(), instruction_set());
+  EXPECT_FALSE(instruction_set().empty());
+  rewrite_state(folder.path / "checkpoints/step-4", [](Json& state) {
+    state.set("made_by", Json::object({{"version", version()}, {"instruction_set", "ABACUS"}}));
+  });
+  std::vector<std::string> said;
+  const auto trainer = full_trainer(folder.path, true);
+  EXPECT_EQ(trainer->step(), 4) << "it goes on all the same";
+  trainer->run({.message = [&](const std::string& m) { said.push_back(m); }});
+  ASSERT_EQ(said.size(), 1u);
+  EXPECT_THAT(said[0], testing::AllOf(testing::HasSubstr("ABACUS"), testing::HasSubstr(instruction_set())));
+  const TempFolder before;
+  stop_after_four(before.path);
+  rewrite_state(before.path / "checkpoints/step-4", [](Json& state) {
+    Json without = Json::object();
+    for (const JsonMember& m : state.items())
+      if (m.key != "made_by") without.set(m.key, m.value);
+    state = without;
+  });
+  const auto old = full_trainer(before.path, true);
+  said.clear();
+  old->run({.message = [&](const std::string& m) { said.push_back(m); }});
+  EXPECT_TRUE(said.empty()) << "of a version that did not write it, nothing is known";
 }
 
 std::string refusal(const fs::path& output, const std::function<void(TrainOptions&, std::vector<Sample>&)>& change,

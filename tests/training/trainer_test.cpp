@@ -145,6 +145,60 @@ TEST(Trainer, StopsEarlyWhenEvaluationGetsNoBetter) {
   EXPECT_EQ(r.steps, 8) << "the first evaluation is the best, three follow";
 }
 
+/// What an evaluation of an adapter says, by a run of one step that learns nothing.
+double loss_of(const std::filesystem::path& adapter, const Dataset& valid) {
+  const TempFolder folder;
+  TrainOptions options = quick(folder.path, 1);
+  options.learning_rate = 0;
+  options.weight_decay = 0;
+  options.init_adapter = adapter;
+  return *Trainer(test::tiny_llama(), even_rows(4), valid, options).run().eval_loss;
+}
+
+/// Learns one thing and is tested on another, so that evaluation soon gets worse.
+TrainOptions overfitting(const std::filesystem::path& output) {
+  TrainOptions options = quick(output, 60);
+  options.learning_rate = 0.05;
+  options.eval_every = 1;
+  options.early_stop = 3;
+  options.save_every = 1;
+  return options;
+}
+
+TEST(Trainer, KeepsTheBestAdapterWhenItStopsEarly) {
+  const std::vector<Sample> rows = test::tiny_rows(12);
+  const Dataset train(std::vector<Sample>(rows.begin(), rows.begin() + 4)),
+      valid(std::vector<Sample>(rows.begin() + 4, rows.end()));
+  const TempFolder folder;
+  std::map<std::int64_t, double> losses;
+  const TrainResult r =
+      Trainer(test::tiny_llama(), train, valid, overfitting(folder.path)).run({.eval = [&](const EvalEvent& e) {
+        losses[e.step] = e.loss;
+      }});
+  ASSERT_EQ(r.status, Status::early);
+  const auto best =
+      std::min_element(losses.begin(), losses.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  EXPECT_EQ(r.adapter_step, best->first);
+  EXPECT_EQ(r.steps, best->first + 3);
+  EXPECT_NEAR(loss_of(folder.path, valid), best->second, 1e-6);
+  EXPECT_NEAR(loss_of(folder.path / "checkpoints" / ("step-" + std::to_string(r.steps)), valid), *r.eval_loss, 1e-6)
+      << "a checkpoint is of its step";
+  EXPECT_GT(*r.eval_loss, best->second + 1e-4);
+
+  // The best is part of what a resumed run knows.
+  const TempFolder again;
+  TrainOptions options = overfitting(again.path);
+  {
+    Trainer first(test::tiny_llama(), train, valid, options);
+    first.run({.step = [&](const StepEvent& e) {
+      if (e.step == best->first + 1) first.request_stop();
+    }});
+  }
+  options.resume = true;
+  EXPECT_EQ(Trainer(test::tiny_llama(), train, valid, options).run().adapter_step, best->first);
+  EXPECT_EQ(text_of(again.path / "adapter_model.safetensors"), text_of(folder.path / "adapter_model.safetensors"));
+}
+
 TEST(Trainer, LeavesAnAdapterALogAPlotEventsAndCheckpoints) {
   const TempFolder folder;
   TrainOptions options = quick(folder.path, 7);
