@@ -142,6 +142,7 @@ PreTokenizerPtr pre_tokenizer_step(const Json& j) {
   if (type == "WhitespaceSplit") return make_whitespace_split();
   if (type == "Metaspace") return make_metaspace(replacement(j), prepend_scheme(j), flag(j, "split", true));
   if (type == "Digits") return make_digits(flag(j, "individual_digits"));
+  if (type == "UnicodeScripts") return make_unicode_scripts();
   if (type == "CharDelimiterSplit" || type == "Delimiter") return make_char_delimiter(character(j.at("delimiter")));
   if (type == "Punctuation") {
     const Json* how = j.find("behavior");

@@ -192,6 +192,29 @@ class FixedLength final : public PreTokenizer {
   std::size_t characters_;
 };
 
+class UnicodeScripts final : public PreTokenizer {
+ public:
+  void apply(Pieces& pieces) const override {
+    const std::string_view s = pieces.text.view();
+    std::vector<Range> out;
+    for (const Range piece : pieces.ranges) {
+      int last = -1;
+      std::uint32_t begin = piece.end;
+      for (std::uint32_t at = piece.begin; at < piece.end;) {
+        const std::uint32_t here = at;
+        const int script = script_of(utf8_at(s.data() + at));
+        at += u32(utf8_length(s[at]));
+        if (script == 0 || script == last) continue;
+        if (last >= 0) out.push_back({begin, here});
+        begin = here;
+        last = script;
+      }
+      if (begin < piece.end) out.push_back({begin, piece.end});
+    }
+    pieces.ranges = std::move(out);
+  }
+};
+
 /// Writes each piece anew: write(piece, to), then its new range is known.
 template <class Write>
 void rewrite_pieces(Pieces& pieces, Write write) {
@@ -294,6 +317,7 @@ PreTokenizerPtr make_char_delimiter(char32_t delimiter) {
   return make_character_split([delimiter](char32_t c) { return c == delimiter; }, Behavior::removed);
 }
 PreTokenizerPtr make_fixed_length(std::size_t characters) { return std::make_unique<FixedLength>(characters); }
+PreTokenizerPtr make_unicode_scripts() { return std::make_unique<UnicodeScripts>(); }
 PreTokenizerPtr make_metaspace(std::string replacement, PrependScheme scheme, bool split) {
   return std::make_unique<Metaspace>(std::move(replacement), scheme, split);
 }

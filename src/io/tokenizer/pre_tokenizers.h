@@ -33,6 +33,8 @@ PreTokenizerPtr make_punctuation(Behavior behavior);
 PreTokenizerPtr make_digits(bool individual);
 PreTokenizerPtr make_char_delimiter(char32_t delimiter);
 PreTokenizerPtr make_fixed_length(std::size_t characters);
+/// Where the script changes; what is of none goes with what is before it, and is dropped in front.
+PreTokenizerPtr make_unicode_scripts();
 
 enum class PrependScheme { first, never, always };
 PreTokenizerPtr make_metaspace(std::string replacement, PrependScheme scheme, bool split);

@@ -61,6 +61,9 @@ char32_t composition(char32_t a, char32_t b);
 /// Empty if c stays.
 std::u32string_view lowercase(char32_t c);
 
+/// The number of its script for UnicodeScripts, which counts kana as Han; 0 for none. From tools/make_script_table.py.
+int script_of(char32_t c);
+
 /// Characters that a regular expression library of Unicode 14 does not know, with their categories.
 struct LateRange {
   char32_t first, last;
