@@ -154,15 +154,53 @@ void read_patterns(const Json& config, LoRAConfig& c) {
   if (const Json* patterns = config.find_value("layers_pattern")) c.layers_pattern = names(*patterns, single);
 }
 
+/// What is wrong with settings: PEFT's name of the one, and why.
+struct Fault {
+  const char* field;
+  std::string why;
+};
+
+std::optional<Fault> fault_of_pattern(const char* field, const std::string& pattern) {
+  try {
+    compiled(pattern);
+  } catch (const UserError& e) {
+    return Fault{field, e.what()};
+  }
+  return std::nullopt;
+}
+
+template <class T, class Check>
+std::optional<Fault> fault_of_patterns(const char* field, const std::vector<std::pair<std::string, T>>& patterns,
+                                       Check&& is_good) {
+  for (const auto& [pattern, value] : patterns) {
+    if (!is_good(value)) return Fault{field, fmt::format("{} for \"{}\"", value, pattern)};
+    if (auto fault = fault_of_pattern(field, pattern)) return fault;
+  }
+  return std::nullopt;
+}
+
+std::optional<Fault> fault_of(const LoRAConfig& c) {
+  const auto is_rank = [](std::int64_t r) { return r >= 1 && r <= 1 << 20; };
+  const auto is_number = [](double x) { return std::isfinite(x); };
+  if (!is_rank(c.rank)) return Fault{"r", fmt::format("a rank of {}", c.rank)};
+  if (!is_number(c.alpha)) return Fault{"lora_alpha", "an alpha that is no number"};
+  if (!(c.dropout >= 0 && c.dropout < 1))
+    return Fault{"lora_dropout", fmt::format("a dropout of {}; it must lie in [0, 1)", c.dropout)};
+  if (c.target_modules.empty() && c.modules_to_save.empty()) return Fault{"target_modules", "no target modules"};
+  if (auto fault = fault_of_patterns("rank_pattern", c.rank_pattern, is_rank)) return fault;
+  if (auto fault = fault_of_patterns("alpha_pattern", c.alpha_pattern, is_number)) return fault;
+  std::optional<Fault> fault;
+  if (c.target_regex) fault = fault_of_pattern("target_modules", c.target_modules.at(0));
+  if (!fault && c.exclude_regex) fault = fault_of_pattern("exclude_modules", c.exclude_modules.at(0));
+  for (const std::string& pattern : c.layers_pattern)
+    if (!fault) fault = fault_of_pattern("layers_pattern", pattern);
+  return fault;
+}
+
 /// Expressions are tried when the file is read, so that the error names the file.
 void check_read(const LoRAConfig& c, const Json& config) {
-  try {
-    c.check();
-  } catch (const FileError&) {
-    throw;
-  } catch (const UserError& e) {
-    throw FileError(FileFault::bad, config.file(), config.path(), "settings that make sense", e.what());
-  }
+  if (const auto fault = fault_of(c))
+    throw FileError(FileFault::bad, config.file(), fault->field, "a setting that makes sense", fault->why);
 }
 
 Json number(double value) {
@@ -249,25 +287,7 @@ void LoRAConfig::set_targets(std::string_view list) {
 }
 
 void LoRAConfig::check() const {
-  const auto require = [](bool holds, const std::string& why) {
-    if (!holds) throw UserError(ErrorKind::argument, "LoRA: " + why);
-  };
-  constexpr std::int64_t kMost = 1 << 20;
-  require(rank >= 1 && rank <= kMost, fmt::format("a rank of {}", rank));
-  require(std::isfinite(alpha), "alpha must be a number");
-  require(dropout >= 0 && dropout < 1, fmt::format("a dropout of {}; it must lie in [0, 1)", dropout));
-  require(!target_modules.empty() || !modules_to_save.empty(), "no target modules");
-  for (const auto& [pattern, r] : rank_pattern) {
-    require(r >= 1 && r <= kMost, fmt::format("a rank of {} for \"{}\"", r, pattern));
-    compiled(pattern);
-  }
-  for (const auto& [pattern, a] : alpha_pattern) {
-    require(std::isfinite(a), "alpha of \"" + pattern + "\" must be a number");
-    compiled(pattern);
-  }
-  if (target_regex) compiled(target_modules.at(0));
-  if (exclude_regex) compiled(exclude_modules.at(0));
-  for (const std::string& pattern : layers_pattern) compiled(pattern);
+  if (const auto fault = fault_of(*this)) throw UserError(ErrorKind::argument, "LoRA: " + fault->why);
 }
 
 bool LoRAConfig::saves(std::string_view module) const { return any_end(module, modules_to_save); }

@@ -4,6 +4,10 @@
 #include <malloc.h>
 #include <sys/resource.h>
 
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <random>
 
@@ -89,6 +93,22 @@ long peak_kib() {
   return usage.ru_maxrss;
 }
 
+/// The input under way; a run that ends badly leaves it in METAL_CANDLE_FUZZ_CRASH.
+std::string& last_input() {
+  static std::string input;
+  return input;
+}
+
+extern "C" void keep_input(int signal) {
+  if (const char* path = std::getenv("METAL_CANDLE_FUZZ_CRASH"))
+    if (std::FILE* file = std::fopen(path, "wb")) {
+      std::fwrite(last_input().data(), 1, last_input().size(), file);
+      std::fclose(file);
+    }
+  std::signal(signal, SIG_DFL);
+  std::raise(signal);
+}
+
 class Mutations : public ::testing::TestWithParam<Target> {};
 
 TEST_P(Mutations, NeverCrashAndTakeBoundedMemory) {
@@ -106,6 +126,25 @@ TEST_P(Mutations, NeverCrashAndTakeBoundedMemory) {
   if (!kSanitized) {
     EXPECT_LT(peak_kib() - before, 16 * 1024);
   }
+}
+
+/// For METAL_CANDLE_FUZZ_SECONDS a parser, from METAL_CANDLE_FUZZ_SEED on.
+TEST_P(Mutations, ForAsLongAsIsAskedFor) {
+  const char *seconds = std::getenv("METAL_CANDLE_FUZZ_SECONDS"), *seed = std::getenv("METAL_CANDLE_FUZZ_SEED");
+  if (!seconds) GTEST_SKIP() << "runs when METAL_CANDLE_FUZZ_SECONDS is set";
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(std::atoi(seconds));
+  const unsigned first = seed ? static_cast<unsigned>(std::atoi(seed)) : 1;
+  std::signal(SIGABRT, keep_input);
+  std::signal(SIGSEGV, keep_input);
+  long count = 0;
+  for (unsigned round = first; std::chrono::steady_clock::now() < end; ++round) {
+    Mutator mutator(GetParam(), round);
+    for (int i = 0; i < 500; ++i, ++count) {
+      last_input() = mutator.next();
+      GetParam().run(last_input());
+    }
+  }
+  std::printf("%s: %ld inputs\n", GetParam().name, count);
 }
 
 INSTANTIATE_TEST_SUITE_P(Parsers, Mutations, ::testing::ValuesIn(targets()),

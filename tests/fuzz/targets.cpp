@@ -77,6 +77,37 @@ std::vector<std::string> jinja_seeds() {
   };
 }
 
+std::vector<std::string> config_seeds() {
+  return {
+      R"({"model_type":"llama","vocab_size":32,"hidden_size":24,"intermediate_size":40,"num_hidden_layers":3,)"
+      R"("num_attention_heads":4,"num_key_value_heads":2,"head_dim":6,"rms_norm_eps":1e-5,"rope_theta":10000.0,)"
+      R"("rope_scaling":{"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,)"
+      R"("original_max_position_embeddings":16},"max_position_embeddings":64,"tie_word_embeddings":true,)"
+      R"("attention_bias":true,"mlp_bias":false,"eos_token_id":[2,3],"bos_token_id":1,"torch_dtype":"bfloat16"})",
+      R"({"model_type":"mistral","vocab_size":32,"hidden_size":24,"intermediate_size":40,"num_hidden_layers":2,)"
+      R"("num_attention_heads":4,"sliding_window":8,"rope_parameters":{"rope_type":"linear","factor":2.0,"rope_theta":5000.0},"dtype":"float32"})",
+      R"({"model_type":"qwen2","vocab_size":32,"hidden_size":24,"intermediate_size":40,"num_hidden_layers":4,)"
+      R"("num_attention_heads":4,"use_sliding_window":true,"sliding_window":8,"max_window_layers":2,)"
+      R"("rope_scaling":{"type":"dynamic","factor":4}})",
+      R"({"model_type":"gemma2","vocab_size":32,"hidden_size":24,"intermediate_size":40,"num_hidden_layers":2,)"
+      R"("num_attention_heads":4,"num_key_value_heads":2,"head_dim":8,"query_pre_attn_scalar":8,)"
+      R"("attn_logit_softcapping":50.0,"final_logit_softcapping":30.0,"layer_types":["sliding_attention","full_attention"]})",
+      R"({"peft_type":"LORA","r":4,"lora_alpha":8,"lora_dropout":0.1,"bias":"none","use_rslora":true,)"
+      R"("target_modules":["q_proj","v_proj"],"rank_pattern":{"q_proj":2},"alpha_pattern":{"v_proj":3},)"
+      R"("modules_to_save":["lm_head"],"layers_to_transform":[0,1],"exclude_modules":"x","base_model_name_or_path":"m"})",
+      R"({"peft_type":"LORA","r":2,"lora_alpha":2,"target_modules":"all-linear","task_type":"CAUSAL_LM"})",
+  };
+}
+
+std::vector<std::string> jsonl_seeds() {
+  return {
+      "{\"text\": \"ab\"}\n\n{\"text\": \"a\\u00e9\"}\r\n",
+      "\xef\xbb\xbf{\"prompt\": \"a\", \"completion\": \"b<e>\"}\n",
+      R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "tools": [{"x": 1}]})",
+      R"({"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}, {"role": "assistant", "content": "b"}]})",
+  };
+}
+
 }  // namespace
 
 const std::vector<Target>& targets() {
@@ -100,6 +131,16 @@ const std::vector<Target>& targets() {
                                      " is ", " if ",      " else ", "range(9",    "namespace(",  "**",    "//",
                                      "['",   "recursive", "endfor", "generation", "99999999999", "\xc3"}},
       {"gguf", gguf, gguf_seeds, {"GGUF", "general.alignment", "split.count"}},
+      {"config",
+       config,
+       config_seeds,
+       {"-1", "0", "null", "9223372036854775807", "1e308", "NaN", "[]", "{}", "\"x\"", "2.5", "true", "\"(\"",
+        "\"yarn\"", "\"model_type\":\"qwen3\","}},
+      {"jsonl",
+       jsonl,
+       jsonl_seeds,
+       {"\n", "\r\n", "{\"text\": \"\"}", "\"role\": \"assistant\"", "null", "[]", "\\ud800", "<e>",
+        "\"content\": ", "{}"}},
   };
   return all;
 }

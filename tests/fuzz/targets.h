@@ -2,7 +2,7 @@
 // parser's answer) and checks whatever must be true of bytes that were accepted.
 //
 // With -DMETAL_CANDLE_FUZZ=ON and clang, each is a libFuzzer program `mc_fuzz_<name>`; mutations_test.cpp runs all of
-// them, always, on some thousand mutations of their seeds. To add one: a source with the function, a row in
+// them, always, on some thousand mutations of their seeds, or for METAL_CANDLE_FUZZ_SECONDS. To add one: a source with the function, a row in
 // targets.cpp, its name in tests/CMakeLists.txt.
 #pragma once
 
@@ -18,6 +18,8 @@ void safetensors(std::string_view bytes);
 void gguf(std::string_view bytes);
 void tokenizer(std::string_view bytes);
 void jinja(std::string_view bytes);
+void config(std::string_view bytes);
+void jsonl(std::string_view bytes);
 
 struct Target {
   const char* name;

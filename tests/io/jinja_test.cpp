@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <random>
 #include <string>
 #include <vector>
@@ -20,8 +21,10 @@ std::tm fixture_clock() {
   return now;
 }
 
+/// MC_JINJA_EXPECTED: another file of cases; fixtures/compare_templates.py makes one of any templates.
 const Json& fixture() {
-  static const Json json = Json::load(METAL_CANDLE_TESTS_DIR "/fixtures/jinja/expected.json");
+  const char* other = std::getenv("MC_JINJA_EXPECTED");
+  static const Json json = Json::load(other ? other : METAL_CANDLE_TESTS_DIR "/fixtures/jinja/expected.json");
   return json;
 }
 
@@ -92,7 +95,8 @@ TEST(Jinja, FailsWhereJinja2Fails) {
       EXPECT_EQ(outcome.message, message);
     }
     EXPECT_GT(outcome.line, 0);
-    if (one.at(2).at("line").as_int64() != 0) {
+    // Of an expression over several lines jinja2 names the first or any other; templates of ours have none such.
+    if (one.at(2).at("line").as_int64() != 0 && !std::getenv("MC_JINJA_EXPECTED")) {
       EXPECT_EQ(outcome.line, one.at(2).at("line").as_int64());
     }
   }

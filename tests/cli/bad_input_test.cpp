@@ -1,0 +1,241 @@
+// Bad input as a user meets it: every kind of file cut short, emptied, mixed up with another, at odds with itself, or
+// absurdly large. Each is an error with the documented code that names the file, and nothing that was there changes.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <sstream>
+
+#include "tests/cli/command.h"
+
+namespace metal_candle::test {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+
+std::string text_of(const fs::path& file) {
+  std::ostringstream text;
+  text << std::ifstream(file, std::ios::binary).rdbuf();
+  return text.str();
+}
+void write(const fs::path& file, const std::string& text) { std::ofstream(file, std::ios::binary) << text; }
+
+/// Names and contents of a folder's files.
+std::map<std::string, std::string> contents(const fs::path& folder) {
+  std::map<std::string, std::string> out;
+  for (const auto& entry : fs::recursive_directory_iterator(folder))
+    if (entry.is_regular_file() && entry.file_size() < (1u << 28)) out[entry.path().string()] = text_of(entry.path());
+  return out;
+}
+
+/// A fresh copy of a folder.
+fs::path copy_of(const fs::path& folder, const std::string& name) {
+  const fs::path to = playground() / name;
+  fs::remove_all(to);
+  fs::copy(folder, to, fs::copy_options::recursive);
+  return to;
+}
+
+/// The line fails with a code of the table for bad files, its message names the file, and nothing changes in `kept`.
+void expect_refusal(const std::vector<std::string>& line, const std::string& file, const std::string& what,
+                    const fs::path& kept) {
+  const auto before = contents(kept);
+  const Ran ran = command(line);
+  SCOPED_TRACE(line[0] + ": " + file + " " + what + "\n" + ran.err);
+  EXPECT_THAT(ran.code, testing::AnyOf(65, 66, 71, 73, 74));
+  EXPECT_THAT(ran.err, HasSubstr(file));
+  EXPECT_LT(ran.err.size(), 4000u);
+  EXPECT_EQ(ran.out, "");
+  EXPECT_TRUE(contents(kept) == before) << "something changed";
+}
+
+struct Damage {
+  std::string what, bytes;
+};
+
+/// What may happen to any file.
+std::vector<Damage> damages(const std::string& good, bool text) {
+  std::vector<Damage> out{
+      {"is empty", ""},
+      {"is an ELF program",
+       "\x7f"
+       "ELF\x02\x01\x01" +
+           std::string(100, '\0')},
+      {"is a web page", "<!DOCTYPE html><html><body>404</body></html>"},
+      {"is a pointer of Git LFS", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"},
+      {"is zeros", std::string(4096, '\0')},
+      {"is all ones", std::string(64, '\xff')}};
+  for (const double part : {0.01, 0.3, 0.6, 0.9})
+    out.push_back({"ends at " + std::to_string(part),
+                   good.substr(0, static_cast<std::size_t>(part * static_cast<double>(good.size())))});
+  out.push_back({"lacks its last byte", good.substr(0, good.find_last_not_of(" \n"))});
+  if (text) {
+    out.push_back({"is a list", "[]"});
+    out.push_back({"is a number", "5"});
+    out.push_back({"is deep", std::string(100'000, '[')});
+    out.push_back({"is not UTF-8", "{\"\xff\": 1}"});
+  }
+  return out;
+}
+
+TEST(BadInput, FilesOfAModel) {
+  for (const char* name : {"config.json", "model.safetensors", "tokenizer.json"}) {
+    const fs::path folder = copy_of(model(), "bad-model");
+    const std::string good = text_of(folder / name);
+    for (const Damage& d : damages(good, fs::path(name).extension() == ".json")) {
+      write(folder / name, d.bytes);
+      expect_refusal({"score", "--model", folder.string(), "--text", "a"}, name, d.what, folder);
+    }
+    fs::remove(folder / name);
+    expect_refusal({"score", "--model", folder.string(), "--text", "a"}, folder.string(), "is gone", folder);
+    fs::create_directory(folder / name);
+    expect_refusal({"score", "--model", folder.string(), "--text", "a"}, name, "is a folder", folder);
+  }
+}
+
+/// Members put in place of a file's own.
+using Change = std::pair<const char*, const char*>;
+
+void expect_members_refused(const fs::path& folder, const char* name, const std::vector<Change>& changes,
+                            const std::vector<std::string>& line) {
+  const Json good = Json::load(folder / name);
+  for (const auto& [key, value] : changes) {
+    Json bad = good;
+    bad.set(key, Json::parse(value, "value"));
+    write(folder / name, bad.dump());
+    expect_refusal(line, name, std::string(key) + " = " + value, folder);
+    const Ran ran = command(line);
+    EXPECT_EQ(ran.code, 65) << key << " = " << value;
+    EXPECT_THAT(ran.err, HasSubstr(key)) << key << " = " << value;
+  }
+  write(folder / name, good.dump());
+}
+
+TEST(BadInput, ConfigurationsAtOddsWithThemselves) {
+  const fs::path folder = copy_of(model(), "bad-model");
+  expect_members_refused(folder, "config.json",
+                         {{"model_type", "\"mystery\""},
+                          {"model_type", "5"},
+                          {"hidden_size", "-1"},
+                          {"hidden_size", "0"},
+                          {"hidden_size", "\"32\""},
+                          {"hidden_size", "9223372036854775807"},
+                          {"num_hidden_layers", "0"},
+                          {"num_hidden_layers", "1e9"},
+                          {"num_attention_heads", "0"},
+                          {"num_attention_heads", "2.5"},
+                          {"num_key_value_heads", "3"},
+                          {"intermediate_size", "-5"},
+                          {"vocab_size", "18446744073709551616"},
+                          {"vocab_size", "null"},
+                          {"head_dim", "7"},
+                          {"rms_norm_eps", "\"small\""},
+                          {"max_position_embeddings", "0"},
+                          {"rope_scaling", "{\"rope_type\": \"mystery\", \"factor\": 2}"},
+                          {"tie_word_embeddings", "\"yes\""},
+                          {"eos_token_id", "\"end\""}},
+                         {"score", "--model", folder.string(), "--text", "a"});
+  // Sizes that are none of the weights': the tensor is named.
+  for (const Change& c : {Change{"hidden_size", "64"}, Change{"intermediate_size", "65"}, Change{"vocab_size", "7"}}) {
+    Json config = Json::load(folder / "config.json");
+    config.set(c.first, Json::parse(c.second, "value"));
+    const fs::path other = copy_of(model(), "bad-sizes");
+    write(other / "config.json", config.dump());
+    expect_refusal({"score", "--model", other.string(), "--text", "a"}, "model.safetensors", c.first, other);
+  }
+}
+
+TEST(BadInput, FilesOfAnAdapter) {
+  const std::string out = (playground() / "adapter-source").string();
+  const std::string rows = (playground() / "train.jsonl").string();
+  ASSERT_EQ(command({"train", "--model", model(), "--data", rows, "--output", out, "--steps", "1", "--rank", "2"}).code,
+            0);
+  const fs::path folder = copy_of(out, "bad-adapter");
+  fs::remove_all(folder / "checkpoints");
+  const std::string merged = (playground() / "never").string();
+  const std::vector<std::string> line = {"merge", "--model", model(), "--adapter", folder.string(), "--output", merged};
+  for (const char* name : {"adapter_config.json", "adapter_model.safetensors"}) {
+    const std::string good = text_of(folder / name);
+    for (const Damage& d : damages(good, fs::path(name).extension() == ".json")) {
+      write(folder / name, d.bytes);
+      expect_refusal(line, name, d.what, folder);
+      EXPECT_FALSE(fs::exists(merged)) << name << " " << d.what;
+    }
+    write(folder / name, good);
+  }
+  expect_members_refused(folder, "adapter_config.json",
+                         {{"r", "0"},
+                          {"r", "-3"},
+                          {"r", "\"two\""},
+                          {"r", "99999999999999999999"},
+                          {"lora_alpha", "\"x\""},
+                          {"target_modules", "5"},
+                          {"target_modules", "\"(\""},
+                          {"use_dora", "true"},
+                          {"peft_type", "\"IA3\""},
+                          {"rank_pattern", "5"}},
+                         line);
+}
+
+TEST(BadInput, RowsOfData) {
+  const fs::path file = playground() / "bad.jsonl";
+  const std::string out = (playground() / "never-trained").string();
+  const std::pair<const char*, const char*> rows[] = {{"", "at least one row"},
+                                                      {"{\"text\": \"a\"}\n{\"text\": 5}", ":2"},
+                                                      {"{\"text\": \"a\"}\nnull", ":2"},
+                                                      {"{\"text\": \"a\"}\n{\"text\": \"b\"", ":2"},
+                                                      {"{\"prompt\": \"a\"}", ":1"},
+                                                      {"{\"completion\": \"a\"}", ":1"},
+                                                      {"{\"messages\": []}", ":1"},
+                                                      {"{\"messages\": [{\"role\": \"user\"}]}", ":1"},
+                                                      {"{\"messages\": [5]}", ":1"},
+                                                      {"{\"txt\": \"a\"}", ":1"},
+                                                      {"{\"text\": \"\\ud800\"}", ":1"},
+                                                      {"{\"text\": \"\xff\"}", ":1"},
+                                                      {"[[[[", ":1"},
+                                                      {"{\"text\": \"a\", \"text\": \"b\"}", ":1"}};
+  for (const auto& [row, where] : rows) {
+    write(file, std::string(row) + "\n");
+    const std::vector<std::string> line = {"train",    "--model", model(),   "--data", file.string(),
+                                           "--output", out,       "--steps", "1"};
+    expect_refusal(line, "bad.jsonl", row, playground() / "model");
+    EXPECT_THAT(command(line).err, HasSubstr(where)) << row;
+    EXPECT_FALSE(fs::exists(out)) << row;
+  }
+}
+
+TEST(BadInput, GgufFilesAndWhatIsNone) {
+  const fs::path file = playground() / "bad.gguf";
+  const std::string out = (playground() / "never-converted").string();
+  const std::string good = text_of(METAL_CANDLE_TESTS_DIR "/fixtures/io/small.gguf");
+  std::vector<Damage> all = damages(good, false);
+  all.push_back({"is of version 9", std::string("GGUF\x09\0\0\0", 8) + good.substr(8)});
+  all.push_back({"is big-endian", std::string("GGUF\0\0\0\x03", 8) + good.substr(8)});
+  all.push_back({"counts 2^60 tensors", good.substr(0, 8) + std::string("\0\0\0\0\0\0\0\x10", 8) + good.substr(16)});
+  all.push_back({"counts 2^60 entries", good.substr(0, 16) + std::string("\0\0\0\0\0\0\0\x10", 8) + good.substr(24)});
+  all.push_back({"has no architecture that is known", good});
+  for (const Damage& d : all) {
+    write(file, d.bytes);
+    expect_refusal({"convert", "--model", file.string(), "--output", out}, "bad.gguf", d.what, playground() / "model");
+    EXPECT_FALSE(fs::exists(out)) << d.what;
+  }
+}
+
+TEST(BadInput, AHugeFileIsNotRead) {
+  const fs::path folder = copy_of(model(), "bad-model");
+  for (const char* name : {"model.safetensors", "config.json", "tokenizer.json"}) {
+    const std::string good = text_of(folder / name);
+    fs::resize_file(folder / name, std::uintmax_t{1} << 40);
+    const Ran ran = shell("devices > /dev/null; (ulimit -v 4000000; " METAL_CANDLE_COMMAND " score --model " +
+                          folder.string() + " --text a)");
+    EXPECT_THAT(ran.code, testing::AnyOf(65, 71, 74)) << name << ran.err;
+    EXPECT_THAT(ran.err, HasSubstr(name));
+    write(folder / name, good);
+  }
+}
+
+}  // namespace
+}  // namespace metal_candle::test
