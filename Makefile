@@ -42,8 +42,9 @@ test-slow: build ## The slow tests: an x86-64 without extensions, arm64, both em
 	@ctest --test-dir build --label-regex slow --output-on-failure --no-tests=error
 
 .PHONY: demo
-demo: build ## A small language model learns a task on the CPU; fetches SmolLM2 (93 MB), or takes MODEL=PATH
-	@model=$$(tools/fetch_model.sh) && build/examples/example_demo "$$model" examples/commands build/demo $(STEPS)
+demo: build ## A model learns a task, another finds texts by meaning; fetches both (93, 84 MB), or MODEL=, EMBED_MODEL=PATH
+	@model=$$(tools/fetch_model.sh language) && encoder=$$(tools/fetch_model.sh encoder) && \
+	  build/examples/example_demo "$$model" examples/commands build/demo $(STEPS) "$$encoder"
 
 .PHONY: bench
 bench: ## Run the benchmark suite into build/bench.json (SECTION="rows tiny", FULL=1; BENCH="overhead": other programs)

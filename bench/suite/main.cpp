@@ -44,6 +44,8 @@ constexpr Section kSections[] = {
     {"block_memory", block_memory},
     {"training", training},
     {"generation", generation},
+    {"embeddings", embeddings},
+    {"embeddings_bf16", embeddings_bf16},
 };
 
 const char* environment(const char* name, const char* otherwise) {

@@ -18,6 +18,8 @@ const char* argument(PeerKind kind) {
     case PeerKind::torch_compile: return "compile";
     case PeerKind::mlx: return "mlx";
     case PeerKind::llama: return "llama";
+    case PeerKind::sentence_transformers: return "sentence-transformers";
+    case PeerKind::onnxruntime: return "onnxruntime";
   }
   return "";
 }
@@ -46,7 +48,9 @@ const char* argument(PeerKind kind) {
 
 std::string PeerConfig::name() const {
   const bool torch = kind == PeerKind::torch_eager || kind == PeerKind::torch_compile;
-  std::string name = torch ? fmt::format("torch {}", argument(kind)) : kind == PeerKind::llama ? "llama.cpp" : "mlx";
+  std::string name = torch                     ? fmt::format("torch {}", argument(kind))
+                     : kind == PeerKind::llama ? "llama.cpp"
+                                               : argument(kind);
   if (!label.empty()) name += " " + label;
   return reuse_heap ? name + ", heap reuse" : name;
 }

@@ -9,7 +9,7 @@
 
 namespace bench {
 
-enum class PeerKind { torch_eager, torch_compile, mlx, llama };
+enum class PeerKind { torch_eager, torch_compile, mlx, llama, sentence_transformers, onnxruntime };
 
 /// PyTorch's large operations are mostly page faults on fresh outputs, unless glibc is told to reuse its heap.
 struct PeerConfig {

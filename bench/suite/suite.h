@@ -93,6 +93,8 @@ void block(Suite& suite);
 void block_memory(Suite& suite);
 void training(Suite& suite);
 void generation(Suite& suite);
+void embeddings(Suite& suite);
+void embeddings_bf16(Suite& suite);
 /// The part of block_memory that runs in a process of its own: one line of JSON.
 void block_memory_child(const std::string& dtype);
 

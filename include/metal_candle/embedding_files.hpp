@@ -51,7 +51,9 @@ class TextReader {
 };
 
 /// Writes embeddings of one width, whole or not at all, in little memory. By the name's ending: .npy, [n, width] float32;
-/// .safetensors, the same as "embeddings"; .jsonl, the lines of `embedding_line`.
+/// .safetensors, the same as "embeddings"; .jsonl, the lines of `embedding_line`. The first two have no place for ids:
+/// where a row has one, "<path>.ids.jsonl" is written too, a row's id in each line, null where it has none; where none
+/// has, such a file of an earlier run is removed.
 class EmbeddingWriter {
  public:
   /// Throws UserError for another ending, FileError where nothing can be made there.
@@ -63,6 +65,8 @@ class EmbeddingWriter {
 
   void add(std::span<const float> embedding, const Json& id = {});
   void commit();
+  /// The file with the ids; empty while no row of a .npy or .safetensors had one.
+  std::filesystem::path id_file() const;
 
  private:
   struct Impl;

@@ -94,7 +94,9 @@ int embed(const Invocation& run) {
   progress.reset();
   if (writer) {
     writer->commit();
-    say(run, fmt::format("{} embeddings in {}, {:.0f} texts/s", texts, run.text("--output"), rate(texts)));
+    const std::string ids = writer->id_file().string();
+    say(run, fmt::format("{} embeddings in {}{}, made in {}, {:.0f} texts/s", texts, run.text("--output"),
+                         ids.empty() ? "" : fmt::format(" (ids in {})", ids), name(model.dtype()), rate(texts)));
   }
   return kDone;
 }

@@ -53,15 +53,58 @@ std::string header(Format format, std::int64_t rows, std::int64_t width) {
   throw InternalError("a format without a header");
 }
 
+/// The file beside the vectors that says a row's id in a line, null where it has none; it is begun with the first id.
+class IdFile {
+ public:
+  explicit IdFile(const std::filesystem::path& vectors) : path_(vectors) { path_ += ".ids.jsonl"; }
+
+  const std::filesystem::path& path() const { return path_; }
+  bool any() const { return file_ != nullptr; }
+  void add(const Json& id) {
+    if (!file_ && id.is_null()) {
+      ++nulls_;
+      return;
+    }
+    if (!file_) file_ = std::make_unique<io::AtomicFile>(path_);
+    for (; nulls_ > 0; --nulls_) put("null\n");
+    put(id.dump() + "\n");
+  }
+  /// What an earlier run left there would be of other rows: it is replaced or taken away.
+  void commit() {
+    if (file_) {
+      file_->write(waiting_);
+      file_->commit();
+      return;
+    }
+    std::error_code error;
+    std::filesystem::remove(path_, error);
+    if (error) throw FileError(FileFault::create, path_.string(), "", "to be removed", error.message());
+  }
+
+ private:
+  void put(std::string_view line) {
+    waiting_.append(line);
+    if (waiting_.size() < kBuffered) return;
+    file_->write(waiting_);
+    waiting_.clear();
+  }
+
+  std::filesystem::path path_;
+  std::unique_ptr<io::AtomicFile> file_;
+  std::string waiting_;
+  std::int64_t nulls_ = 0;  // rows so far, none of them with an id
+};
+
 }  // namespace
 
 struct EmbeddingWriter::Impl {
   Format format;
   std::int64_t width, rows = 0;
   io::AtomicFile file;
+  IdFile ids;
   std::string waiting;
 
-  Impl(const std::filesystem::path& path, std::int64_t w) : format(format_of(path)), width(w), file(path) {
+  Impl(const std::filesystem::path& path, std::int64_t w) : format(format_of(path)), width(w), file(path), ids(path) {
     file.write(header(format, 0, width));
   }
   void flush() {
@@ -80,16 +123,27 @@ void EmbeddingWriter::add(std::span<const float> embedding, const Json& id) {
   if (static_cast<std::int64_t>(embedding.size()) != impl_->width)
     throw UserError(ErrorKind::shape,
                     fmt::format("an embedding of {} components among those of {}", embedding.size(), impl_->width));
-  if (impl_->format == Format::jsonl) impl_->waiting.append(embedding_line(impl_->rows, id, embedding)).append("\n");
-  else impl_->waiting.append(reinterpret_cast<const char*>(embedding.data()), embedding.size_bytes());
+  if (impl_->format == Format::jsonl) {
+    impl_->waiting.append(embedding_line(impl_->rows, id, embedding)).append("\n");
+  } else {
+    impl_->waiting.append(reinterpret_cast<const char*>(embedding.data()), embedding.size_bytes());
+    impl_->ids.add(id);
+  }
   ++impl_->rows;
   if (impl_->waiting.size() >= kBuffered) impl_->flush();
 }
 
 void EmbeddingWriter::commit() {
   impl_->flush();
-  if (impl_->format != Format::jsonl) impl_->file.rewrite(0, header(impl_->format, impl_->rows, impl_->width));
+  if (impl_->format != Format::jsonl) {
+    impl_->file.rewrite(0, header(impl_->format, impl_->rows, impl_->width));
+    impl_->ids.commit();
+  }
   impl_->file.commit();
+}
+
+std::filesystem::path EmbeddingWriter::id_file() const {
+  return impl_->ids.any() ? impl_->ids.path() : std::filesystem::path();
 }
 
 std::string embedding_line(std::int64_t index, const Json& id, std::span<const float> embedding) {

@@ -49,7 +49,13 @@ TEST(EmbedCommand, WritesFiles) {
     ASSERT_EQ(ran.code, 0) << ran.err;
     EXPECT_THAT(ran.out, IsEmpty());
     EXPECT_THAT(ran.err, HasSubstr("2 embeddings in"));
+    EXPECT_THAT(ran.err, HasSubstr("made in f32"));
   }
+  for (const char* name : {"e.npy.ids.jsonl", "e.safetensors.ids.jsonl"}) {
+    std::ifstream ids(at(name));
+    EXPECT_EQ(std::string(std::istreambuf_iterator<char>(ids), {}), "\"a\"\n3\n") << name;
+  }
+  EXPECT_FALSE(std::filesystem::exists(at("e.jsonl.ids.jsonl")));
   EXPECT_EQ(std::filesystem::file_size(at("e.npy")), 128u + 2 * 32 * 4);
   const Tensor t = SafeTensors::open(at("e.safetensors")).load("embeddings");
   ASSERT_EQ(t.shape(), (Shape{2, 32}));

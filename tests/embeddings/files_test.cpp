@@ -153,6 +153,33 @@ TEST(EmbeddingWriter, WritesLines) {
   EXPECT_EQ(text.substr(end + 1), "{\"index\": 1, \"embedding\": [1, null]}\n");
 }
 
+TEST(EmbeddingWriter, WritesIdsBeside) {
+  const TempFolder folder;
+  const std::vector<float> row{1, 2};
+  {
+    EmbeddingWriter out(folder / "a.npy", 2);
+    out.add(row);
+    out.add(row);
+    EXPECT_TRUE(out.id_file().empty());
+    out.add(row, "x \"y\"");
+    out.add(row);
+    out.add(row, 7);
+    EXPECT_EQ(out.id_file(), folder / "a.npy.ids.jsonl");
+    EXPECT_FALSE(std::filesystem::exists(folder / "a.npy.ids.jsonl"));
+    out.commit();
+  }
+  EXPECT_EQ(folder.read("a.npy.ids.jsonl"), "null\nnull\n\"x \\\"y\\\"\"\nnull\n7\n");
+  {
+    EmbeddingWriter out(folder / "a.npy", 2);
+    out.add(row, 8);
+  }
+  EXPECT_THAT(folder.read("a.npy.ids.jsonl"), HasSubstr("7"));
+  EmbeddingWriter out(folder / "a.npy", 2);
+  out.add(row);
+  out.commit();
+  EXPECT_FALSE(std::filesystem::exists(folder / "a.npy.ids.jsonl"));
+}
+
 TEST(EmbeddingWriter, LeavesNothingHalfWritten) {
   const TempFolder folder;
   folder.write("a.npy", "old");

@@ -136,12 +136,13 @@ class Forward {
     const Rows v = key_rows(p_.v, tile_.sequence, keys_, key_head_, p_.dv);
     values_ = s_.values;
     value_step_ = s_.value_width;
+    const std::int64_t padded = round_up(keys_.n, kSums);  // as far as scores are computed
     if (p_.pairs) {
-      load_transposed_pairs(k, s_.width, s_.rows, s_.keys);
+      load_transposed_pairs(k, s_.width, s_.rows, s_.keys, padded);
       load_row_pairs(v, s_.value_width, s_.rows, s_.values);
       return;
     }
-    load_transposed(k, s_.width, s_.rows, s_.keys);
+    load_transposed(k, s_.width, s_.rows, s_.keys, padded);
     if (rows_ <= kRowBlock && v.dtype == DType::f32 && v.component == 1 && v.d == s_.value_width) {
       values_ = reinterpret_cast<const float*>(v.data);
       value_step_ = v.stride;

@@ -135,29 +135,56 @@ std::int64_t Problem::tiles(std::int64_t all, std::int64_t in_entry, std::int64_
 
 namespace {
 
-template <class Count>
-Tile find_tile(const Problem& p, std::int64_t index, std::int64_t size, Count count) {
-  for (std::int64_t i = 0; i < p.parts(); ++i) {
-    Tile t{p.part(i)};
-    const std::int64_t n = count(t.sequence), tiles = (n + size - 1) / size;
-    if (index < tiles) {
-      t.begin = (tiles - 1 - index) * size;  // under a causal mask the last tiles are the longest: first to start
-      t.end = std::min(n, t.begin + size);
-      return t;
-    }
-    index -= tiles;
+/// What an axis of tokens is cut into: its offsets in a ragged call, its length in each entry otherwise.
+struct Axis {
+  const KernelTensor* offsets;
+  std::int64_t all, in_entry, size;
+
+  /// Where a part's tiles begin, with room for each part's last and shorter tile: whoever has a tile's number finds the
+  /// part by halving, however many short ones there are.
+  std::int64_t first_tile(std::int64_t part) const {
+    return std::clamp<std::int64_t>(read(*offsets, part), 0, all) / size + part;
   }
-  return {};
+};
+
+/// The part that has tile number `index`, which becomes its number there.
+std::int64_t part_of(const Problem& p, const Axis& axis, std::int64_t& index) {
+  if (!axis.offsets) {
+    const std::int64_t tiles = (axis.in_entry + axis.size - 1) / axis.size, part = index / tiles;
+    index %= tiles;
+    return part;
+  }
+  std::int64_t part = 0;
+  for (std::int64_t end = p.parts(); end - part > 1;) {
+    const std::int64_t middle = part + (end - part) / 2;
+    (axis.first_tile(middle) <= index ? part : end) = middle;
+  }
+  index -= axis.first_tile(part);
+  return part;
+}
+
+template <class Count>
+Tile find_tile(const Problem& p, std::int64_t index, const Axis& axis, Count count) {
+  if (index == 0)
+    for (std::int64_t i = 0; i < p.parts(); ++i) p.part(i);  // for what it has to say: others look at their part only
+  Tile t{p.part(part_of(p, axis, index))};
+  const std::int64_t n = count(t.sequence), tiles = (n + axis.size - 1) / axis.size;
+  if (index < 0 || index >= tiles) return {};
+  t.begin = (tiles - 1 - index) * axis.size;  // under a causal mask the last tiles are the longest: first to start
+  t.end = std::min(n, t.begin + axis.size);
+  return t;
 }
 
 }  // namespace
 
 Tile query_tile(const Problem& p, std::int64_t index) {
-  return find_tile(p, index, p.tile_queries(), [](const Sequence& s) { return s.queries; });
+  return find_tile(p, index, {p.query_offsets, p.queries, p.batch_queries, p.tile_queries()},
+                   [](const Sequence& s) { return s.queries; });
 }
 
 Tile key_tile(const Problem& p, std::int64_t index, std::int64_t size) {
-  return find_tile(p, index, size, [](const Sequence& s) { return s.key_slots; });
+  return find_tile(p, index, {p.query_offsets ? p.key_offsets : nullptr, p.keys, p.batch_keys, size},
+                   [](const Sequence& s) { return s.key_slots; });
 }
 
 }  // namespace metal_candle::cpu::attention

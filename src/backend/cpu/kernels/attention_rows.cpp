@@ -160,32 +160,32 @@ void scale_rows(float* data, std::int64_t width, std::int64_t rows, const float*
 }
 
 #if HWY_TARGET != HWY_SCALAR
-/// Four floats from each of the rows 0, 4, 8 ..: one per 128-bit block.
-HWY_INLINE V load_blocks(const float* p, std::int64_t stride) {
+/// Four floats from each of the rows r, r + 4, r + 8 ..: one per 128-bit block. `at` gives a row's address.
+template <class At>
+HWY_INLINE V load_blocks(At at, int r) {
   const hn::Full128<float> d4;
 #if HWY_MAX_BYTES == 64
   const hn::Half<D> d8;
-  return hn::Combine(d, hn::Combine(d8, hn::LoadU(d4, p + 12 * stride), hn::LoadU(d4, p + 8 * stride)),
-                     hn::Combine(d8, hn::LoadU(d4, p + 4 * stride), hn::LoadU(d4, p)));
+  return hn::Combine(d, hn::Combine(d8, hn::LoadU(d4, at(r + 12)), hn::LoadU(d4, at(r + 8))),
+                     hn::Combine(d8, hn::LoadU(d4, at(r + 4)), hn::LoadU(d4, at(r))));
 #elif HWY_MAX_BYTES == 32
-  return hn::Combine(d, hn::LoadU(d4, p + 4 * stride), hn::LoadU(d4, p));
+  return hn::Combine(d, hn::LoadU(d4, at(r + 4)), hn::LoadU(d4, at(r)));
 #else
-  (void)stride;  // a vector is one block
-  return hn::LoadU(d4, p);
+  return hn::LoadU(d4, at(r));  // a vector is one block
 #endif
 }
 
-/// kLanes rows × 4 columns: a 4 × 4 transposition in each block.
-HWY_INLINE void transpose_strip(const float* source, std::int64_t stride, float* target, std::int64_t target_stride) {
+/// kLanes rows × 4 columns: a 4 × 4 transposition in each block. `keep` is done to what is stored.
+template <class At, class Keep>
+HWY_INLINE void transpose_strip(At at, float* target, std::int64_t target_stride, Keep keep) {
   const hn::Repartition<double, D> dd;
-  const V r0 = load_blocks(source, stride), r1 = load_blocks(source + stride, stride);
-  const V r2 = load_blocks(source + 2 * stride, stride), r3 = load_blocks(source + 3 * stride, stride);
+  const V r0 = load_blocks(at, 0), r1 = load_blocks(at, 1), r2 = load_blocks(at, 2), r3 = load_blocks(at, 3);
   const auto a = hn::BitCast(dd, hn::InterleaveLower(d, r0, r1)), b = hn::BitCast(dd, hn::InterleaveLower(d, r2, r3));
   const auto e = hn::BitCast(dd, hn::InterleaveUpper(d, r0, r1)), f = hn::BitCast(dd, hn::InterleaveUpper(d, r2, r3));
-  hn::StoreU(hn::BitCast(d, hn::InterleaveLower(dd, a, b)), d, target);
-  hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(dd, a, b)), d, target + target_stride);
-  hn::StoreU(hn::BitCast(d, hn::InterleaveLower(dd, e, f)), d, target + 2 * target_stride);
-  hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(dd, e, f)), d, target + 3 * target_stride);
+  hn::StoreU(keep(hn::BitCast(d, hn::InterleaveLower(dd, a, b))), d, target);
+  hn::StoreU(keep(hn::BitCast(d, hn::InterleaveUpper(dd, a, b))), d, target + target_stride);
+  hn::StoreU(keep(hn::BitCast(d, hn::InterleaveLower(dd, e, f))), d, target + 2 * target_stride);
+  hn::StoreU(keep(hn::BitCast(d, hn::InterleaveUpper(dd, e, f))), d, target + 3 * target_stride);
 }
 #endif
 
@@ -195,12 +195,22 @@ void transpose(const float* source, std::int64_t stride, std::int64_t n, std::in
 #if HWY_TARGET != HWY_SCALAR
   for (; j + kLanes <= n; j += kLanes)
     for (std::int64_t c = 0; c < width; c += 4)
-      transpose_strip(source + j * stride + c, stride, target + c * target_stride + j, target_stride);
+      transpose_strip([=](int r) HWY_ATTR { return source + (j + r) * stride + c; }, target + c * target_stride + j,
+                      target_stride, [](V v) HWY_ATTR { return v; });
+  if (j < n && j + kLanes <= padded) {  // the last rows: what is missing is read from the last one, and made zero
+    const int last = static_cast<int>(n - j) - 1;
+    const auto there = hn::FirstN(d, static_cast<std::size_t>(n - j));
+    for (std::int64_t c = 0; c < width; c += 4)
+      transpose_strip([=](int r) HWY_ATTR { return source + (j + std::min(r, last)) * stride + c; },
+                      target + c * target_stride + j, target_stride,
+                      [there](V v) HWY_ATTR { return hn::IfThenElseZero(there, v); });
+    j += kLanes;
+  }
 #endif
   if (j >= padded) return;
   for (std::int64_t c = 0; c < width; ++c) {
     for (std::int64_t i = j; i < n; ++i) target[c * target_stride + i] = source[i * stride + c];
-    for (std::int64_t i = n; i < padded; ++i) target[c * target_stride + i] = 0;
+    for (std::int64_t i = std::max(j, n); i < padded; ++i) target[c * target_stride + i] = 0;
   }
 }
 

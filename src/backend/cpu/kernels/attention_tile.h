@@ -36,6 +36,12 @@ struct KeyBlock {
   void set(const Problem& p, const Sequence& s, std::int64_t first_key) {
     first = first_key;
     n = static_cast<int>(std::min(kKeyBlock, s.keys - first_key));
+    if (p.in_order() && n > 0) {
+      for (int j = 0; j < kKeyBlock; ++j) positions[j] = static_cast<std::int32_t>(j < n ? first + j : kNever);
+      least = static_cast<std::int32_t>(first);
+      most = static_cast<std::int32_t>(first + n - 1);
+      return;
+    }
     least = static_cast<std::int32_t>(kNever);
     most = -least;
     for (int j = 0; j < kKeyBlock; ++j) {
@@ -151,6 +157,15 @@ inline void load_bias(const Problem& p, const Tile& t, std::int64_t key_head, st
 /// where products go over pairs.
 inline void load_queries(const Problem& p, const Operand& o, const Tile& t, std::int64_t key_head, std::int64_t d,
                          float* target, std::int64_t width) {
+  if (p.group == 1) {
+    const Rows rows{o.at(t.sequence.index, t.sequence.first_query + t.begin, key_head),
+                    o.dtype,
+                    o.token,
+                    o.component,
+                    t.end - t.begin,
+                    d};
+    return p.pairs ? load_halves(rows, target, width) : load(rows, target, width);
+  }
   for (std::int64_t i = t.begin; i < t.end; ++i, target += p.group * p.steps(width)) {
     const Rows rows{o.at(t.sequence.index, t.sequence.first_query + i, key_head * p.group),
                     o.dtype,
@@ -165,21 +180,24 @@ inline Rows key_rows(const Operand& o, const Sequence& s, const KeyBlock& k, std
   return {o.at(s.index, s.first_key + k.first, key_head), o.dtype, o.token, o.component, k.n, d};
 }
 
-/// K of a block as [width][kKeyBlock]. `rows` is where K goes as [n][width] on the way, if it must.
-inline void load_transposed(const Rows& k, std::int64_t width, float* rows, float* target) {
+/// K of a block as [width][kKeyBlock], zeros in what is missing to `padded` keys. `rows` is where K goes as [n][width] on
+/// the way, if it must.
+inline void load_transposed(const Rows& k, std::int64_t width, float* rows, float* target,
+                            std::int64_t padded = kKeyBlock) {
   const bool as_is = k.dtype == DType::f32 && k.component == 1 && k.d == width;
   if (!as_is) load(k, rows, width);
   row_kernels().transpose(as_is ? reinterpret_cast<const float*>(k.data) : rows, as_is ? k.stride : width, k.n, width,
-                          target, kKeyBlock, kKeyBlock);
+                          target, kKeyBlock, padded);
 }
 
 /// The same in pairs along the width: [width / 2][kKeyBlock].
-inline void load_transposed_pairs(const Rows& k, std::int64_t width, float* rows, float* target) {
+inline void load_transposed_pairs(const Rows& k, std::int64_t width, float* rows, float* target,
+                                  std::int64_t padded = kKeyBlock) {
   const bool as_is =
       k.component == 1 && k.d == width && k.stride % 2 == 0 && reinterpret_cast<std::uintptr_t>(k.data) % 4 == 0;
   if (!as_is) load_halves(k, rows, width);
   row_kernels().transpose(as_is ? reinterpret_cast<const float*>(k.data) : rows, (as_is ? k.stride : width) / 2, k.n,
-                          width / 2, target, kKeyBlock, kKeyBlock);
+                          width / 2, target, kKeyBlock, padded);
 }
 /// bf16 rows in pairs of rows: [⌈n/2⌉][width].
 inline void load_row_pairs(const Rows& v, std::int64_t width, float* rows, float* target) {
