@@ -17,7 +17,8 @@ inline LazyTensor widened(const LazyTensor& x) { return to_type(x, compute_type(
 inline int checked_axis(const OpDef& op, const LazyTensor& x, int axis, int rank) {
   const int from_front = axis < 0 ? axis + rank : axis;
   if (from_front < 0 || from_front >= rank)
-    fail_argument({op, {&x, 1}, {}}, "axis " + std::to_string(axis) + " of a rank of " + std::to_string(rank));
+    fail_argument({op, {&x, 1}, {}},
+                  "there is no axis " + std::to_string(axis) + " in a rank of " + std::to_string(rank));
   return from_front;
 }
 inline int checked_axis(const OpDef& op, const LazyTensor& x, int axis) { return checked_axis(op, x, axis, x.rank()); }

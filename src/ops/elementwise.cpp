@@ -3,6 +3,7 @@
 
 #include "metal_candle/ops.hpp"
 #include "ops/operands.h"
+#include "ops/primitive.h"
 #include "ops/table.h"
 
 namespace metal_candle {
@@ -59,14 +60,7 @@ void sample_logic(SampleSink& s) {
 
 // ---- the table -----------------------------------------------------------------------------------------------------
 constexpr OpDef row(std::string_view name, Elementwise op, Infer infer, Vjp vjp, Samples samples) {
-  return {.name = name,
-          .kind = OpKind::elementwise,
-          .infer = infer,
-          .decompose = nullptr,
-          .vjp = vjp,
-          .samples = samples,
-          .cpu = nullptr,
-          .code = static_cast<std::uint16_t>(op)};
+  return primitive(name, OpKind::elementwise, static_cast<std::uint16_t>(op), infer, vjp, samples);
 }
 constexpr OpDef kDefs[] = {
 #define MC_UNARY(name, domain, body, vjp, low, high) \

@@ -2,6 +2,7 @@
 // gradient is found by comparing with the position instead, which fuses and needs no memory for indices.
 #include "metal_candle/ops.hpp"
 #include "ops/operands.h"
+#include "ops/primitive.h"
 #include "ops/table.h"
 
 namespace metal_candle {
@@ -85,22 +86,10 @@ void sample_take_along_axis(SampleSink& s) {
 
 }  // namespace
 
-constinit const OpDef take_def{.name = "take",
-                               .kind = OpKind::gather,
-                               .infer = infer_take,
-                               .decompose = nullptr,
-                               .vjp = take_vjp,
-                               .samples = sample_take,
-                               .cpu = nullptr,
-                               .code = kTake};
-constinit const OpDef take_along_axis_def{.name = "take_along_axis",
-                                          .kind = OpKind::gather,
-                                          .infer = infer_take_along_axis,
-                                          .decompose = nullptr,
-                                          .vjp = take_along_axis_vjp,
-                                          .samples = sample_take_along_axis,
-                                          .cpu = nullptr,
-                                          .code = kTakeAlongAxis};
+constinit const OpDef take_def = primitive("take", OpKind::gather, kTake, infer_take, take_vjp, sample_take);
+constinit const OpDef take_along_axis_def =
+    primitive("take_along_axis", OpKind::gather, kTakeAlongAxis, infer_take_along_axis, take_along_axis_vjp,
+              sample_take_along_axis);
 
 }  // namespace ops
 

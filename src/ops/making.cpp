@@ -2,6 +2,7 @@
 // `zeros` and the one of `ones` are literals.
 #include "metal_candle/ops.hpp"
 #include "ops/operands.h"
+#include "ops/primitive.h"
 #include "ops/table.h"
 
 namespace metal_candle {
@@ -49,22 +50,8 @@ Attrs typed_shape(DType dtype, const Shape& shape) {
 
 }  // namespace
 
-constinit const OpDef full_def{.name = "full",
-                               .kind = OpKind::elementwise,
-                               .infer = infer_full,
-                               .decompose = nullptr,
-                               .vjp = NoGrad{},
-                               .samples = sample_full,
-                               .cpu = nullptr,
-                               .code = kFull};
-constinit const OpDef iota_def{.name = "iota",
-                               .kind = OpKind::elementwise,
-                               .infer = infer_iota,
-                               .decompose = nullptr,
-                               .vjp = NoGrad{},
-                               .samples = sample_iota,
-                               .cpu = nullptr,
-                               .code = kIota};
+constinit const OpDef full_def = primitive("full", OpKind::elementwise, kFull, infer_full, NoGrad{}, sample_full);
+constinit const OpDef iota_def = primitive("iota", OpKind::elementwise, kIota, infer_iota, NoGrad{}, sample_iota);
 
 }  // namespace ops
 

@@ -6,6 +6,7 @@
 
 #include "metal_candle/ops.hpp"
 #include "ops/operands.h"
+#include "ops/primitive.h"
 #include "ops/table.h"
 
 namespace metal_candle {
@@ -71,22 +72,10 @@ void require_row(const LazyTensor& logits) {
 
 }  // namespace
 
-constinit const OpDef random_uniform_def{.name = "random_uniform",
-                                         .kind = OpKind::elementwise,
-                                         .infer = infer_random,
-                                         .decompose = nullptr,
-                                         .vjp = NoGrad{},
-                                         .samples = sample_random,
-                                         .cpu = nullptr,
-                                         .code = kRandomUniform};
-constinit const OpDef random_normal_def{.name = "random_normal",
-                                        .kind = OpKind::elementwise,
-                                        .infer = infer_random,
-                                        .decompose = nullptr,
-                                        .vjp = NoGrad{},
-                                        .samples = sample_random,
-                                        .cpu = nullptr,
-                                        .code = kRandomNormal};
+constinit const OpDef random_uniform_def =
+    primitive("random_uniform", OpKind::elementwise, kRandomUniform, infer_random, NoGrad{}, sample_random);
+constinit const OpDef random_normal_def =
+    primitive("random_normal", OpKind::elementwise, kRandomNormal, infer_random, NoGrad{}, sample_random);
 
 }  // namespace ops
 

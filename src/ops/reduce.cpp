@@ -4,7 +4,9 @@
 #include <algorithm>
 
 #include "metal_candle/ops.hpp"
+#include "ops/arguments.h"
 #include "ops/operands.h"
+#include "ops/primitive.h"
 #include "ops/reduce.h"
 #include "ops/table.h"
 
@@ -16,8 +18,7 @@ Attrs reduced_axes(const OpDef& op, const LazyTensor& x, const Axes& axes, Exten
   const Shape& shape = x.shape();
   bool reduced[Shape::kMaxRank] = {};
   for (const int axis : axes) {
-    const int a = axis < 0 ? axis + shape.rank() : axis;
-    if (a < 0 || a >= shape.rank()) fail_argument({op, {&x, 1}, {}}, "there is no axis " + std::to_string(axis));
+    const int a = checked_axis(op, x, axis, shape.rank());
     if (reduced[a]) fail_argument({op, {&x, 1}, {}}, "axis " + std::to_string(axis) + " is named twice");
     reduced[a] = true;
   }
@@ -123,25 +124,15 @@ void sample_indices(SampleSink& s) {
   s.add({s.integers({2, 9, 3}, 0, 3)}, {1});  // with ties
 }
 
-constexpr OpDef reduction(std::string_view name, Code code, Infer infer, Vjp vjp, Samples samples) {
-  return {.name = name,
-          .kind = OpKind::reduce,
-          .infer = infer,
-          .decompose = nullptr,
-          .vjp = vjp,
-          .samples = samples,
-          .cpu = nullptr,
-          .code = code};
-}
-
 }  // namespace
 
-constinit const OpDef sum_def = reduction("sum", kSum, infer_accumulating, sum_vjp, sample_axes);
-constinit const OpDef prod_def = reduction("prod", kProd, infer_accumulating, prod_vjp, sample_products);
-constinit const OpDef max_def = reduction("max", kMax, infer_extreme, extreme_vjp, sample_axes);
-constinit const OpDef min_def = reduction("min", kMin, infer_extreme, extreme_vjp, sample_axes);
-constinit const OpDef argmax_def = reduction("argmax", kArgMax, infer_index, NoGrad{}, sample_indices);
-constinit const OpDef argmin_def = reduction("argmin", kArgMin, infer_index, NoGrad{}, sample_indices);
+constinit const OpDef sum_def = primitive("sum", OpKind::reduce, kSum, infer_accumulating, sum_vjp, sample_axes);
+constinit const OpDef prod_def =
+    primitive("prod", OpKind::reduce, kProd, infer_accumulating, prod_vjp, sample_products);
+constinit const OpDef max_def = primitive("max", OpKind::reduce, kMax, infer_extreme, extreme_vjp, sample_axes);
+constinit const OpDef min_def = primitive("min", OpKind::reduce, kMin, infer_extreme, extreme_vjp, sample_axes);
+constinit const OpDef argmax_def = primitive("argmax", OpKind::reduce, kArgMax, infer_index, NoGrad{}, sample_indices);
+constinit const OpDef argmin_def = primitive("argmin", OpKind::reduce, kArgMin, infer_index, NoGrad{}, sample_indices);
 
 namespace {
 

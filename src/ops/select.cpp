@@ -4,6 +4,7 @@
 #include "metal_candle/ops.hpp"
 #include "ops/identity.h"
 #include "ops/operands.h"
+#include "ops/primitive.h"
 #include "ops/table.h"
 
 namespace metal_candle {
@@ -93,38 +94,12 @@ LazyTensor number_beside(const LazyTensor& other, Scalar s) {
 
 }  // namespace
 
-constinit const OpDef where_def{.name = "where",
-                                .kind = OpKind::elementwise,
-                                .infer = infer_where,
-                                .decompose = nullptr,
-                                .vjp = where_vjp,
-                                .samples = sample_where,
-                                .cpu = nullptr,
-                                .code = kWhere};
-constinit const OpDef logical_not_def{.name = "logical_not",
-                                      .kind = OpKind::elementwise,
-                                      .infer = infer_not,
-                                      .decompose = nullptr,
-                                      .vjp = NoGrad{},
-                                      .samples = sample_not,
-                                      .cpu = nullptr,
-                                      .code = kLogicalNot};
-constinit const OpDef cast_def{.name = "cast",
-                               .kind = OpKind::elementwise,
-                               .infer = infer_cast,
-                               .decompose = nullptr,
-                               .vjp = pass_on,
-                               .samples = sample_cast,
-                               .cpu = nullptr,
-                               .code = kCast};
-constinit const OpDef identity_def{.name = "identity",
-                                   .kind = OpKind::elementwise,
-                                   .infer = infer_identity,
-                                   .decompose = nullptr,
-                                   .vjp = identity_vjp,
-                                   .samples = sample_identity,
-                                   .cpu = nullptr,
-                                   .code = kIdentity};
+constinit const OpDef where_def = primitive("where", OpKind::elementwise, kWhere, infer_where, where_vjp, sample_where);
+constinit const OpDef logical_not_def =
+    primitive("logical_not", OpKind::elementwise, kLogicalNot, infer_not, NoGrad{}, sample_not);
+constinit const OpDef cast_def = primitive("cast", OpKind::elementwise, kCast, infer_cast, pass_on, sample_cast);
+constinit const OpDef identity_def =
+    primitive("identity", OpKind::elementwise, kIdentity, infer_identity, identity_vjp, sample_identity);
 
 }  // namespace ops
 

@@ -3,7 +3,9 @@
 #include <numeric>
 
 #include "metal_candle/ops.hpp"
+#include "ops/arguments.h"
 #include "ops/operands.h"
+#include "ops/primitive.h"
 #include "ops/table.h"
 
 namespace metal_candle {
@@ -21,12 +23,6 @@ Attrs as_attrs(const Shape& shape) {
 const Shape& checked(const OpDef& op, const LazyTensor& x) {
   require_defined(op, {&x, 1});
   return x.node()->shape;
-}
-
-int axis_in(const OpDef& op, const LazyTensor& x, int axis, int rank) {
-  const int a = axis < 0 ? axis + rank : axis;
-  if (a < 0 || a >= rank) fail_argument({op, {&x, 1}, {}}, "there is no axis " + std::to_string(axis));
-  return a;
 }
 
 // ---- reshape{dims} ------------------------------------------------------------------------------------------------
@@ -160,23 +156,14 @@ void sample_slice(SampleSink& s) {
   s.add({s.normal({5, 8})}, {0, 1, 2, 3, 2, 2});  // columns 1 and 4 of 8: the last gap is not whole
 }
 
-constexpr OpDef view(std::string_view name, Code code, Infer infer, Vjp vjp, Samples samples) {
-  return {.name = name,
-          .kind = OpKind::view,
-          .infer = infer,
-          .decompose = nullptr,
-          .vjp = vjp,
-          .samples = samples,
-          .cpu = nullptr,
-          .code = code};
-}
-
 }  // namespace
 
-constinit const OpDef reshape_def = view("reshape", kReshape, infer_reshape, reshape_vjp, sample_reshape);
-constinit const OpDef permute_def = view("permute", kPermute, infer_permute, permute_vjp, sample_permute);
-constinit const OpDef expand_def = view("expand", kExpand, infer_expand, expand_vjp, sample_expand);
-constinit const OpDef slice_def = view("slice", kSlice, infer_slice, slice_vjp, sample_slice);
+constinit const OpDef reshape_def =
+    primitive("reshape", OpKind::view, kReshape, infer_reshape, reshape_vjp, sample_reshape);
+constinit const OpDef permute_def =
+    primitive("permute", OpKind::view, kPermute, infer_permute, permute_vjp, sample_permute);
+constinit const OpDef expand_def = primitive("expand", OpKind::view, kExpand, infer_expand, expand_vjp, sample_expand);
+constinit const OpDef slice_def = primitive("slice", OpKind::view, kSlice, infer_slice, slice_vjp, sample_slice);
 
 }  // namespace ops
 
@@ -194,7 +181,7 @@ LazyTensor permute(const LazyTensor& x, const Axes& axes) {
   Attrs attrs;
   bool moves = static_cast<int>(axes.size()) != rank;
   for (std::size_t i = 0; i < axes.size(); ++i) {
-    const int a = ops::axis_in(ops::permute_def, x, axes[i], rank);
+    const int a = ops::checked_axis(ops::permute_def, x, axes[i], rank);
     moves |= a != static_cast<int>(i);
     attrs.push(std::int64_t{a});
   }
@@ -205,8 +192,8 @@ LazyTensor transpose(const LazyTensor& x, int a, int b) {
   const int rank = ops::checked(ops::permute_def, x).rank();
   Axes axes(static_cast<std::size_t>(rank));
   std::iota(axes.begin(), axes.end(), 0);
-  std::swap(axes[static_cast<std::size_t>(ops::axis_in(ops::permute_def, x, a, rank))],
-            axes[static_cast<std::size_t>(ops::axis_in(ops::permute_def, x, b, rank))]);
+  std::swap(axes[static_cast<std::size_t>(ops::checked_axis(ops::permute_def, x, a, rank))],
+            axes[static_cast<std::size_t>(ops::checked_axis(ops::permute_def, x, b, rank))]);
   return permute(x, axes);
 }
 
@@ -217,7 +204,7 @@ LazyTensor expand(const LazyTensor& x, const Shape& shape) {
 
 LazyTensor slice(const LazyTensor& x, int axis, std::int64_t begin, std::int64_t end, std::int64_t step) {
   const Shape& shape = ops::checked(ops::slice_def, x);
-  const int a = ops::axis_in(ops::slice_def, x, axis, shape.rank());
+  const int a = ops::checked_axis(ops::slice_def, x, axis, shape.rank());
   if (step < 1) fail_argument({ops::slice_def, {&x, 1}, {}}, "the step must be positive");
   const std::int64_t n = shape[a];
   const auto clipped = [n](std::int64_t at) { return std::clamp<std::int64_t>(at < 0 ? at + n : at, 0, n); };
@@ -233,7 +220,7 @@ LazyTensor slice(const LazyTensor& x, int axis, std::int64_t begin, std::int64_t
 
 LazyTensor squeeze(const LazyTensor& x, int axis) {
   const Shape& shape = ops::checked(ops::reshape_def, x);
-  const int a = ops::axis_in(ops::reshape_def, x, axis, shape.rank());
+  const int a = ops::checked_axis(ops::reshape_def, x, axis, shape.rank());
   if (shape[a] != 1)
     fail_shape({ops::reshape_def, {&x, 1}, {}}, "axis " + std::to_string(axis) + " to squeeze is not 1");
   Shape to;
@@ -244,7 +231,7 @@ LazyTensor squeeze(const LazyTensor& x, int axis) {
 
 LazyTensor unsqueeze(const LazyTensor& x, int axis) {
   const Shape& shape = ops::checked(ops::reshape_def, x);
-  const int a = ops::axis_in(ops::reshape_def, x, axis, shape.rank() + 1);
+  const int a = ops::checked_axis(ops::reshape_def, x, axis, shape.rank() + 1);
   Shape to;
   for (int i = 0; i <= shape.rank(); ++i) {
     if (i == a) to.push_back(1);
@@ -256,8 +243,8 @@ LazyTensor unsqueeze(const LazyTensor& x, int axis) {
 LazyTensor flatten(const LazyTensor& x, int first, int last) {
   const Shape& shape = ops::checked(ops::reshape_def, x);
   if (shape.rank() == 0) return reshape(x, {1});
-  const int f = ops::axis_in(ops::reshape_def, x, first, shape.rank());
-  const int l = ops::axis_in(ops::reshape_def, x, last, shape.rank());
+  const int f = ops::checked_axis(ops::reshape_def, x, first, shape.rank());
+  const int l = ops::checked_axis(ops::reshape_def, x, last, shape.rank());
   if (f > l) fail_argument({ops::reshape_def, {&x, 1}, {}}, "flatten: the first axis is after the last");
   Shape to;
   for (int i = 0; i < shape.rank(); ++i) {
@@ -269,7 +256,7 @@ LazyTensor flatten(const LazyTensor& x, int first, int last) {
 
 std::vector<LazyTensor> split(const LazyTensor& x, const std::vector<std::int64_t>& sizes, int axis) {
   const Shape& shape = ops::checked(ops::slice_def, x);
-  const int a = ops::axis_in(ops::slice_def, x, axis, shape.rank());
+  const int a = ops::checked_axis(ops::slice_def, x, axis, shape.rank());
   std::vector<LazyTensor> parts;
   std::int64_t at = 0;
   for (const std::int64_t size : sizes) {

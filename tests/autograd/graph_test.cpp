@@ -12,9 +12,12 @@
 #include "metal_candle/scope.hpp"
 #include "ops/identity.h"
 #include "ops/table.h"
+#include "tests/support/errors.h"
 
 namespace metal_candle {
 namespace {
+
+using test::error_of;
 
 LazyTensor data(const Shape& shape, DType dtype = DType::f32) { return Tensor::full(shape, 0.5, dtype); }
 
@@ -35,18 +38,6 @@ struct Below {
   LazyTensor root;
   std::set<Node*> nodes;
 };
-
-template <class F>
-std::string error_of(F f, ErrorKind kind) {
-  try {
-    f();
-  } catch (const UserError& e) {
-    EXPECT_EQ(static_cast<int>(e.kind()), static_cast<int>(kind)) << e.what();
-    return e.what();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return "";
-}
 
 TEST(Backward, AChainOfAMillionNodesNeitherRecursesNorOverflows) {
   const LazyTensor x = data({2});

@@ -38,6 +38,25 @@ TEST(Grad, OfLogSumExpWhereAllIsMinusInfinity) {
   EXPECT_EQ(grad_at([](const LazyTensor& x) { return logsumexp(x); }, {-inf, 5}), Doubles({0, 1}));
 }
 
+/// As PyTorch's F.cross_entropy has it: an ignored row adds nothing to the loss, whatever its logits; its gradient is 0
+/// unless its probabilities are NaN, which they are if a logit is NaN or +inf.
+TEST(Grad, OfCrossEntropyInIgnoredRowsThatAreNotFinite) {
+  const float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  const LazyTensor targets = Tensor::from<std::int32_t>({1, -100}, {2});
+  for (const float odd : {nan, inf, -inf, 7.0f}) {
+    const LazyTensor x = Tensor::from<float>({0.5, 1, 2, odd, 1, 2}, {2, 3});
+    const LazyTensor loss = cross_entropy(x, targets);
+    const Doubles g = values(grad(loss, {x})[0]);
+    EXPECT_NEAR(values(loss)[0], 1.4643688, 1e-6);
+    const double counted[] = {0.1402, -0.7688, 0.6285};
+    for (std::size_t i = 0; i < 3; ++i) {
+      EXPECT_NEAR(g[i], counted[i], 1e-4);
+      if (odd == -inf || odd == 7) EXPECT_EQ(g[3 + i], 0) << odd;
+      else EXPECT_TRUE(std::isnan(g[3 + i])) << odd;
+    }
+  }
+}
+
 TEST(Grad, AddsUpOverEveryUse) {
   EXPECT_EQ(grad_at([](const LazyTensor& x) { return sum(x * x * x + x); }, {2, -1}), Doubles({13, 4}));
   const LazyTensor table = Tensor::zeros({3, 1});

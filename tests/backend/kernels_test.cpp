@@ -3,12 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <functional>
 #include <limits>
-#include <numeric>
-#include <random>
 
 #include "backend/cpu/kernels/concat.h"
 #include "backend/cpu/kernels/cumsum.h"
@@ -16,135 +11,14 @@
 #include "backend/cpu/kernels/pad.h"
 #include "backend/cpu/kernels/scatter_add.h"
 #include "backend/cpu/kernels/set_rows.h"
-#include "backend/cpu/kernels/sort.h"
 #include "backend/cpu/kernels/table.h"
-#include "backend/cpu/kernels/topk.h"
-#include "backend/cpu/kernels/types.h"
+#include "kernel_harness.h"
 #include "ops/table.h"
 
-namespace metal_candle::cpu {
+namespace metal_candle::cpu::test {
 namespace {
 
-using Values = std::vector<double>;
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 constexpr double kInf = std::numeric_limits<double>::infinity();
-
-template <class T>
-T from_double(double v) {
-  if constexpr (is_half<T>) return T(static_cast<float>(v));
-  else return static_cast<T>(v);
-}
-template <class T>
-double to_double(T v) {
-  if constexpr (is_half<T>) return static_cast<float>(v);
-  else return static_cast<double>(v);
-}
-
-struct Array {
-  DType dtype;
-  Shape shape, strides;
-  std::int64_t offset = 0;
-  std::vector<std::uint64_t> memory;  // 64-bit words: aligned for every type
-
-  Array(DType type, const Shape& s) : dtype(type), shape(s), strides(contiguous_strides(s)) {
-    memory.assign(static_cast<std::size_t>(s.numel()) + 1, 0xa5a5a5a5a5a5a5a5u);
-  }
-  Array(DType type, const Shape& s, const Values& values) : Array(type, s) {
-    visit(dtype, [&]<class T>() {
-      for (std::size_t i = 0; i < values.size(); ++i)
-        reinterpret_cast<T*>(memory.data())[i] = from_double<T>(values[i]);
-    });
-  }
-  KernelTensor view() {
-    return {reinterpret_cast<char*>(memory.data()) + offset * static_cast<std::int64_t>(size_of(dtype)), dtype, shape,
-            strides};
-  }
-  double at(const std::vector<std::int64_t>& index) const {
-    std::int64_t place = offset;
-    for (std::size_t i = 0; i < index.size(); ++i) place += index[i] * strides[static_cast<int>(i)];
-    return visit(dtype, [&]<class T>() { return to_double(reinterpret_cast<const T*>(memory.data())[place]); });
-  }
-  Values values() const;
-};
-
-/// Calls f with every index of the shape, in row-major order.
-void each(const Shape& shape, const std::function<void(const std::vector<std::int64_t>&)>& f) {
-  std::vector<std::int64_t> index(static_cast<std::size_t>(shape.rank()));
-  for (std::int64_t i = 0, n = shape.numel(); i < n; ++i) {
-    std::int64_t rest = i;
-    for (int a = shape.rank() - 1; a >= 0; --a) {
-      index[static_cast<std::size_t>(a)] = rest % shape[a];
-      rest /= shape[a];
-    }
-    f(index);
-  }
-}
-
-Values Array::values() const {
-  Values out;
-  each(shape, [&](const auto& index) { out.push_back(at(index)); });
-  return out;
-}
-
-Array random(DType dtype, const Shape& shape, unsigned seed = 1) {
-  std::mt19937 engine(seed);
-  Values values(static_cast<std::size_t>(shape.numel()));
-  for (double& v : values) v = dtype == DType::boolean ? engine() % 2 : static_cast<double>(engine() % 101);
-  return Array(dtype, shape, values);
-}
-
-Array transposed(Array a, int i, int j) {
-  std::swap(a.shape[i], a.shape[j]);
-  std::swap(a.strides[i], a.strides[j]);
-  return a;
-}
-
-std::vector<std::string> failures;
-
-void run_tasks(const CpuKernel& kernel, std::span<const KernelTensor> in, std::span<const KernelTensor> out,
-               const Attrs& attrs, bool backwards) {
-  KernelCall call{in, out, attrs, nullptr, nullptr, [](const char* what) { failures.emplace_back(what); }};
-  std::vector<KernelTensor> in_shapes(in.begin(), in.end()), out_shapes(out.begin(), out.end());
-  for (auto* list : {&in_shapes, &out_shapes})
-    for (KernelTensor& t : *list) t.data = nullptr;
-  const KernelCall shapes{in_shapes, out_shapes, attrs, nullptr, nullptr, nullptr};
-  const auto words = [&](auto size) { return size ? size(shapes) / 8 + 1 : 1; };
-  std::vector<std::uint64_t> scratch(words(kernel.scratch)), shared(words(kernel.shared), 0x5555555555555555u);
-  call.scratch = scratch.data();
-  call.shared = shared.data();
-  for (int pass = 0; pass < kernel.passes; ++pass) {
-    const std::int64_t n = kernel.tasks(shapes, pass);
-    for (std::int64_t i = 0; i < n; ++i) {
-      std::fill(scratch.begin(), scratch.end(), 0xeeeeeeeeeeeeeeeeu);
-      kernel.run(call, pass, backwards ? n - 1 - i : i);
-    }
-  }
-}
-
-std::vector<Array> run(const CpuKernel& kernel, std::vector<Array> in, const std::vector<TensorType>& types,
-                       const Attrs& attrs) {
-  std::vector<Array> first, second;
-  std::vector<KernelTensor> inputs, outputs;
-  for (Array& a : in) inputs.push_back(a.view());
-  for (auto* list : {&first, &second}) {
-    outputs.clear();
-    for (const TensorType& t : types) list->emplace_back(t.dtype, t.shape);
-    for (Array& a : *list) outputs.push_back(a.view());
-    run_tasks(kernel, inputs, outputs, attrs, list == &second);
-  }
-  for (std::size_t i = 0; i < first.size(); ++i) EXPECT_EQ(first[i].memory, second[i].memory);
-  return first;
-}
-
-void expect_same(const Values& got, const Values& want) {
-  ASSERT_EQ(got.size(), want.size());
-  for (std::size_t i = 0; i < got.size(); ++i)
-    ASSERT_TRUE(got[i] == want[i] || (got[i] != got[i] && want[i] != want[i]))
-        << "element " << i << ": " << got[i] << " instead of " << want[i];
-}
-
-constexpr DType kAll[] = {DType::f32, DType::f64, DType::f16, DType::bf16,   DType::i8,
-                          DType::u8,  DType::i32, DType::i64, DType::boolean};
 
 // ---- concat ---------------------------------------------------------------------------------------------------------
 
@@ -275,101 +149,6 @@ TEST(CumsumKernel, InPlace) {
   const KernelTensor t = x.view();
   run_tasks(cumsum_kernel, {&t, 1}, {&t, 1}, {1, 1}, false);
   expect_same(x.values(), want);
-}
-
-// ---- sort and topk --------------------------------------------------------------------------------------------------
-
-bool before(double a, double b, bool descending) {
-  if (descending) std::swap(a, b);
-  return a != a ? false : b != b ? true : a < b;
-}
-
-/// Stable order of the lane, by insertion.
-std::vector<std::int64_t> naive_order(const Values& lane, bool descending) {
-  std::vector<std::int64_t> order;
-  for (std::size_t i = 0; i < lane.size(); ++i) {
-    auto at = order.end();
-    while (at != order.begin() && before(lane[i], lane[static_cast<std::size_t>(at[-1])], descending)) --at;
-    order.insert(at, static_cast<std::int64_t>(i));
-  }
-  return order;
-}
-
-void check_order(const Array& x, int axis, bool descending, std::int64_t k, const std::vector<Array>& out) {
-  Shape lanes = x.shape;
-  lanes[axis] = std::min<std::int64_t>(1, k);
-  const std::size_t a = static_cast<std::size_t>(axis);
-  each(lanes, [&](auto index) {
-    Values lane;
-    for (index[a] = 0; index[a] < x.shape[axis]; ++index[a]) lane.push_back(x.at(index));
-    const auto order = naive_order(lane, descending);
-    for (index[a] = 0; index[a] < k; ++index[a]) {
-      const std::int64_t place = order[static_cast<std::size_t>(index[a])];
-      ASSERT_EQ(out[1].at(index), static_cast<double>(place));
-      const double got = out[0].at(index), want = lane[static_cast<std::size_t>(place)];
-      ASSERT_TRUE(got == want || (got != got && want != want));
-      ASSERT_EQ(std::signbit(got), std::signbit(want));
-    }
-  });
-}
-void check_sort(const Array& x, int axis) {
-  for (const bool descending : {false, true})
-    check_order(x, axis, descending, x.shape[axis],
-                run(sort_kernel, {x}, {{x.dtype, x.shape}, {DType::i32, x.shape}}, {axis, descending}));
-}
-void check_topk(const Array& x, std::int64_t k) {
-  Shape shape = x.shape;
-  shape[shape.rank() - 1] = k;
-  check_order(x, shape.rank() - 1, true, k, run(topk_kernel, {x}, {{x.dtype, shape}, {DType::i32, shape}}, {k}));
-}
-
-const Values kSpecials = {1, -0.0, kNaN, 0.0, -kInf, 3, kInf, -2, -0.0, kNaN, 0.0, 3, -2, 65504, -1e-7};
-
-TEST(SortKernel, EveryTypeAndAxis) {
-  for (const DType d : kAll) {
-    for (const int axis : {0, 1, 2}) check_sort(random(d, {4, 5, 3}), axis);
-    check_sort(random(d, {37}), 0);
-  }
-  check_sort(Array(DType::i32, {5}, {3, -2147483648.0, 0, 2147483647.0, -1}), 0);
-  check_sort(Array(DType::i8, {4}, {-128, 127, 0, -1}), 0);
-  check_sort(random(DType::f32, {0, 3}), 0);
-  check_sort(random(DType::f32, {0, 3}), 1);
-  check_sort(random(DType::f32, {40, 700}), 1);
-}
-TEST(SortKernel, SpecialValues) {
-  for (const DType d : {DType::f32, DType::f64, DType::f16, DType::bf16}) {
-    const auto n = static_cast<std::int64_t>(kSpecials.size());
-    check_sort(Array(d, {n}, kSpecials), 0);
-    check_topk(Array(d, {n}, kSpecials), 7);
-  }
-  const Array negative_nan(DType::f32, {3}, {1, -kNaN, 2});
-  EXPECT_EQ(run(sort_kernel, {negative_nan}, {{DType::f32, {3}}, {DType::i32, {3}}}, {0, 0})[1].values(),
-            (Values{0, 2, 1}));
-}
-TEST(SortKernel, ValuesThatNobodyReadsAreNotWritten) {
-  Array x = random(DType::f32, {3, 6}), indices(DType::i32, x.shape);
-  const KernelTensor in = x.view(), out[] = {{nullptr, DType::f32, x.shape, x.strides}, indices.view()};
-  run_tasks(sort_kernel, {&in, 1}, out, {1, 0}, false);
-  expect_same(indices.values(), run(sort_kernel, {x}, {{x.dtype, x.shape}, {DType::i32, x.shape}}, {1, 0})[1].values());
-}
-TEST(TopkKernel, EveryTypeAndSize) {
-  for (const DType d : kAll)
-    for (const std::int64_t k : {0, 1, 4, 11}) check_topk(random(d, {3, 11}), k);
-  check_topk(random(DType::f32, {0, 5}), 2);
-}
-TEST(TopkKernel, LongRowsAreCutInRanges) {
-  Values values(70000);
-  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<double>((i * 7919) % 4099);  // many ties
-  const Array x(DType::f32, {2, 35000}, values);
-  for (const std::int64_t k : {1, 50, 20000}) {
-    const auto out = run(topk_kernel, {x}, {{DType::f32, {2, k}}, {DType::i32, {2, k}}}, {k});
-    const auto all = run(sort_kernel, {x}, {{DType::f32, {2, 35000}}, {DType::i32, {2, 35000}}}, {1, 1});
-    for (std::int64_t row = 0; row < 2; ++row)
-      for (std::int64_t i = 0; i < k; ++i) {
-        ASSERT_EQ(out[0].at({row, i}), all[0].at({row, i}));
-        ASSERT_EQ(out[1].at({row, i}), all[1].at({row, i}));
-      }
-  }
 }
 
 // ---- scatter_add ----------------------------------------------------------------------------------------------------
@@ -543,4 +322,4 @@ TEST(KernelTable, EveryKernelOpHasItsKernel) {
 }
 
 }  // namespace
-}  // namespace metal_candle::cpu
+}  // namespace metal_candle::cpu::test

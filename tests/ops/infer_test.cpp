@@ -8,28 +8,17 @@
 #include "metal_candle/ops.hpp"
 #include "metal_candle/scope.hpp"
 #include "ops/table.h"
+#include "tests/support/errors.h"
 #include "tests/support/samples.h"
 
 namespace metal_candle {
 namespace {
 
+using test::error_of;
+using test::expect_in;
+
 LazyTensor f32(const Shape& shape) { return Tensor::zeros(shape, DType::f32); }
 LazyTensor of(DType dtype, const Shape& shape = {2}) { return Tensor::zeros(shape, dtype); }
-
-template <class F>
-std::string error_of(F f, ErrorKind kind) {
-  try {
-    f();
-  } catch (const UserError& e) {
-    EXPECT_EQ(static_cast<int>(e.kind()), static_cast<int>(kind)) << e.what();
-    return e.what();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return "";
-}
-void expect_in(const std::string& text, std::initializer_list<const char*> parts) {
-  for (const char* part : parts) EXPECT_NE(text.find(part), std::string::npos) << part << " is not in: " << text;
-}
 
 // The number that a node holds in place of an operand.
 bool has_number(const LazyTensor& t) { return t.node()->scalar_flags & Node::kScalarOperand; }
