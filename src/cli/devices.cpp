@@ -18,7 +18,7 @@ std::string processor_line(std::string_view key) {
   std::ifstream file("/proc/cpuinfo");
   for (std::string line; std::getline(file, line);) {
     const std::size_t colon = line.find(':');
-    if (!line.starts_with(key) || colon == line.npos) continue;
+    if (!line.starts_with(key) || colon == std::string::npos) continue;
     return colon + 2 <= line.size() ? line.substr(colon + 2) : "";
   }
   return {};
@@ -30,7 +30,7 @@ std::vector<std::string> instruction_sets() {
   std::vector<std::string> out;
   for (const char* flag :
        {"sse4_2", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16"})
-    if (flags.find(" " + std::string(flag) + " ") != flags.npos) out.emplace_back(flag);
+    if (flags.find(" " + std::string(flag) + " ") != std::string::npos) out.emplace_back(flag);
   return out;
 }
 

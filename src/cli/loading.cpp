@@ -18,7 +18,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 std::pair<std::int32_t, double> bias(const std::string& text) {
   const std::size_t equals = text.find('=');
-  if (equals == text.npos) throw UsageError(fmt::format("--logit-bias: expected ID=X, got \"{}\"", text));
+  if (equals == std::string::npos) throw UsageError(fmt::format("--logit-bias: expected ID=X, got \"{}\"", text));
   const auto id = parse_whole("--logit-bias", text.substr(0, equals), 0, 0x7fffffff);
   return {static_cast<std::int32_t>(id), parse_number("--logit-bias", text.substr(equals + 1), -kInfinity, kInfinity)};
 }

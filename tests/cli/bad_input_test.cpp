@@ -2,6 +2,7 @@
 // absurdly large. Each is an error with the documented code that names the file, and nothing that was there changes.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mount.h>
 
 #include <filesystem>
 #include <fstream>
@@ -33,7 +34,7 @@ std::map<std::string, std::string> contents(const fs::path& folder) {
 
 /// A fresh copy of a folder.
 fs::path copy_of(const fs::path& folder, const std::string& name) {
-  const fs::path to = playground() / name;
+  fs::path to = playground() / name;
   fs::remove_all(to);
   fs::copy(folder, to, fs::copy_options::recursive);
   return to;
@@ -222,6 +223,42 @@ TEST(BadInput, GgufFilesAndWhatIsNone) {
     expect_refusal({"convert", "--model", file.string(), "--output", out}, "bad.gguf", d.what, playground() / "model");
     EXPECT_FALSE(fs::exists(out)) << d.what;
   }
+}
+
+/// A disk of so many pages, while it lives.
+struct Disk {
+  fs::path path = playground() / "disk";
+  bool mounted;
+  explicit Disk(int pages) {
+    fs::create_directories(path);
+    mounted = mount("tmpfs", path.c_str(), "tmpfs", 0, ("size=" + std::to_string(4 * pages) + "k").c_str()) == 0;
+  }
+  ~Disk() {
+    if (mounted) umount(path.c_str());
+  }
+};
+
+TEST(BadInput, AFullDiskIsSaidAndLeavesNothingHalf) {
+  const std::string rows = (playground() / "train.jsonl").string(), adapter = (playground() / "full-adapter").string();
+  ASSERT_EQ(
+      command({"train", "--model", model(), "--data", rows, "--output", adapter, "--steps", "1", "--rank", "1"}).code,
+      0);
+  {
+    const Disk disk(8);
+    if (!disk.mounted) GTEST_SKIP() << "needs the right to mount";
+    const std::string out = (disk.path / "merged").string();
+    const Ran merged = command({"merge", "--model", model(), "--adapter", adapter, "--output", out});
+    EXPECT_EQ(merged.code, 74) << merged.err;
+    EXPECT_THAT(merged.err, HasSubstr("No space left"));
+    EXPECT_TRUE(fs::is_empty(disk.path)) << "something was left";
+  }
+  const Disk disk(24);
+  const std::string out = (disk.path / "run").string();
+  const Ran trained = command({"train", "--model", model(), "--data", rows, "--output", out, "--steps", "40", "--rank",
+                               "2", "--save-every", "1", "--json"});
+  EXPECT_THAT(trained.code, testing::AnyOf(73, 74)) << trained.err;
+  for (const auto& entry : fs::recursive_directory_iterator(disk.path))
+    EXPECT_EQ(entry.path().string().find(".tmp-"), std::string::npos) << entry.path();
 }
 
 TEST(BadInput, AHugeFileIsNotRead) {

@@ -67,7 +67,7 @@ std::string large_model() {
     Json shape = Json::array();
     std::int64_t count = 1;
     for (const std::int64_t n : t.shape.dims()) {
-      const std::int64_t size = t.name.find("embed_tokens") != t.name.npos && shape.size() == 0 ? kRows : n;
+      const std::int64_t size = t.name.find("embed_tokens") != std::string::npos && shape.size() == 0 ? kRows : n;
       shape.push_back(size), count *= size;
     }
     Json offsets = Json::array();
@@ -178,10 +178,10 @@ TEST(Progress, HonoursNoColorAndTheWidth) {
   EXPECT_THAT(plain, HasSubstr("━"));
   EXPECT_THAT(plain, Not(HasSubstr("\033[36m")));
   const std::string narrow = on_terminal(training("narrow"), 40, "X=1");
-  for (std::size_t at = 0; (at = narrow.find("\r\033[K", at)) != narrow.npos;) {
+  for (std::size_t at = 0; (at = narrow.find("\r\033[K", at)) != std::string::npos;) {
     at += 4;
     const std::string line = narrow.substr(at, narrow.find_first_of("\r\n", at) - at);
-    if (line.find("━") != line.npos) {
+    if (line.find("━") != std::string::npos) {
       EXPECT_LE(columns_of(line), 40u) << line;
     }
   }

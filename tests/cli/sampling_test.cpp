@@ -12,7 +12,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::HasSubstr;
-using testing::Not;
 
 /// A copy of the model with one file more, or another.
 std::string model_with(const std::string& name, const std::string& text) {

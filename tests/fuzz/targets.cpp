@@ -65,12 +65,10 @@ std::vector<std::string> tokenizer_seeds() {
 
 std::vector<std::string> jinja_seeds() {
   return {
-      "{% for m in messages if m.role != 'x' -%}\n{{ loop.index ~ m['content'] | tojson(indent=2) }}{% else %}-{% "
-      "endfor %}",
+      "{% for m in messages if m.role != 'x' -%}\n{{ loop.index ~ m['content'] | tojson }}{% else %}-{% endfor %}",
       "{% macro f(a, b=2) %}{{ caller(a) if caller else varargs }}{% endmacro %}{% call(q) f(1) %}{{ q }}{% endcall %}",
       "{% set ns = namespace(x=[1, 2.5e1, {'k': none}]) %}{% set ns.x = ns.x[::-1] %}{{ '%5s|%-3d' % (ns.x, n) }}",
-      "{%- if n is divisibleby(3) and 'a' in text %}{{ text.split(' ')[1:] | map('upper') | join(', ') }}{% elif n "
-      "%}{% endif -%}",
+      "{%- if n is divisibleby(3) and 'a' in text %}{{ text.split()[1:] | map('upper') }}{% elif n %}x{% endif -%}",
       "{% macro r(x) %}{% if x %}{{ r(x - 1) }}{% endif %}{% endmacro %}{{ r(n) }}{# c #}{% raw %}{{ }}{% endraw %}",
       "{{ '{:>{w}}{0!r}'.format(text, w=9) }}{% filter upper %}{{ tools[0].function | dictsort }}{% endfilter %}",
       "{% set x %}a{% endset %}{% with y = x * 3 %}{{ y | replace('a', x) | truncate(5, true, '', 0) }}{% endwith %}",
@@ -79,22 +77,22 @@ std::vector<std::string> jinja_seeds() {
 
 std::vector<std::string> config_seeds() {
   return {
-      R"({"model_type":"llama","vocab_size":32,"hidden_size":24,"intermediate_size":40,"num_hidden_layers":3,)"
-      R"("num_attention_heads":4,"num_key_value_heads":2,"head_dim":6,"rms_norm_eps":1e-5,"rope_theta":10000.0,)"
-      R"("rope_scaling":{"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,)"
-      R"("original_max_position_embeddings":16},"max_position_embeddings":64,"tie_word_embeddings":true,)"
-      R"("attention_bias":true,"mlp_bias":false,"eos_token_id":[2,3],"bos_token_id":1,"torch_dtype":"bfloat16"})",
-      R"({"model_type":"mistral","vocab_size":32,"hidden_size":24,"intermediate_size":40,"num_hidden_layers":2,)"
-      R"("num_attention_heads":4,"sliding_window":8,"rope_parameters":{"rope_type":"linear","factor":2.0,"rope_theta":5000.0},"dtype":"float32"})",
-      R"({"model_type":"qwen2","vocab_size":32,"hidden_size":24,"intermediate_size":40,"num_hidden_layers":4,)"
-      R"("num_attention_heads":4,"use_sliding_window":true,"sliding_window":8,"max_window_layers":2,)"
-      R"("rope_scaling":{"type":"dynamic","factor":4}})",
-      R"({"model_type":"gemma2","vocab_size":32,"hidden_size":24,"intermediate_size":40,"num_hidden_layers":2,)"
-      R"("num_attention_heads":4,"num_key_value_heads":2,"head_dim":8,"query_pre_attn_scalar":8,)"
-      R"("attn_logit_softcapping":50.0,"final_logit_softcapping":30.0,"layer_types":["sliding_attention","full_attention"]})",
-      R"({"peft_type":"LORA","r":4,"lora_alpha":8,"lora_dropout":0.1,"bias":"none","use_rslora":true,)"
-      R"("target_modules":["q_proj","v_proj"],"rank_pattern":{"q_proj":2},"alpha_pattern":{"v_proj":3},)"
-      R"("modules_to_save":["lm_head"],"layers_to_transform":[0,1],"exclude_modules":"x","base_model_name_or_path":"m"})",
+      R"({"model_type":"llama","vocab_size":32,"hidden_size":24,"intermediate_size":40,"num_hidden_layers":3,
+        "num_attention_heads":4,"num_key_value_heads":2,"head_dim":6,"rms_norm_eps":1e-5,"rope_theta":10000.0,
+        "rope_scaling":{"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,
+        "original_max_position_embeddings":16},"max_position_embeddings":64,"tie_word_embeddings":true,
+        "attention_bias":true,"mlp_bias":false,"eos_token_id":[2,3],"bos_token_id":1,"torch_dtype":"bfloat16"})",
+      R"({"model_type":"mistral","vocab_size":32,"hidden_size":24,"intermediate_size":40,"num_hidden_layers":2,
+        "num_attention_heads":4,"sliding_window":8,"rope_parameters":{"rope_type":"linear","factor":2.0,"rope_theta":5000.0},"dtype":"float32"})",
+      R"({"model_type":"qwen2","vocab_size":32,"hidden_size":24,"intermediate_size":40,"num_hidden_layers":4,
+        "num_attention_heads":4,"use_sliding_window":true,"sliding_window":8,"max_window_layers":2,
+        "rope_scaling":{"type":"dynamic","factor":4}})",
+      R"({"model_type":"gemma2","vocab_size":32,"hidden_size":24,"intermediate_size":40,"num_hidden_layers":2,
+        "num_attention_heads":4,"num_key_value_heads":2,"head_dim":8,"query_pre_attn_scalar":8,
+        "attn_logit_softcapping":50.0,"final_logit_softcapping":30.0,"layer_types":["sliding_attention","full_attention"]})",
+      R"({"peft_type":"LORA","r":4,"lora_alpha":8,"lora_dropout":0.1,"bias":"none","use_rslora":true,
+        "target_modules":["q_proj","v_proj"],"rank_pattern":{"q_proj":2},"alpha_pattern":{"v_proj":3},
+        "modules_to_save":["lm_head"],"layers_to_transform":[0,1],"exclude_modules":"x","base_model_name_or_path":"m"})",
       R"({"peft_type":"LORA","r":2,"lora_alpha":2,"target_modules":"all-linear","task_type":"CAUSAL_LM"})",
   };
 }

@@ -32,10 +32,34 @@ void Inner::renew() {
   else scope = std::make_shared<Scope>(Scope{scope->outer});
 }
 
+/// `self`: a template's blocks by name, to be shown once more.
+struct Blocks : Object {
+  explicit Blocks(Interpreter& interpreter_) : interpreter(interpreter_) {}
+  std::string type() const override { return "TemplateReference"; }
+  std::optional<Value> attribute(std::string_view name) const override {
+    const Statement* block = find(interpreter.program_.body, name);
+    if (!block) return std::nullopt;
+    return function(block->text, [this, block](const Call&) { return interpreter.text_of_block(*block); });
+  }
+  static const Statement* find(const Body& body, std::string_view name) {
+    for (const Statement& s : body) {
+      if (s.kind == Statement::Kind::block && s.text == name) return &s;
+      for (const Body& inner : s.bodies)
+        if (const Statement* found = find(inner, name)) return found;
+    }
+    return nullptr;
+  }
+  Interpreter& interpreter;
+};
+
 Interpreter::Interpreter(const Program& program, const Dict& context, const std::tm& now)
     : program_(program), given_(program.names.size()) {
   for (auto& [name, value] : make_globals(now, keep_))
     if (const Name number = program.names.find(name); number >= 0) given_[static_cast<std::size_t>(number)] = value;
+  if (const Name self = program.names.find("self"); self >= 0) {
+    keep_.push_back(std::make_shared<Blocks>(*this));
+    given_[static_cast<std::size_t>(self)] = Value(keep_.back());
+  }
   for (const auto& [key, value] : context.items())
     if (const Name number = program.names.find(key.text()); number >= 0)
       given_[static_cast<std::size_t>(number)] = value;
@@ -133,6 +157,16 @@ Interpreter::Flow Interpreter::generation(const Statement& statement) {
 Interpreter::Flow Interpreter::block(const Statement& statement) {
   Inner inner(*this, statement.flag ? nullptr : root_);
   return run(statement.bodies[0]);
+}
+
+Value Interpreter::text_of_block(const Statement& statement) {
+  const Level level;
+  const int line = line_, column = column_;
+  Capture capture(*this);
+  Inner inner(*this, root_);
+  run(statement.bodies[0]);
+  line_ = line, column_ = column;
+  return Value(std::move(capture.text));
 }
 
 Value Interpreter::captured(Flow& flow, const Body& body) {

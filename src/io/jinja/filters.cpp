@@ -11,7 +11,8 @@
 namespace metal_candle::jinja {
 
 const Filter* find_filter(std::string_view name) {
-  for (auto part : {text_filters(), number_filters(), sequence_filters(), order_filters(), choice_filters()})
+  for (auto part :
+       {text_filters(), layout_filters(), number_filters(), sequence_filters(), order_filters(), choice_filters()})
     for (const Filter& filter : part)
       if (filter.name == name) return &filter;
   return nullptr;

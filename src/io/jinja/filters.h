@@ -31,6 +31,7 @@ bool apply(const Predicate&, const Value& subject, const Call&);
 
 // The table, in parts.
 std::span<const Filter> text_filters();
+std::span<const Filter> layout_filters();
 std::span<const Filter> number_filters();
 std::span<const Filter> sequence_filters();
 std::span<const Filter> order_filters();

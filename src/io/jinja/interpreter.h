@@ -45,6 +45,7 @@ class Interpreter {
   enum class Flow { on, break_, continue_ };
   friend class Loop;
   friend struct Macro;
+  friend struct Blocks;
   friend class Inner;
   friend class Capture;
 
@@ -57,6 +58,7 @@ class Interpreter {
   Flow inner(const Statement& statement);
   Flow generation(const Statement& statement);
   Flow block(const Statement& statement);
+  Value text_of_block(const Statement& statement);
   Flow set_block(const Statement& statement);
   Flow filter_block(const Statement& statement);
   Flow with(const Statement& statement);

@@ -26,6 +26,13 @@ Value last(const Value& subject, const Parameters&) {
   return items.empty() ? Value::undefined("No last item, sequence was empty.") : items.back();
 }
 
+/// One of the items, and always the same: a prompt should not change from one rendering to the next.
+Value any_one(const Value& subject, const Parameters&) {
+  const std::vector<Value> items = iterate(subject);
+  if (items.empty()) return Value::undefined("No random item, sequence was empty.");
+  return items[(items.size() * 7 + 3) / 10 % items.size()];
+}
+
 Value reverse(const Value& subject, const Parameters&) {
   if (subject.is_text()) return slice(subject, Value(), Value(), Value(-1));
   std::vector<Value> items = iterate(subject);
@@ -124,6 +131,7 @@ constexpr Filter kFilters[] = {
     {"last", last},
     {"length", length_of},
     {"list", as_list},
+    {"random", any_one},
     {"reverse", reverse},
     {"slice", slices, {"slices", "fill_with"}},
     {"sum", sum, {"attribute", "start"}},
