@@ -12,6 +12,7 @@
 #include <bit>
 #include <cstring>
 #include <iterator>
+#include <type_traits>
 
 #include "base/thread_pool.h"
 #include "io/dequantize.h"
@@ -81,11 +82,55 @@ struct BF16 {
   }
 };
 
+#undef MC_LOOK_UP
+#if HWY_TARGET != HWY_SCALAR
+namespace hn = hwy::HWY_NAMESPACE;
+
+/// A block of four-bit codes has sixteen values: they are computed once, and looked up a byte at a time. `value` gives
+/// them from a vector of codes.
+template <class Value>
+void look_up(const Byte* codes, const Value& value, bf16* out) {
+  const hn::CappedTag<float, 16> df;
+  const hn::RebindToSigned<decltype(df)> di;
+  const hn::Rebind<Byte, decltype(df)> dn;
+  alignas(16) Byte low[16], high[16];
+  for (std::size_t i = 0; i < 16; i += hn::Lanes(df)) {
+    const auto u = hn::BitCast(di, value(df, hn::Iota(df, static_cast<float>(i))));
+    const auto odd = hn::And(hn::ShiftRight<16>(u), hn::Set(di, 1));
+    const auto rounded = hn::ShiftRight<16>(hn::Add(u, hn::Add(odd, hn::Set(di, 0x7fff))));
+    const auto nan = hn::ShiftRight<16>(hn::Or(u, hn::Set(di, 0x400000)));
+    const auto is_nan = hn::Gt(hn::And(u, hn::Set(di, 0x7fffffff)), hn::Set(di, 0x7f800000));
+    const auto bits = hn::IfThenElse(is_nan, nan, rounded), byte = hn::Set(di, 255);
+    hn::StoreU(hn::DemoteTo(dn, hn::And(bits, byte)), dn, low + i);
+    hn::StoreU(hn::DemoteTo(dn, hn::And(hn::ShiftRight<8>(bits), byte)), dn, high + i);
+  }
+  const hn::Full128<Byte> d;
+  const auto lows = hn::Load(d, low), highs = hn::Load(d, high), both = hn::LoadU(d, codes);
+  Byte* to = reinterpret_cast<Byte*>(out);
+  for (const auto code : {hn::And(both, hn::Set(d, 15)), hn::ShiftRight<4>(both)}) {
+    const auto l = hn::TableLookupBytes(lows, code), h = hn::TableLookupBytes(highs, code);
+    hn::StoreU(hn::InterleaveLower(d, l, h), d, to);
+    hn::StoreU(hn::InterleaveUpper(d, l, h), d, to + 16);
+    to += 32;
+  }
+}
+#define MC_LOOK_UP 1
+#else
+#define MC_LOOK_UP 0
+#endif
+
 struct Q4_0 {
   static constexpr int kValues = 32, kBytes = 18;
   template <class T>
   static void decode(const Byte* p, T* out) {
     const float d = from_half(word_at(p));
+#if MC_LOOK_UP
+    if constexpr (std::is_same_v<T, bf16>) {
+      look_up(
+          p + 2, [d](auto df, auto code) { return hn::Mul(hn::Set(df, d), hn::Sub(code, hn::Set(df, 8.0f))); }, out);
+      return;
+    }
+#endif
     for (int i = 0; i < 16; ++i) store(d * static_cast<float>((p[2 + i] & 15) - 8), out[i]);
     for (int i = 0; i < 16; ++i) store(d * static_cast<float>((p[2 + i] >> 4) - 8), out[16 + i]);
   }
@@ -96,6 +141,13 @@ struct Q4_1 {
   template <class T>
   static void decode(const Byte* p, T* out) {
     const float d = from_half(word_at(p)), m = from_half(word_at(p + 2));
+#if MC_LOOK_UP
+    if constexpr (std::is_same_v<T, bf16>) {
+      look_up(
+          p + 4, [d, m](auto df, auto code) { return hn::Add(hn::Mul(hn::Set(df, d), code), hn::Set(df, m)); }, out);
+      return;
+    }
+#endif
     for (int i = 0; i < 16; ++i) store(d * static_cast<float>(p[4 + i] & 15) + m, out[i]);
     for (int i = 0; i < 16; ++i) store(d * static_cast<float>(p[4 + i] >> 4) + m, out[16 + i]);
   }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <future>
 #include <iterator>
 
 #include "metal_candle/error.hpp"
@@ -128,8 +129,10 @@ const ChatTemplate& Bundle::chat_template() const {
 }
 
 Bundle Bundle::load(const fs::path& path, const LoadOptions& options) {
+  // The tokenizer is one thread's work, while most of the weights' time is memory's.
+  std::future<Tokenizer> reading = std::async(std::launch::async, [&path] { return Tokenizer::load(path); });
   Model model = Model::load(path, options);
-  Tokenizer tokenizer = Tokenizer::load(path);
+  Tokenizer tokenizer = reading.get();
   const bool folder = fs::is_directory(path);
   GenerationDefaults defaults = folder ? folder_defaults(path, model.config())
                                        : GenerationDefaults{.end_tokens = gguf_end_tokens(tokenizer, model.config())};
