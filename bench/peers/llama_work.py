@@ -1,8 +1,9 @@
 """llama.cpp, through llama-cpp-python's C interface: lm_prefill, lm_decode and lm_load as lm_work.py names them.
 
-    lm_prefill:qwen:512:f16    lm_decode:smol:64:32:bf16    lm_load:FILE.gguf    (from nothing to the first token)
+    lm_prefill:qwen:512:f16    lm_decode:smol:64:32:bf16    lm_load:16    (a file to the first token behind 16)
 
-A model of a named shape has random weights; its GGUF file is made once, below METAL_CANDLE_PEERS_MODELS.
+A model of a named shape has random weights; its GGUF file is made once, below METAL_CANDLE_PEERS_MODELS. The file of
+lm_load is METAL_CANDLE_BENCH_MODEL.
 """
 import ctypes
 import importlib.metadata
@@ -100,10 +101,6 @@ class Model:
             raise RuntimeError("llama_decode failed")
         llama.llama_synchronize(self.context)
 
-    def close(self):
-        llama.llama_free(self.context)
-        llama.llama_model_free(self.model)
-
 
 def of_shape(shape, dtype):
     if shape not in SHAPES or dtype not in ("f16", "bf16"):
@@ -138,11 +135,12 @@ def lm_decode(shape, length, count, dtype):
     return tokens
 
 
-def lm_load(path):
+def lm_load(length):
     def first_token():
-        model = Model(path)
-        model.run(16)
-        model.close()
+        model = Model(os.environ["METAL_CANDLE_BENCH_MODEL"])
+        model.run(int(length))
+        vocabulary = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model.model))
+        np.ctypeslib.as_array(llama.llama_get_logits_ith(model.context, -1), (vocabulary,)).argmax()
 
     return first_token
 

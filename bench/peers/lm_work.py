@@ -1,9 +1,8 @@
-"""Language models in PyTorch (transformers, PEFT), and text into tokens by HF tokenizers.
+"""Language models in PyTorch (transformers, PEFT).
 
     lm_step:smol:2:512:bf16      a LoRA step: rank 16 on all linears, 2 rows of 512 tokens, AdamW on the adapters
     lm_prefill:qwen:512:bf16     a prompt of 512 tokens, the last one's logits, the cache filled
     lm_decode:qwen:64:32:bf16    32 tokens one by one, behind 64 others
-    tokenize:FOLDER:FILE         the file's text into ids, one thread; FOLDER holds tokenizer.json
 """
 import torch
 
@@ -77,16 +76,4 @@ def lm_decode(wrap, shape, length, count, dtype):
     return tokens
 
 
-def tokenize(wrap, folder, file):
-    import os
-
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
-    with open(file, encoding="utf-8") as f:
-        lines = f.read().splitlines(keepends=True)
-    return lambda: [tokenizer.encode(line) for line in lines]
-
-
-WORK = {f.__name__: f for f in (lm_step, lm_prefill, lm_decode, tokenize)}
+WORK = {f.__name__: f for f in (lm_step, lm_prefill, lm_decode)}

@@ -143,6 +143,9 @@ def seeds(wrap, op, *shape):
     elif op == "rms_norm":
         a = torch.randn(*shape)
         f = wrap(lambda: F.rms_norm(a, (shape[-1],), eps=1e-6))
+    elif op == "complex":
+        a, b, c = torch.randn(3, 4), torch.randn(4, 4), torch.randn(4)
+        f = wrap(lambda: F.rms_norm(torch.softmax(2 * (a @ b + c), -1), (4,), eps=1e-6))
     elif op == "lora":
         d, r = shape
         x, a, b = torch.randn(1, d), torch.randn(r, d), torch.randn(d, r)
@@ -211,9 +214,10 @@ def make(name, kind):
     what, *arguments = name.split(":")
     work = WORK.get(what)
     if work is None:
-        import lm_work  # transformers takes seconds to import
+        import demo_work  # transformers takes seconds to import
+        import lm_work
 
-        work = lm_work.WORK.get(what)
+        work = {**lm_work.WORK, "demo": demo_work.demo}.get(what)
     if work is None:
         raise Missing
     if kind == "compile":

@@ -1,9 +1,7 @@
 // Peak memory of that block, each side in a process of its own.
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <cstdlib>
-
+#include "suite/child.h"
 #include "suite/machine.h"
 #include "suite/suite.h"
 #include "suite/transformer.h"
@@ -13,26 +11,9 @@ namespace {
 
 constexpr double kMiB = 1 << 20;
 
-/// What a command prints.
-std::string output_of(const std::string& command) {
-  std::string out;
-  if (std::FILE* pipe = popen(command.c_str(), "r")) {
-    char part[512];
-    while (std::fgets(part, sizeof part, pipe)) out += part;
-    pclose(pipe);
-  }
-  return out;
-}
-
-std::string this_program() {
-  char path[4096];
-  const auto n = readlink("/proc/self/exe", path, sizeof path);
-  return n > 0 ? std::string(path, static_cast<std::size_t>(n)) : std::string();
-}
-
 }  // namespace
 
-void block_memory_child(const std::string& dtype) {
+void block_child(const std::string& dtype) {
   BlockStep step(BlockShape{}, dtype == "f32" ? mc::DType::f32 : mc::DType::bf16);
   const double start = memory_status("VmRSS");
   mc::reset_peak_memory();
@@ -45,8 +26,7 @@ void block_memory_child(const std::string& dtype) {
 
 void block_memory(Suite& suite) {
   for (const std::string dtype : {"f32", "bf16"}) {
-    const std::string ours =
-        output_of(fmt::format("'{}' --threads {} --child {}", this_program(), suite.options.threads, dtype));
+    const std::string ours = child_answer(suite, "block:" + dtype);
     const double peak = number_in(ours, "peak").value_or(0), start = number_in(ours, "start").value_or(0);
     Row row{"block_memory", "block fwd+bwd " + dtype};
     row.add("process", peak / kMiB, "MiB").add("growth over weights and inputs", (peak - start) / kMiB, "MiB");

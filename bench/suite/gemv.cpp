@@ -3,6 +3,7 @@
 // attention is left out.
 #include <fmt/format.h>
 
+#include "suite/language.h"
 #include "suite/memory_ceiling.h"
 #include "suite/ours.h"
 #include "suite/suite.h"
@@ -12,12 +13,10 @@ namespace {
 
 using mc::LazyTensor;
 
-struct Shape {
-  const char* name;
-  std::int64_t layers, hidden, kv, inner, vocabulary;
-  std::int64_t weights() const { return layers * hidden * (2 * hidden + 2 * kv + 3 * inner) + hidden * vocabulary; }
-};
-constexpr Shape kShapes[] = {{"SmolLM2-135M", 30, 576, 192, 1536, 49152}, {"Qwen2.5-0.5B", 24, 896, 128, 4864, 151936}};
+std::int64_t weights_of(const mc::ModelConfig& c) {
+  const std::int64_t kv = c.key_heads * c.head_width;
+  return c.layers * c.hidden * (2 * c.hidden + 2 * kv + 3 * c.intermediate) + c.hidden * c.vocabulary;
+}
 
 mc::Tensor weight(std::int64_t in, std::int64_t out, mc::DType dtype) {
   static std::uint64_t key = 0;
@@ -33,13 +32,13 @@ struct Layer {
 
 class Decoder {
  public:
-  Decoder(const Shape& s, mc::DType dtype)
+  Decoder(const mc::ModelConfig& s, mc::DType dtype)
       : norm_(mc::ones({s.hidden}, dtype).eval()), head_(weight(s.hidden, s.vocabulary, dtype)) {
+    const std::int64_t kv = s.key_heads * s.head_width;
     for (std::int64_t i = 0; i < s.layers; ++i)
-      layers_.push_back({weight(s.hidden, s.hidden, dtype), weight(s.hidden, s.kv, dtype),
-                         weight(s.hidden, s.kv, dtype), weight(s.hidden, s.hidden, dtype),
-                         weight(s.hidden, s.inner, dtype), weight(s.hidden, s.inner, dtype),
-                         weight(s.inner, s.hidden, dtype)});
+      layers_.push_back({weight(s.hidden, s.hidden, dtype), weight(s.hidden, kv, dtype), weight(s.hidden, kv, dtype),
+                         weight(s.hidden, s.hidden, dtype), weight(s.hidden, s.intermediate, dtype),
+                         weight(s.hidden, s.intermediate, dtype), weight(s.intermediate, s.hidden, dtype)});
   }
 
   void step(const mc::Tensor& x) const {
@@ -62,11 +61,11 @@ class Decoder {
   mc::Tensor norm_, head_;
 };
 
-void one(Suite& suite, const Shape& shape, const Decoder& decoder, std::int64_t m, mc::DType dtype) {
-  const mc::Tensor x = random_tensor({m, shape.hidden}, dtype);
+void one(Suite& suite, const LanguageShape& shape, const Decoder& decoder, std::int64_t m, mc::DType dtype) {
+  const mc::Tensor x = random_tensor({m, shape.config.hidden}, dtype);
   Contest contest(suite);
   contest.local("ours", [&] { decoder.step(x); }).local("read", best_read().run).run();
-  const double bytes = static_cast<double>(shape.weights()) * static_cast<double>(mc::size_of(dtype));
+  const double bytes = static_cast<double>(weights_of(shape.config)) * static_cast<double>(mc::size_of(dtype));
   Row row{"gemv", fmt::format("{} M={} {}", shape.name, m, dtype_name(dtype))};
   row.add("rate", bytes / contest.seconds("ours") * 1e-9, "GB/s");
   row.add("rate of reading", best_read().bytes / contest.seconds("read") * 1e-9, "GB/s");
@@ -78,9 +77,9 @@ void one(Suite& suite, const Shape& shape, const Decoder& decoder, std::int64_t 
 }  // namespace
 
 void gemv(Suite& suite) {
-  for (const Shape& shape : kShapes)
+  for (const LanguageShape& shape : {smol(), qwen()})
     for (const auto dtype : {mc::DType::bf16, mc::DType::f32}) {
-      const Decoder decoder(shape, dtype);
+      const Decoder decoder(shape.config, dtype);
       for (const std::int64_t m : {1, 2, 4, 8}) one(suite, shape, decoder, m, dtype);
     }
 }

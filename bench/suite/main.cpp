@@ -4,7 +4,8 @@
 //
 // The results are written to FILE, bench.json in the build folder unless named, and printed.
 // METAL_CANDLE_PEERS_PYTHON names the Python that has PyTorch and MLX; without it the peers are left out.
-// METAL_CANDLE_COMMIT is what is being measured.
+// METAL_CANDLE_BENCH_MODEL is SmolLM2's GGUF file, for the sections with a real model. METAL_CANDLE_COMMIT is what is
+// being measured.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -14,6 +15,7 @@
 #include <thread>
 
 #include "backend/cpu/gemm/gemm.h"
+#include "suite/child.h"
 #include "suite/machine.h"
 #include "suite/suite.h"
 #include "suite/team.h"
@@ -43,9 +45,13 @@ constexpr Section kSections[] = {
     {"block", block},
     {"block_memory", block_memory},
     {"training", training},
+    {"training_compiled", training_compiled},
     {"generation", generation},
     {"embeddings", embeddings},
     {"embeddings_bf16", embeddings_bf16},
+    {"load", load},
+    {"tokenize", tokenize},
+    {"demo", demo},
 };
 
 const char* environment(const char* name, const char* otherwise) {
@@ -94,11 +100,12 @@ int run(const std::vector<std::string>& wanted, Options options) {
   omp_set_num_threads(options.threads);
 #endif
   const std::string python = environment("METAL_CANDLE_PEERS_PYTHON", "");
-  Suite suite{options, {}, Peers(python, options.threads, options.cpu_time, options.json + ".peers.log")};
+  Suite suite{options, {}, Peers(python, options.threads, options.cpu_time, options.json + ".peers")};
   describe_run(suite);
   bool failed = false;
   for (const Section& section : kSections) {
     if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), section.name) == wanted.end()) continue;
+    const double begin = now();
     try {
       section.run(suite);
     } catch (const std::exception& e) {
@@ -106,6 +113,7 @@ int run(const std::vector<std::string>& wanted, Options options) {
       suite.report.add(Row{section.name, "stopped"}.note(e.what()));
     }
     metal_candle::trim_memory();
+    suite.report.took(section.name, now() - begin);
     suite.report.save(options.json);  // after each section, so that a run that is cut short leaves what it has
   }
   suite.report.print_summary();
@@ -118,6 +126,7 @@ int run(const std::vector<std::string>& wanted, Options options) {
 int main(int argc, char** argv) {
   bench::Options options;
   options.json = METAL_CANDLE_BENCH_JSON;
+  options.model = bench::environment("METAL_CANDLE_BENCH_MODEL", "");
   options.threads = static_cast<int>(std::min(2u, std::max(1u, std::thread::hardware_concurrency())));
   std::vector<std::string> sections;
   std::string child;
@@ -141,8 +150,7 @@ int main(int argc, char** argv) {
   if (options.cpu_time) options.threads = 1;
   if (!child.empty()) {
     metal_candle::set_threads(options.threads);
-    bench::block_memory_child(child);
-    return 0;
+    return bench::run_child(child) ? 0 : 2;
   }
   return bench::run(sections, options);
 }

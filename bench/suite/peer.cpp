@@ -2,11 +2,13 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
 #include <cstdlib>
+#include <filesystem>
 #include <vector>
 
 namespace bench {
@@ -20,20 +22,23 @@ const char* argument(PeerKind kind) {
     case PeerKind::llama: return "llama";
     case PeerKind::sentence_transformers: return "sentence-transformers";
     case PeerKind::onnxruntime: return "onnxruntime";
+    case PeerKind::tokenizers: return "tokenizers";
   }
   return "";
 }
 
 /// The part of a child between fork and exec.
 [[noreturn]] void become(const std::string& python, const PeerConfig& config, int threads, bool cpu_time,
-                         const std::string& log, int in, int out) {
+                         const std::string& scratch, int in, int out) {
+  setpgid(0, 0);  // it and its compilers can be ended together
   dup2(in, 0);
   dup2(out, 1);
-  if (const int err = open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0644); err >= 0) dup2(err, 2);
+  if (const int err = open((scratch + ".log").c_str(), O_WRONLY | O_CREAT | O_APPEND, 0644); err >= 0) dup2(err, 2);
   setenv("THREADS", std::to_string(threads).c_str(), 1);
   setenv("OMP_NUM_THREADS", std::to_string(threads).c_str(), 1);
   if (cpu_time) setenv("CPU_TIME", "1", 1);
   setenv("PYTHONDONTWRITEBYTECODE", "1", 1);
+  setenv("TORCHINDUCTOR_CACHE_DIR", (scratch + ".compiled").c_str(), 1);
   if (config.reuse_heap) {
     setenv("MALLOC_MMAP_MAX_", "0", 1);
     setenv("MALLOC_TRIM_THRESHOLD_", "100000000000", 1);
@@ -55,12 +60,13 @@ std::string PeerConfig::name() const {
   return reuse_heap ? name + ", heap reuse" : name;
 }
 
-Peer::Peer(const std::string& python, const PeerConfig& config, int threads, bool cpu_time, const std::string& log) {
+Peer::Peer(const std::string& python, const PeerConfig& config, int threads, bool cpu_time,
+           const std::string& scratch) {
   std::signal(SIGPIPE, SIG_IGN);  // a peer that died is an empty answer
   int down[2], up[2];
   if (pipe2(down, O_CLOEXEC) != 0 || pipe2(up, O_CLOEXEC) != 0) return;
   pid_ = fork();
-  if (pid_ == 0) become(python, config, threads, cpu_time, log, down[0], up[1]);
+  if (pid_ == 0) become(python, config, threads, cpu_time, scratch, down[0], up[1]);
   close(down[0]);
   close(up[1]);
   to_ = fdopen(down[1], "w");
@@ -77,10 +83,16 @@ Peer::~Peer() {
   if (pid_ > 0) waitpid(pid_, nullptr, 0);
 }
 
-std::string Peer::ask(const std::string& line) {
+std::string Peer::ask(const std::string& line, double limit) {
   if (version_.empty()) return "";
   fmt::print(to_, "{}\n", line);
   std::fflush(to_);
+  pollfd answer_comes{fileno(from_), POLLIN, 0};
+  if (poll(&answer_comes, 1, static_cast<int>(limit * 1000)) == 0) {
+    kill(-pid_, SIGKILL);
+    version_.clear();
+    return fmt::format("{{\"error\": \"no answer after {:.0f} s\"}}", limit);
+  }
   char* answer = nullptr;
   std::size_t capacity = 0;
   std::string out;
@@ -104,6 +116,18 @@ std::optional<std::string> text_in(const std::string& json, const std::string& k
   return json.substr(begin, json.find('"', begin) - begin);
 }
 
+Peers::Peers(std::string python, int threads, bool cpu_time, std::string scratch)
+    : python_(std::move(python)), threads_(threads), cpu_time_(cpu_time), scratch_(std::move(scratch)) {
+  std::filesystem::remove_all(scratch_ + ".compiled");
+  std::filesystem::remove(scratch_ + ".log");
+}
+
+Peers::~Peers() {
+  running_.clear();
+  std::error_code ignored;
+  std::filesystem::remove_all(scratch_ + ".compiled", ignored);
+}
+
 Peer* Peers::get(const PeerConfig& config) {
   if (!available()) return nullptr;
   auto& peer = running_[config];
@@ -112,7 +136,7 @@ Peer* Peers::get(const PeerConfig& config) {
 }
 
 std::unique_ptr<Peer> Peers::fresh(const PeerConfig& config) const {
-  return std::make_unique<Peer>(python_, config, threads_, cpu_time_, log_);
+  return std::make_unique<Peer>(python_, config, threads_, cpu_time_, scratch_);
 }
 
 }  // namespace bench

@@ -9,7 +9,7 @@
 
 namespace bench {
 
-enum class PeerKind { torch_eager, torch_compile, mlx, llama, sentence_transformers, onnxruntime };
+enum class PeerKind { torch_eager, torch_compile, mlx, llama, tokenizers, sentence_transformers, onnxruntime };
 
 /// PyTorch's large operations are mostly page faults on fresh outputs, unless glibc is told to reuse its heap.
 struct PeerConfig {
@@ -22,16 +22,20 @@ struct PeerConfig {
 
 class Peer {
  public:
+  static constexpr double kPatience = 300;
+
   /// Starts the process; `python` has the peer's packages.
-  Peer(const std::string& python, const PeerConfig& config, int threads, bool cpu_time, const std::string& log);
+  /// `scratch` is where it puts error output and what it compiles.
+  Peer(const std::string& python, const PeerConfig& config, int threads, bool cpu_time, const std::string& scratch);
   ~Peer();
   Peer(const Peer&) = delete;
   Peer& operator=(const Peer&) = delete;
 
   int pid() const { return pid_; }
   const std::string& version() const { return version_; }
-  /// Sends a line and waits for the answer, a line of JSON; empty when the process is gone.
-  std::string ask(const std::string& line);
+  /// Sends a line and waits for the answer, a line of JSON; empty when the process is gone. One that has not answered
+  /// after that many seconds is ended, with what it started, and the answer says so.
+  std::string ask(const std::string& line, double limit = kPatience);
 
  private:
   int pid_ = -1;
@@ -47,8 +51,9 @@ std::optional<std::string> text_in(const std::string& json, const std::string& k
 /// The peers of this run, each started when first asked for.
 class Peers {
  public:
-  Peers(std::string python, int threads, bool cpu_time, std::string log)
-      : python_(std::move(python)), threads_(threads), cpu_time_(cpu_time), log_(std::move(log)) {}
+  /// Compilers of peers begin with an empty cache in every run.
+  Peers(std::string python, int threads, bool cpu_time, std::string scratch);
+  ~Peers();
   /// Null where it cannot run.
   Peer* get(const PeerConfig& config);
   /// Another one, for a measurement that wants a process of its own.
@@ -61,7 +66,7 @@ class Peers {
   std::string python_;
   int threads_;
   bool cpu_time_;
-  std::string log_;
+  std::string scratch_;
   std::map<PeerConfig, std::unique_ptr<Peer>> running_;
 };
 

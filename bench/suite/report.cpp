@@ -74,6 +74,12 @@ void Report::add(Row row) {
   rows_.push_back(std::move(row));
 }
 
+void Report::took(const std::string& section, double seconds) {
+  seconds_.emplace_back(section, seconds);
+  fmt::print("({} took {:.0f} s)\n", section, seconds);
+  std::fflush(stdout);
+}
+
 void Report::print_facts() const {
   for (const auto& [name, value] : facts_) fmt::print("{:<10} {}\n", name, value);
   std::fflush(stdout);
@@ -102,7 +108,10 @@ void Report::save(const std::string& path) const {
     std::ofstream out(temporary);
     out << "{";
     for (const auto& [name, value] : facts_) out << quoted(name) << ": " << quoted(value) << ",\n ";
-    out << "\"rows\": [";
+    out << "\"seconds\": {";
+    for (std::size_t i = 0; i < seconds_.size(); ++i)
+      out << (i ? ", " : "") << quoted(seconds_[i].first) << ": " << number(seconds_[i].second);
+    out << "},\n \"rows\": [";
     for (std::size_t i = 0; i < rows_.size(); ++i) out << (i ? ",\n  " : "\n  ") << json(rows_[i]);
     out << "\n]}\n";
     if (!out.flush()) {

@@ -51,6 +51,8 @@ class Report {
   void fact(const std::string& name, const std::string& value);
   /// Prints the row as one line and keeps it.
   void add(Row row);
+  /// Prints and keeps how long a section took.
+  void took(const std::string& section, double seconds);
   /// Prints how many checks passed, and those that did not.
   void print_summary() const;
   void print_facts() const;
@@ -60,6 +62,7 @@ class Report {
  private:
   std::vector<std::pair<std::string, std::string>> facts_;
   std::vector<Row> rows_;
+  std::vector<std::pair<std::string, double>> seconds_;
 };
 
 /// "1.234 ms", "56.7 GB/s": three or four digits and the unit.

@@ -34,6 +34,11 @@ std::vector<Seed> all_seeds() {
     const mc::Tensor x = random_tensor({4, 1024});
     all.push_back({"rms_norm 4x1024", "rms_norm:4:1024", false, false, [=] { return mc::rms_norm(x, 1e-6); }});
   }
+  {
+    const mc::Tensor a = random_tensor({3, 4}), b = random_tensor({4, 4}), c = random_tensor({4});
+    all.push_back({"rms_norm(softmax(2(ab+c))) 3x4", "complex", false, true,
+                   [=] { return mc::rms_norm(mc::softmax((mc::matmul(a, b) + c) * 2.0, -1), 1e-6); }});
+  }
   for (const auto& [d, r] : {std::pair<std::int64_t, std::int64_t>{512, 8}, {1024, 8}, {2048, 16}}) {
     const mc::Tensor x = random_tensor({1, d}), a = random_tensor({d, r}), b = random_tensor({r, d});
     const std::string peer = fmt::format("lora:{}:{}", d, r);

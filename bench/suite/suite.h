@@ -16,11 +16,14 @@ struct Options {
   /// With one thread: time is the processor's, which other programs on the machine disturb least.
   bool cpu_time = false;
   std::string json;
+  std::string model;  // a real one, a GGUF file; empty where there is none
   int rounds() const { return full ? 7 : 3; }
   double burst_seconds() const { return full ? 0.35 : 0.12; }
   /// How often a burst that other processes disturbed is repeated, and the seconds of a run that may go into that.
   int repeats() const { return full ? 8 : 3; }
   double repeat_seconds() const { return full ? 180 : 30; }
+  /// How long a peer may compile one piece of work.
+  double compile_seconds() const { return full ? 600 : 240; }
 };
 
 struct Suite {
@@ -48,7 +51,8 @@ class Contest {
   Contest& local(const std::string& name, std::function<void()> work);
   /// Work of a peer, as bench/peers names it; does nothing where the peer cannot run or lacks the work.
   Contest& peer(const PeerConfig& config, const std::string& work);
-  /// PyTorch eager and, where asked for, compiled; both with and without reuse of its heap.
+  /// PyTorch eager and, where asked for, compiled; both with and without reuse of its heap. What compiling and the
+  /// first call took together becomes a note.
   Contest& torch(const std::string& work, bool compile);
   void run();
 
@@ -92,10 +96,14 @@ void seeds(Suite& suite);
 void block(Suite& suite);
 void block_memory(Suite& suite);
 void training(Suite& suite);
+/// The Trainer's rows of that section.
+void trainer(Suite& suite);
 void generation(Suite& suite);
 void embeddings(Suite& suite);
 void embeddings_bf16(Suite& suite);
-/// The part of block_memory that runs in a process of its own: one line of JSON.
-void block_memory_child(const std::string& dtype);
+void training_compiled(Suite& suite);
+void load(Suite& suite);
+void tokenize(Suite& suite);
+void demo(Suite& suite);
 
 }  // namespace bench
