@@ -16,11 +16,10 @@ fi
 
 [[ ${#names[@]} -gt 0 ]] || names=(suite)
 
-# The sections with a real model take the demo's; without a network they are left out.
-if [[ -z ${METAL_CANDLE_BENCH_MODEL:-} ]]; then
-  METAL_CANDLE_BENCH_MODEL=$(tools/fetch_model.sh) || echo "# No model: sections that need one are left out."
-  export METAL_CANDLE_BENCH_MODEL
-fi
+# Sections with real models take the demo's; without a network they are left out.
+model() { tools/fetch_model.sh "$1" || echo "# No $1 model: sections that need it are left out." >&2; }
+export METAL_CANDLE_BENCH_MODEL=${METAL_CANDLE_BENCH_MODEL:-$(model language)}
+export METAL_CANDLE_EMBED_MODEL=${METAL_CANDLE_EMBED_MODEL:-$(model encoder)}
 
 failed=()
 for name in "${names[@]}"; do

@@ -107,13 +107,12 @@ if __name__ == "__main__":
         import llama_work
 
         print(json.dumps({"peer": llama_work.VERSION}), flush=True)
-        serve(llama_work.make)
+        serve(llama_work.make, kind)
     elif kind in ("sentence-transformers", "onnxruntime"):
         import embed_work
 
         print(json.dumps({"peer": embed_work.version(kind)}), flush=True)
         serve(lambda name: embed_work.make(name, kind), kind)
-        serve(llama_work.make, kind)
     elif kind == "tokenizers":
         import tokenize_work
 
