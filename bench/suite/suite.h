@@ -23,7 +23,7 @@ struct Options {
   int repeats() const { return full ? 8 : 3; }
   double repeat_seconds() const { return full ? 180 : 30; }
   /// How long a peer may compile one piece of work.
-  double compile_seconds() const { return full ? 600 : 240; }
+  double compile_seconds() const { return full ? 600 : 420; }
 };
 
 struct Suite {
