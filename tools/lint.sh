@@ -11,7 +11,8 @@ tidy=$(command -v clang-tidy-14 || command -v clang-tidy)
 if [[ $# -gt 0 ]]; then
   files=("$@")
 else
-  mapfile -t files < <(git ls-files -- '*.cpp' '*.hpp' '*.h')
+  # New files too, before they are added.
+  mapfile -t files < <(git ls-files --cached --others --exclude-standard -- '*.cpp' '*.hpp' '*.h')
 fi
 [[ ${#files[@]} -gt 0 ]] || { echo "lint.sh: no files" >&2; exit 1; }
 

@@ -10,8 +10,8 @@ namespace metal_candle {
 /// Drops nodes that no root needs. Leaves and slots keep their numbers.
 void remove_dead(ComputationGraph& graph);
 
-/// Rebuilds `graph`: `visit(node, out)` gets each node with its inputs renumbered and returns its number in `out`,
-/// usually out.add(node).
+/// Rebuilds `graph`: `visit(node)` gets each node with its inputs renumbered and returns its number in the new graph,
+/// usually `add(std::move(node))`.
 class Rewriter {
  public:
   explicit Rewriter(ComputationGraph& graph);

@@ -49,7 +49,7 @@ Run::Run(Model model, Dataset train, Dataset valid, TrainOptions options)
   if (!options_.resume) {
     if (checkpoints_.any())
       throw FileError(FileFault::create, (options_.output / "checkpoints").string(), "",
-                      "no checkpoints of an earlier run: resume it, or choose another output");
+                      "an output without an earlier run; or resume that one", "its checkpoints");
     return;
   }
   auto found = checkpoints_.load_newest(model_, [&](const std::string& m) { early_messages_.push_back(m); });

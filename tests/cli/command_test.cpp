@@ -270,9 +270,18 @@ TEST(Command, TrainsMergesAndRunsTheResult) {
   EXPECT_EQ(again.code, 0) << again.err;
   EXPECT_THAT(again.out, AllOf(HasSubstr("rank = 2\n"), HasSubstr("steps = 4\n"), HasSubstr("resume = false\n")));
   EXPECT_EQ(command({"inspect", out, "--json"}).events().at(0).at("kind").as_string(), "adapter");
-  const Ran merged =
-      command({"merge", "--model", model(), "--adapter", out, "--output", at("merged"), "--dtype", "f32", "--json"});
+  const Ran merged = command({"merge", "--model", model(), "--adapter", out, "--output", at("merged"), "--json"});
   ASSERT_EQ(merged.code, 0) << merged.err;
+  EXPECT_EQ(merged.events().at(0).at("dtype").as_string(), "f32");  // the files' own, on every processor
+  const Ran half = command({"merge", "--model", model(), "--adapter", out, "--output", at("half"), "--dtype", "bf16"});
+  ASSERT_EQ(half.code, 0) << half.err;
+  const Ran halves =
+      command({"merge", "--model", at("half"), "--adapter", out, "--output", at("half_again"), "--json"});
+  ASSERT_EQ(halves.code, 0) << halves.err;
+  EXPECT_EQ(halves.events().at(0).at("dtype").as_string(), "bf16");
+  const Ran afresh = command(training(out, {"--steps", "4"}));
+  EXPECT_EQ(afresh.code, 73) << afresh.err;
+  EXPECT_THAT(afresh.err, HasSubstr("resume that one"));
   EXPECT_EQ(command({"inspect", at("merged"), "--json"}).events().at(0).at("kind").as_string(), "model");
   auto line = [&](std::vector<std::string> more) {
     std::vector<std::string> all = {"generate",     "--prompt", "Count 3", "--max-tokens", "4",
