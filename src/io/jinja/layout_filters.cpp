@@ -118,7 +118,8 @@ Value word_wrap(const Value& subject, const Parameters& p) {
   const std::int64_t width = p.whole(0, 79);
   require_defined(subject);
   if (!subject.is_text()) fail_type("'" + type_name(subject) + "' object has no attribute 'splitlines'");
-  const std::string text = subject.text(), joint = p.text_or(2, "\n");
+  const std::string& text = subject.text();
+  const std::string joint = p.text_or(2, "\n");
   const bool long_words = p.flag(1, true), hyphens = p.flag(3, true);
   std::string out;
   bool first_line = true;
@@ -168,14 +169,13 @@ class Pretty {
   /// `indent`: the column it stands at; `allowance`: what follows it on its last line.
   void put(const Value& value, std::size_t indent, std::size_t allowance, int level) {
     const std::string flat = repr(value);
-    if (indent + allowance + code_points(flat) <= kWidth) out_ += flat;
-    else if (value.is_dict()) put_dict(value.dict(), indent, allowance + 1, level + 1);
-    else if (value.is_sequence() && value.sequence().form == Sequence::Form::list)
-      put_items('[', value.sequence().items, "]", indent, allowance, level + 1);
-    else if (value.is_sequence() && value.sequence().is_tuple())
-      put_items('(', value.sequence().items, value.sequence().items.size() == 1 ? ",)" : ")", indent, allowance,
-                level + 1);
-    else if (value.is_text()) put_text(value.text(), indent, allowance, level + 1);
+    const bool fits = indent + allowance + code_points(flat) <= kWidth;
+    const bool list = value.is_sequence() && value.sequence().form == Sequence::Form::list;
+    if (!fits && value.is_dict()) put_dict(value.dict(), indent, allowance + 1, level + 1);
+    else if (!fits && list) put_items('[', value.sequence().items, "]", indent, allowance, level + 1);
+    else if (!fits && value.is_sequence() && value.sequence().is_tuple())
+      put_tuple(value, indent, allowance, level + 1);
+    else if (!fits && value.is_text()) put_text(value.text(), indent, allowance, level + 1);
     else out_ += flat;
     spend_text(out_.size() / 32);
   }
@@ -205,6 +205,10 @@ class Pretty {
       put(items[i], indent + 1, i + 1 == items.size() ? allowance + close.size() : 1, level);
     }
     out_ += close;
+  }
+  void put_tuple(const Value& value, std::size_t indent, std::size_t allowance, int level) {
+    const std::vector<Value>& items = value.sequence().items;
+    put_items('(', items, items.size() == 1 ? ",)" : ")", indent, allowance, level);
   }
   /// A long text as several in a row, broken behind spaces and line ends.
   void put_text(const std::string& text, std::size_t indent, std::size_t allowance, int level) {
