@@ -17,7 +17,7 @@ struct PeerConfig {
   bool reuse_heap = false;
   std::string label = {};    // tells processes of one kind apart; a process keeps only its latest work
   std::string name() const;  // "torch eager, heap reuse"
-  auto operator<=>(const PeerConfig&) const = default;
+  auto operator<=>(const PeerConfig&) const = default;  // NOLINT(modernize-use-nullptr): clang-tidy 14 sees a 0 in it
 };
 
 class Peer {
