@@ -30,6 +30,10 @@ struct EvalOptions {
   std::vector<LazyTensor> donate = {};
 };
 
+/// Computes the roots together, in this thread where the device is free, and waits: what steps that need the results at
+/// once want, as nobody has to be woken. Otherwise as eval_async.
+void eval_now(EvalOptions options);
+
 struct Submission;
 
 /// A computation under way. Copies refer to the same one; dropping it does not cancel it.

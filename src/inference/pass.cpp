@@ -56,9 +56,8 @@ void run(KvCache& cache, nn::KeyValues&& after, std::vector<LazyTensor> roots) {
   std::vector<LazyTensor> before = cache.tensors();
   roots.insert(roots.end(), after.keys.begin(), after.keys.end());
   roots.insert(roots.end(), after.values.begin(), after.values.end());
-  const AsyncRun pass = eval_async({.roots = std::move(roots), .donate = std::move(before)});
+  eval_now({.roots = std::move(roots), .donate = std::move(before)});
   cache.take(std::move(after));
-  pass.wait();
 }
 
 LazyTensor as_f32(const LazyTensor& x) { return x.dtype() == DType::f32 ? x : cast(x, DType::f32); }

@@ -176,11 +176,19 @@ void evaluate(std::span<const LazyTensor> roots, Mode mode) {
     for (const LazyTensor& t : all) t.node()->storage.load(std::memory_order_acquire)->wait();
 }
 
-std::shared_ptr<Submission> evaluate_async(EvalOptions options) {
+namespace {
+
+void check(const EvalOptions& options) {
   check_defined(options.roots);
   check_defined(options.donate);
   for (const LazyTensor& d : options.donate)
-    if (!d.is_evaluated()) throw UserError(ErrorKind::argument, "eval_async: only evaluated tensors can be donated");
+    if (!d.is_evaluated()) throw UserError(ErrorKind::argument, "eval: only evaluated tensors can be donated");
+}
+
+}  // namespace
+
+std::shared_ptr<Submission> evaluate_async(EvalOptions options) {
+  check(options);
   ScratchLease s;
   auto submission = new_submission();
   std::span<const LazyTensor> roots = options.roots;
@@ -209,12 +217,28 @@ std::shared_ptr<Submission> evaluate_async(EvalOptions options) {
   return submission;
 }
 
+void evaluate_now(EvalOptions options) {
+  check(options);
+  if (options.roots.empty() || any_evaluated(options.roots)) return evaluate_async(std::move(options))->wait();
+  ScratchLease s;
+  Submission& submission = s->submission;
+  prepare(*s, submission, options.roots, options.donate, Mode::lazy);
+  submission.make_outputs(false);
+  hold_results(*s, submission);
+  submission.donated.assign(options.donate.begin(), options.donate.end());
+  count_run(*submission.entry);
+  runtime().queue.run_now(submission);
+  publish_all(*s, options.roots, *submission.entry->plan, Mode::lazy);
+}
+
 // ---- the public face ------------------------------------------------------------------------------------------------
 
 void eval(const std::vector<LazyTensor>& roots) {
   check_defined(roots);
   evaluate(roots, Mode::lazy);
 }
+
+void eval_now(EvalOptions options) { evaluate_now(std::move(options)); }
 
 Tensor LazyTensor::eval() const {
   check_defined({this, 1});

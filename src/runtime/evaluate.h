@@ -21,6 +21,9 @@ void evaluate(std::span<const LazyTensor> roots, Mode mode);
 /// Submits; null when there was nothing to compute and nothing to wait for.
 std::shared_ptr<Submission> evaluate_async(EvalOptions options);
 
+/// The same in this thread, if the device is free; waits.
+void evaluate_now(EvalOptions options);
+
 /// The plan of a capture, from the cache or compiled now; `watch` is told which. Call it inside the capture's
 /// GraphReader.
 std::shared_ptr<PlanEntry> plan_of(const Capture& capture, MissWatch* watch = nullptr);

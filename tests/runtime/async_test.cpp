@@ -220,6 +220,35 @@ TEST(Donation, ALoopKeepsItsBuffers) {
   EXPECT_NEAR(Tensor(p).to_vector<float>()[0], 2, 1e-5);
 }
 
+TEST(Donation, InTheThreadThatWaits) {
+  LazyTensor p = probe(Tensor::zeros({64}));
+  eval_now({.roots = {p}});
+  const float* data = Tensor(p).data<float>();
+  for (int i = 0; i < 5; ++i) {
+    const LazyTensor next = probe(p);
+    eval_now({.roots = {next}, .donate = {p}});
+    EXPECT_THROW(Tensor(p).wait(), UserError);
+    p = next;
+    EXPECT_EQ(Tensor(p).data<float>(), data);
+    EXPECT_EQ(data[0], static_cast<float>(i + 2));
+  }
+  EXPECT_THROW(eval_now({.roots = {p + 1}, .donate = {p * 2}}), UserError);
+}
+
+TEST(Donation, InTheThreadThatWaitsBehindTheQueue) {
+  std::optional<GateForTest> gate(std::in_place);
+  const LazyTensor x = probe(Tensor::zeros({4}));
+  const AsyncRun run = eval_async({.roots = {x}});
+  const LazyTensor y = probe(x);
+  std::thread other([&] { eval_now({.roots = {y}, .donate = {x}}); });
+  gate.reset();
+  other.join();
+  EXPECT_TRUE(run.done());
+  EXPECT_EQ(Tensor(y).to_vector<float>(), (Floats{2, 2, 2, 2}));
+  eval_now({.roots = {y}});  // there already
+  EXPECT_THROW(eval_now({.roots = {failing_probe(y)}}), UserError);
+}
+
 TEST(Donation, AnotherViewForcesACopy) {
   const LazyTensor p = Tensor::zeros({64});
   const LazyTensor view = reshape(p, {8, 8}).eval();

@@ -103,6 +103,22 @@ TEST(Allocation, NeitherDoesAnAsynchronousOne) {
   }
 }
 
+TEST(Allocation, NeitherDoesOneInThisThread) {
+  if (!MC_COUNTS_ALLOCATIONS) GTEST_SKIP() << "sanitizers allocate";
+  Loop loop;
+  for (int step = 0; step < 8; ++step) {
+    loop.record(step);
+    EvalOptions options{.roots = loop.roots, .donate = {loop.w1, loop.w2}};
+    const std::uint64_t before = allocations, mapped = counters().memory_requests;
+    eval_now(std::move(options));
+    if (step >= 2) {  // as above
+      EXPECT_EQ(allocations - before, 0u) << "in step " << step;
+      EXPECT_EQ(counters().memory_requests, mapped);
+    }
+    loop.take_over();
+  }
+}
+
 TEST(Allocation, NeitherDoesAnEagerOne) {
   if (!MC_COUNTS_ALLOCATIONS) GTEST_SKIP() << "sanitizers allocate";
   const EagerMode eager;

@@ -90,7 +90,6 @@ void CpuExecutable::build_rounds() {
   units_.clear();
   round_units_.assign(1, 0);
   round_tasks_.clear();
-  next_fetching_.clear();
   scratch_bytes_ = most_tasks_ = 0;
   for (const auto& step : steps_) scratch_bytes_ = std::max(scratch_bytes_, round_up(step->scratch_bytes(), 64));
   std::vector<std::vector<int>> phases(static_cast<std::size_t>(std::max(plan_->phases, 1)));
@@ -104,6 +103,34 @@ void CpuExecutable::build_rounds() {
     for (int s : steps) passes = std::max(passes, steps_[static_cast<std::size_t>(s)]->rounds());
     for (int pass = 0; pass < passes; ++pass) add_round(steps, pass);
   }
+  join_rounds();
+  find_fetching();
+}
+
+/// Whether the round's products wait for the memory of their weights.
+bool CpuExecutable::fetches(std::size_t round) const {
+  for (std::uint32_t u = round_units_[round]; u < round_units_[round + 1]; ++u)
+    if (units_[u].pass == 0 && steps_[static_cast<std::size_t>(units_[u].step)]->pieces_to_fetch() > 0) return true;
+  return false;
+}
+
+/// Rounds of one task that follow each other are one: the thread that has the first goes on with the next, and nobody is
+/// told.
+void CpuExecutable::join_rounds() {
+  std::vector<std::uint32_t> begins{0}, tasks;
+  serial_.clear();
+  for (std::size_t r = 0; r < round_tasks_.size(); ++r) {
+    const bool serial = round_tasks_[r] == 1 && !fetches(r);
+    if (serial && !serial_.empty() && serial_.back()) {
+      begins.back() = round_units_[r + 1];
+      continue;
+    }
+    serial_.push_back(serial);
+    tasks.push_back(round_tasks_[r]);
+    begins.push_back(round_units_[r + 1]);
+  }
+  round_units_ = std::move(begins);
+  round_tasks_ = std::move(tasks);
 }
 
 void CpuExecutable::add_round(std::vector<int>& steps, int pass) {
@@ -119,7 +146,7 @@ void CpuExecutable::add_round(std::vector<int>& steps, int pass) {
     const Step& step = *steps_[static_cast<std::size_t>(s)];
     const std::int64_t tasks = pass < step.rounds() ? step.tasks(pass) : 0;
     if (tasks <= 0) continue;
-    units_.push_back({static_cast<std::uint32_t>(total), s, pass});
+    units_.push_back({static_cast<std::uint32_t>(total), static_cast<std::uint32_t>(tasks), s, pass});
     total += tasks;
     if (total > INT32_MAX) throw InternalError("a step of more than 2^31 tasks");
   }
@@ -159,7 +186,6 @@ void CpuExecutable::run_in(Workspace& workspace, const Bindings& bindings) {
     static_cast<CpuExecutable*>(self)->run_task(thread, round, index);
   };
   const auto idle = [](void* self, int round) { return static_cast<CpuExecutable*>(self)->fetch_ahead(round); };
-  if (next_fetching_.empty()) find_fetching();
   fetched_.store(0, std::memory_order_relaxed);
   base::run_rounds({round_tasks_.data(), static_cast<int>(round_tasks_.size()), task, this, idle}, threads);
 }
@@ -195,42 +221,37 @@ void CpuExecutable::bind_steps(int threads) {
 }
 
 void CpuExecutable::run_alone() {
-  if (traced_) {
-    for (std::size_t r = 0; r < round_tasks_.size(); ++r)
-      for (std::uint32_t t = 0; t < round_tasks_[r]; ++t) run_task(0, static_cast<int>(r), t);
-    return;
-  }
-  for (std::size_t r = 0; r < round_tasks_.size(); ++r) {
-    for (std::uint32_t u = round_units_[r]; u < round_units_[r + 1]; ++u) {
-      const Unit& unit = units_[u];
-      const std::uint32_t end = u + 1 < round_units_[r + 1] ? units_[u + 1].first : round_tasks_[r];
-      Step& step = *steps_[static_cast<std::size_t>(unit.step)];
-      for (std::uint32_t t = 0; t < end - unit.first; ++t) step.run(frame_, unit.pass, t, scratch_);
-    }
-  }
+  for (const Unit& unit : units_)
+    for (std::uint32_t t = 0; t < unit.tasks; ++t) run_unit(0, unit, t);
 }
 
 void CpuExecutable::run_task(int thread, int round, std::uint32_t task) {
   const Unit* begin = units_.data() + round_units_[static_cast<std::size_t>(round)];
   const Unit* end = units_.data() + round_units_[static_cast<std::size_t>(round) + 1];
-  const Unit* unit = std::upper_bound(begin, end, task, [](std::uint32_t t, const Unit& u) { return t < u.first; }) - 1;
-  Step& step = *steps_[static_cast<std::size_t>(unit->step)];
-  void* scratch = scratch_ + scratch_bytes_ * static_cast<std::size_t>(thread);
-  if (!traced_) return step.run(frame_, unit->pass, task - unit->first, scratch);
-  const std::int64_t start = now();
-  step.run(frame_, unit->pass, task - unit->first, scratch);
-  times_[static_cast<std::size_t>(thread)].push_back({unit->step, thread, start, now()});
+  if (!serial_[static_cast<std::size_t>(round)]) {
+    const auto before = [](std::uint32_t t, const Unit& u) { return t < u.first; };
+    const Unit* unit = std::upper_bound(begin, end, task, before) - 1;
+    return run_unit(thread, *unit, task - unit->first);
+  }
+  for (const Unit* unit = begin; unit != end; ++unit)
+    for (std::uint32_t t = 0; t < unit->tasks; ++t) run_unit(thread, *unit, t);
 }
 
-/// After steps are bound, when they know what they read.
+void CpuExecutable::run_unit(int thread, const Unit& unit, std::uint32_t task) {
+  Step& step = *steps_[static_cast<std::size_t>(unit.step)];
+  void* scratch = scratch_ + scratch_bytes_ * static_cast<std::size_t>(thread);
+  if (!traced_) return step.run(frame_, unit.pass, task, scratch);
+  const std::int64_t start = now();
+  step.run(frame_, unit.pass, task, scratch);
+  times_[static_cast<std::size_t>(thread)].push_back({unit.step, thread, start, now()});
+}
+
 void CpuExecutable::find_fetching() {
   next_fetching_.assign(round_tasks_.size(), -1);
   int next = -1;
   for (std::size_t r = round_tasks_.size(); r-- > 0;) {
     next_fetching_[r] = next;
-    for (std::uint32_t u = round_units_[r]; u < round_units_[r + 1]; ++u)
-      if (units_[u].pass == 0 && steps_[static_cast<std::size_t>(units_[u].step)]->pieces_to_fetch() > 0)
-        next = static_cast<int>(r);
+    if (fetches(r)) next = static_cast<int>(r);
   }
 }
 

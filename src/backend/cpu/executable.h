@@ -23,7 +23,7 @@ class CpuExecutable final : public Executable {
  private:
   // One step's round inside a round of the run; tasks count from `first`.
   struct Unit {
-    std::uint32_t first;
+    std::uint32_t first, tasks;
     int step, pass;
   };
   // A buffer whose address changes from run to run.
@@ -38,6 +38,8 @@ class CpuExecutable final : public Executable {
   void find_sources();
   void build_rounds();
   void add_round(std::vector<int>& steps, int pass);
+  void join_rounds();
+  bool fetches(std::size_t round) const;
 
   void run_in(Workspace& workspace, const Bindings& bindings);
   void resolve(const Bindings& bindings, char* arena);
@@ -45,6 +47,7 @@ class CpuExecutable final : public Executable {
   void bind_steps(int threads);
   void run_alone();
   void run_task(int thread, int round, std::uint32_t task);
+  void run_unit(int thread, const Unit& unit, std::uint32_t task);
   bool fetch_ahead(int round);
   void find_fetching();
   void report_failures();
@@ -66,6 +69,7 @@ class CpuExecutable final : public Executable {
   std::vector<Unit> units_;
   std::vector<std::uint32_t> round_units_;  // where each round's units begin; one more at the end
   std::vector<std::uint32_t> round_tasks_;
+  std::vector<bool> serial_;  // per round: one task, which is all tasks of its units, in order
   std::uint32_t most_tasks_ = 0;
   std::vector<int> next_fetching_;  // per round: the next one with something worth fetching, or -1
 

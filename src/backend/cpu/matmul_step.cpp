@@ -157,6 +157,8 @@ void MatmulCallStep::plan_product() {
   if (tile_program_) args_.sink = run_epilogue;
   tiling_ = shape_.empty() ? GemmTiling{} : plan_gemm(args_);
   gemm_scratch_ = round_up(tiling_.scratch_bytes);
+  const Weight& w = weights_[0];
+  fetch_bytes_ = w.leaf >= 0 && streams() ? static_cast<std::int64_t>(w.view.entry_bytes()) : 0;
 }
 
 std::int64_t MatmulCallStep::tasks(int round) const {
@@ -223,15 +225,11 @@ std::int64_t MatmulCallStep::stretch(std::int64_t index) const {
   return index * (tiling_.jobs / threads_) + std::min(index, tiling_.jobs % threads_);
 }
 
-std::int64_t MatmulCallStep::pieces_to_fetch() const {
-  if (packed_[0] == nullptr || !streams()) return 0;
-  return static_cast<std::int64_t>(weights_[0].view.entry_bytes()) / kFetchPiece;
-}
+std::int64_t MatmulCallStep::pieces_to_fetch() const { return fetch_bytes_ / kFetchPiece; }
 
 void MatmulCallStep::fetch(std::int64_t piece) const {
-  const std::int64_t bytes = static_cast<std::int64_t>(weights_[0].view.entry_bytes());
-  const std::int64_t begin = bytes * stretch(piece % threads_) / tiling_.jobs + piece / threads_ * kFetchPiece;
-  for (std::int64_t at = begin; at < std::min(bytes, begin + kFetchPiece); at += 64)
+  const std::int64_t begin = fetch_bytes_ * stretch(piece % threads_) / tiling_.jobs + piece / threads_ * kFetchPiece;
+  for (std::int64_t at = begin; at < std::min(fetch_bytes_, begin + kFetchPiece); at += 64)
     __builtin_prefetch(packed_[0] + at, 0, 2);
 }
 

@@ -57,6 +57,7 @@ class MatmulCallStep final : public Step {
   GemmArgs args_;
   GemmTiling tiling_;
   std::int64_t outer_ = 1;
+  std::int64_t fetch_bytes_ = 0;  // of a weight that is worth fetching before the product begins
   struct Weight {
     int leaf = -1;  // packed if there is one
     WeightView view;
