@@ -189,9 +189,12 @@ Pipeline read_pipeline(const fs::path& folder) {
   const fs::path list = folder / "modules.json";
   std::error_code error;
   if (!fs::is_directory(folder, error))
-    throw FileError(FileFault::missing, folder.string(), "", "a model's folder", "none");
+    throw FileError(FileFault::missing, folder.string(), "", "a model's folder",
+                    fs::exists(folder, error) ? "a file" : "nothing");
   read_prompts(folder, p);
   if (!fs::exists(list, error)) {
+    if (!fs::exists(folder / "config.json", error))
+      throw FileError(FileFault::missing, folder.string(), "", "a folder with modules.json or config.json", "neither");
     read_transformer(folder, p);
     return p;
   }

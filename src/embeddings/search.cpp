@@ -108,7 +108,8 @@ bool is_current(const fs::path& index, const FileMetadata& wanted) {
   std::error_code error;
   if (!fs::exists(index, error)) return false;
   const auto refuse = [&] {
-    throw FileError(FileFault::create, index.string(), "", "a search index or nothing", "another file");
+    throw FileError(FileFault::create, index.string(), "", "a whole search index, or no file",
+                    "something else, which is not written over");
   };
   try {
     const FileMetadata found = SafeTensors::open(index).metadata();

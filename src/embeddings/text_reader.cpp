@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "io/files.h"
+#include "io/json_lexer.h"
 #include "metal_candle/embedding_files.hpp"
 #include "metal_candle/error.hpp"
 
@@ -24,7 +25,9 @@ class Descriptor {
     const int error = errno;
     struct stat info;
     if (fd_ >= 0 && (::fstat(fd_, &info) != 0 || !S_ISDIR(info.st_mode))) return;
-    if (fd_ < 0) throw FileError(FileFault::missing, path.string(), "", "a file with texts", std::strerror(error));
+    if (fd_ < 0)
+      throw FileError(FileFault::missing, path.string(), "", "a file with texts that can be opened",
+                      std::strerror(error));
     ::close(fd_);
     throw FileError(FileFault::bad, path.string(), "", "a file with texts", "a folder");
   }
@@ -46,6 +49,18 @@ class Descriptor {
   bool owned_;
   int fd_;
 };
+
+/// A line in another encoding, or of no text at all, would get an embedding that means nothing.
+void check_utf8(const std::string& line, const std::string& place) {
+  const char *p = line.data(), *end = p + line.size();
+  while (p < end) {
+    const int length = io::utf8_length(p, end);
+    if (length == 0)
+      throw FileError(FileFault::bad, place, "", "UTF-8",
+                      fmt::format("byte {:#04x} behind {} others", static_cast<unsigned char>(*p), p - line.data()));
+    p += length;
+  }
+}
 
 }  // namespace
 
@@ -137,6 +152,7 @@ bool TextReader::next(TextRow& row) {
 TextRow TextReader::parse(std::string line, bool jsonl, const std::string& place) {
   TextRow row;
   if (!jsonl) {
+    check_utf8(line, place);
     row.text = std::move(line);
     return row;
   }

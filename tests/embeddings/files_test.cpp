@@ -79,6 +79,8 @@ TEST(TextReader, RefusesWhatIsNoRow) {
   EXPECT_THAT(error_of(folder.write("a.jsonl", "{\"text\": \"a\", \"id\": 1.5}\n")),
               HasSubstr("id: expected a string or a whole number"));
   EXPECT_THAT(error_of(folder.write("a.jsonl", "{\"text\"\n")), HasSubstr("a.jsonl:1"));
+  EXPECT_THAT(error_of(folder.write("a.txt", "caf\xc3\xa9\ncaf\xe9\n")),
+              HasSubstr("a.txt:2: expected UTF-8, got byte 0xe9 behind 3 others"));
   EXPECT_THAT(error_of(folder / "none"), HasSubstr("none"));
   EXPECT_THAT(error_of(folder.path()), HasSubstr("a folder"));
   EXPECT_THAT(error_of(folder.write("long.txt", std::string((64u << 20) + 1, 'x'))),

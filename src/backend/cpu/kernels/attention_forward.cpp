@@ -153,25 +153,25 @@ class Forward {
 
   void write(const KernelCall& call) {
     const KernelTensor &out = call.outputs[0], &lse = call.outputs[1];
-    float factor[kRowBlock];
     for (std::int64_t row = 0; row < rows_; ++row) {
-      const std::int64_t query = tile_.sequence.query_row + tile_.begin + row / p_.group;
-      const std::int64_t head = key_head_ * p_.group + row % p_.group;
       float sum = 0;
       for (int i = 0; i < kSums; ++i) sum += s_.sums[row * kSums + i];
       if (lse.data)
-        lse.as<float>()[head * p_.queries + query] =
+        lse.as<float>()[head_of(row) * p_.queries + query_of(row)] =
             sum == 0 ? -std::numeric_limits<float>::infinity()
                      : static_cast<float>((static_cast<double>(s_.maximum[row]) + std::log2(static_cast<double>(sum))) *
                                           kLn2);
-      if (!out.data) continue;
-      factor[0] = sum == 0 ? 0 : 1 / sum;
-      float* values = s_.out + row * s_.value_width;
-      row_kernels().scale_rows(values, s_.value_width, 1, factor);
-      store(values, p_.dv, out.dtype,
-            out.as<char>() + (query * p_.heads + head) * p_.dv * static_cast<std::int64_t>(size_of(out.dtype)));
+      s_.maximum[row] = sum == 0 ? 0 : 1 / sum;  // from here on what the row is scaled by
     }
+    if (!out.data) return;
+    row_kernels().scale_rows(s_.out, s_.value_width, rows_, s_.maximum);
+    for (std::int64_t row = 0; row < rows_; ++row)
+      store(s_.out + row * s_.value_width, p_.dv, out.dtype,
+            out.as<char>() +
+                (query_of(row) * p_.heads + head_of(row)) * p_.dv * static_cast<std::int64_t>(size_of(out.dtype)));
   }
+  std::int64_t query_of(std::int64_t row) const { return tile_.sequence.query_row + tile_.begin + row / p_.group; }
+  std::int64_t head_of(std::int64_t row) const { return key_head_ * p_.group + row % p_.group; }
 
   const Problem& p_;
   const Tile& tile_;
