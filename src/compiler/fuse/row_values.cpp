@@ -12,6 +12,21 @@ namespace {
 
 KOp plus(KOp first, int code) { return static_cast<KOp>(static_cast<int>(first) + code); }
 
+/// Whether an op of the table on numbers of 8 bits can give one that has more. What does not compute (max, relu, sign)
+/// gives one of its operands or a number that fits; a literal that does not fit is refused when it is recorded.
+bool leaves_range(const GraphNode& n) {
+  if (n.dtype != DType::i8 && n.dtype != DType::u8) return false;
+  switch (static_cast<Elementwise>(n.op->code)) {
+    case Elementwise::neg:
+    case Elementwise::abs:
+    case Elementwise::square:
+    case Elementwise::add:
+    case Elementwise::sub:
+    case Elementwise::mul: return true;
+    default: return false;
+  }
+}
+
 }  // namespace
 
 int RowLowering::value_of(int i) {
@@ -222,7 +237,9 @@ int RowLowering::map(const GraphNode& n, bool full) {
   }
   v.a = operand(n, 0, n.shape, full, type);
   if (n.inputs.size() > 1) v.b = operand(n, 1, n.shape, full, type);
-  return finished(v);
+  const int id = finished(v);
+  // Registers have 32 bits: what the next op sees must have wrapped as it would in memory.
+  return leaves_range(n) ? cast(id, v.type, n.dtype) : id;
 }
 
 bool RowLowering::compares_index(const GraphNode& n) const {
