@@ -78,8 +78,14 @@ AdamWState adamw_state(const ParamTree& parameters) {
 }
 
 std::vector<LazyTensor> AdamWStep::roots(std::vector<LazyTensor> others) const {
-  const std::vector<LazyTensor> mine = state.tensors_with(parameters);
-  others.insert(others.end(), mine.begin(), mine.end());
+  // One parameter after the other: what is made from the same gradient is one step then, and reads it once.
+  others.reserve(others.size() + 3 * parameters.size());
+  auto first = state.first.begin(), second = state.second.begin();
+  for (const auto& [path, p] : parameters) {
+    others.push_back((first++)->second);
+    others.push_back((second++)->second);
+    others.push_back(p);
+  }
   return others;
 }
 

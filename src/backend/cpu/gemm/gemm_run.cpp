@@ -149,10 +149,24 @@ class TileRun {
         next = operands(*second, r0, rows);
         m.next = &next;
       }
+      // The first columns bring the rows of A in, which others find in L2.
+      if (g.col == col0_ && part.left.row != 0 && i + 1 < ceil_div(rows_, t_.row_tile))
+        m.next_a = part.left.data + tile_row(i + 1) * part.left.row;
+      if (!accumulate) fetch_c(r0, rows, g);
       const MicroKernel kernel = f_.by_width[g.width][rows - 1];
       if (t_.direct_c && g.cols < padded) run_edge(kernel, m, rows, g.cols * unit, padded * unit);
       else kernel(m);
     }
+  }
+
+  /// Lines of C that will be written: a store would wait for each.
+  void fetch_c(std::int64_t row, std::int64_t rows, const Group& g) const {
+    if (args_.c == nullptr || t_.swapped) return;
+    const std::int64_t bytes = element_bytes(args_.c_type), row_bytes = args_.c_row_stride * bytes;
+    const char* c = static_cast<const char*>(args_.c) + batch_ * args_.c_batch * bytes;
+    c += (row0_ + row) * row_bytes + g.col * bytes;
+    for (std::int64_t r = 0; r < rows; ++r, c += row_bytes)
+      for (std::int64_t at = 0; at < g.cols * bytes; at += 64) __builtin_prefetch(c + at, 1);
   }
 
   /// C may not be written beyond its columns.

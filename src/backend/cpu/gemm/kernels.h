@@ -21,6 +21,7 @@ struct MicroArgs {
   std::int64_t c_row;
   bool accumulate;                  // the chain goes on from what C holds; otherwise from zero
   std::int64_t ahead = 0;           // bytes from what is read of B to what is asked for
+  const char* next_a = nullptr;     // rows that the next call reads, if they should be asked for now
   const MicroArgs* next = nullptr;  // the chain goes on with the A and B of these
 };
 using MicroKernel = void (*)(const MicroArgs&);

@@ -32,12 +32,20 @@ void micro_kernel(const MicroArgs& p) {
     const char* b[kPanels];
 #pragma GCC unroll 4
     for (int i = 0; i < kPanels; ++i) b[i] = q->b + i * q->b_panel;
+    const char* fetched = q->next_a;
     for (std::int64_t step = q->steps; step > 0; --step) {
       // The hardware follows a panel of B too closely behind, and rows of B in place not at all.
       if constexpr (kRows >= 6 || kVectors == 2) {
 #pragma GCC unroll 8
         for (int v = 0; v < kVectors; v += 64 / Ops::kBytes)
           __builtin_prefetch(b[v / 2] + ahead + (v % 2) * Ops::kBytes);
+      }
+      // Nor does it follow so many rows of A.
+      if constexpr (kRows >= 6 && kVectors == 2) {
+        if (fetched != nullptr && step % 16 == 0) {
+          for (int r = 0; r < kRows; ++r) __builtin_prefetch(fetched + r * a_row);
+          fetched += 64;
+        }
       }
       V bv[kVectors];
 #pragma GCC unroll 8

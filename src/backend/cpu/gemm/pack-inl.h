@@ -136,6 +136,7 @@ inline void copy_units(const char* source, std::int64_t lanes, char* target) {
 
 /// Rows of the source are far apart: no hardware prefetch sees the next one coming.
 constexpr std::int64_t kPackAhead = 16;
+constexpr std::int64_t kLinesAhead = 2;  // of each of many rows that are read side by side
 inline void prefetch_lanes(const char* source, std::int64_t bytes) {
   for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(source + i);
 }
@@ -230,9 +231,12 @@ void pack_units(const char* source, std::int64_t lane_bytes, std::int64_t step_b
     const std::int64_t together =
         lane_bytes % 1024 == 0 && steps > 16 ? kLanesApart : std::max<std::int64_t>(lanes4, 1);
     for (std::int64_t l0 = 0; l0 < lanes4; l0 += together)
-      for (std::int64_t s0 = 0; s0 < steps4; s0 += 16)
-        transpose_lines(source, lane_bytes, l0, std::min(l0 + together, lanes4), s0, std::min(s0 + 16, steps4), width,
-                        target);
+      for (std::int64_t s0 = 0; s0 < steps4; s0 += 16) {
+        const std::int64_t l1 = std::min(l0 + together, lanes4), ahead = s0 + kLinesAhead * 16;
+        for (std::int64_t l = l0; ahead < steps4 && l < l1; ++l)
+          __builtin_prefetch(source + l * lane_bytes + ahead * kUnit);
+        transpose_lines(source, lane_bytes, l0, l1, s0, std::min(s0 + 16, steps4), width, target);
+      }
     pack_scalar<T>(source, lane_bytes, step_bytes, 0, lanes, steps4, steps, width, target);
     pack_scalar<T>(source, lane_bytes, step_bytes, lanes4, lanes, 0, steps4, width, target);
   } else {
