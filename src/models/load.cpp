@@ -5,6 +5,8 @@
 #include <sys/auxv.h>
 #endif
 
+#include <set>
+
 #include "metal_candle/error.hpp"
 #include "metal_candle/json.hpp"
 #include "metal_candle/safetensors.hpp"
@@ -51,12 +53,41 @@ std::string name_in(const SafeTensors& file, const std::string& path) {
   return path;
 }
 
+/// What changes the mathematics and is not known is refused: a bias, a norm or a scale that nobody would apply.
+[[noreturn]] void unknown(const fs::path& file, std::string_view name, const ModelConfig& config) {
+  throw FileError(FileFault::bad, file.string(), std::string(name),
+                  fmt::format("only tensors of a {} model as it is configured", config.family),
+                  "one that it has no place for");
+}
+
+/// Layers are looked at: beside them files keep heads that this model has no use for. The frequencies of rotary
+/// embeddings, which older files store, are computed.
+void check_known(const SafeTensors& file, const ModelConfig& config, const std::set<std::string>& known) {
+  for (const TensorInfo& t : file.tensors()) {
+    const bool layer = t.name.starts_with("model.layers.") || t.name.starts_with("layers.");
+    if (layer && !known.contains(t.name) && !t.name.ends_with("rotary_emb.inv_freq"))
+      unknown(file.path(), t.name, config);
+  }
+}
+
+/// The factors in rope_freqs became part of the configuration.
+void check_known(const Gguf& file, const ModelConfig& config, const std::set<std::string>& known) {
+  for (const GgufTensor& t : file.tensors()) {
+    const bool unused_head = config.tied_embeddings && t.name == "output.weight";
+    const bool rotary = t.name == "rope_freqs.weight" || t.name.ends_with(".attn_rot_embd.weight");
+    if (!unused_head && !rotary && !known.contains(std::string(t.name))) unknown(file.path(), t.name, config);
+  }
+}
+
 Model load_folder(const fs::path& folder, const LoadOptions& options) {
   ModelConfig config = ModelConfig::from_json(Json::load(folder / "config.json"));
   config.tied_embeddings |= !options.head;
   const SafeTensors file = SafeTensors::open(folder);
   const DType type = type_for(options);
   ParamTree tree;
+  std::set<std::string> known;
+  for (const auto& [path, shape] : weight_shapes(config)) known.insert(name_in(file, path));
+  check_known(file, config, known);
   for (const auto& [path, shape] : weight_shapes(config)) {
     const std::string name = name_in(file, path);
     const TensorInfo* info = file.find(name);
@@ -88,6 +119,9 @@ Model load_gguf(const fs::path& path, const LoadOptions& options) {
   config.tied_embeddings |= !options.head;
   const DType type = type_for(options);
   ParamTree tree;
+  std::set<std::string> known;
+  for (const auto& [name, shape] : weight_shapes(config)) known.insert(models::gguf_source(config, name).name);
+  check_known(file, config, known);
   for (const auto& [name, shape] : weight_shapes(config)) {
     const models::GgufSource source = models::gguf_source(config, name);
     const GgufTensor* info = file.find_tensor(source.name);

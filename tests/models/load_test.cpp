@@ -106,6 +106,29 @@ TEST_P(GgufModels, AreTheModelsThatTheyWereMadeFrom) {
 INSTANTIATE_TEST_SUITE_P(All, GgufModels, testing::Values("llama_llama3", "qwen2", "qwen3", "gemma2"),
                          [](const auto& info) { return info.param; });
 
+TEST(LoadModel, TensorsWithoutAPlaceAreRefusedByName) {
+  const Folder folder = tiny_folder("llama");
+  auto tensors = tensors_of(tiny_model("llama").parameters());
+  tensors.emplace_back("model.layers.0.self_attn.rotary_emb.inv_freq", Tensor::zeros({4}));
+  tensors.emplace_back("score.weight", Tensor::zeros({4}));
+  save_safetensors(folder.path() / "model.safetensors", tensors);
+  EXPECT_EQ(refusal(folder.path()), "accepted");
+  tensors.emplace_back("model.layers.1.self_attn.q_proj.bias", Tensor::zeros({24}));
+  save_safetensors(folder.path() / "model.safetensors", tensors);
+  EXPECT_THAT(refusal(folder.path()), HasSubstr("model.layers.1.self_attn.q_proj.bias"));
+
+  // The same factors under a name of the same length that says nothing to us.
+  std::ifstream in(METAL_CANDLE_TESTS_DIR "/fixtures/models/llama_llama3.gguf", std::ios::binary);
+  std::string bytes{std::istreambuf_iterator<char>(in), {}};
+  const std::string known = "rope_freqs.weight", unknown = "rope_long_.weight";
+  const std::size_t at = bytes.find(known);
+  ASSERT_NE(at, std::string::npos);
+  folder.write("model.gguf", bytes);
+  EXPECT_EQ(refusal(folder.path() / "model.gguf"), "accepted");
+  folder.write("model.gguf", bytes.replace(at, known.size(), unknown));
+  EXPECT_THAT(refusal(folder.path() / "model.gguf"), HasSubstr(unknown));
+}
+
 TEST(LoadModel, SaysWhatIsWrong) {
   EXPECT_THAT(refusal("/nowhere/at/all"), HasSubstr("/nowhere/at/all"));
   const Folder empty;
