@@ -79,33 +79,19 @@ struct Lanes<Op_silu> {
   }
 };
 
-/// x / (1 + 2^v): v needs no second part of log2(e), as its own rounding is more than that.
+/// The same of u, which is x · (c1·x² + c0).
 template <>
 struct Lanes<Op_gelu_tanh> {
   static constexpr bool quick = true;
-  static HWY_INLINE F exponent(F x) { return x * fma(x * x, k(-0.10294324f), k(-2.30220819f)); }
-  static HWY_INLINE F rounded(F v) { return v + k(1.5f * 524288.0f); }
-  static HWY_INLINE F whole(F t) { return t - k(1.5f * 524288.0f); }
-  /// power · 2^f for |f| <= 1/32.
-  static HWY_INLINE F times(F power, F f) {
-    const F p = fma(fma(k(0.0555041087f), f, k(0.240226507f)), f, k(0.693147181f));
-    return fma(power * f, p, power);
-  }
-  static HWY_INLINE F exp2(F v) {
-    v = clamp_high(clamp_low(v, k(-150)), k(150));
-    const F t = rounded(v), b = whole(t);
-    const F power = F(VF{_mm512_permutexvar_ps(bits(t).raw, _mm512_loadu_ps(kSixteenths))});
-    return scale(times(power, v - b), b);
-  }
+  static HWY_INLINE F argument(F x) { return x * fma(x * x, k(0.07135481627260025f), k(1.5957691216057308f)); }
   static HWY_INLINE F apply(F x) {
-    const F v = exponent(x);
-    return select(v > k(kFar), x * exp2(-v), x / (k(1) + exp2(v)));
+    const F u = argument(x);
+    return select(u < k(-kFar), x * exp(u), x / (k(1) + exp(-u)));
   }
   static HWY_INLINE F near(F x, F& far) {
-    const F v = exponent(x);
-    far = farther(far, v);
-    const F t = rounded(v);
-    return x / (k(1) + times(power_near(t), v - whole(t)));
+    const F u = argument(x);
+    far = farther(far, u);
+    return x / (k(1) + exp_near(-u));
   }
 };
 #endif
