@@ -170,8 +170,9 @@ LazyTensor second_gelu(const LazyTensor& x) {
 LazyTensor second_gelu_tanh(const LazyTensor& x) {
   constexpr double a = 1.5957691216057308, b = 0.07135481627260025;
   const LazyTensor xx = square(x);
-  const LazyTensor s = sigmoid(x * (xx * b + a)), du = xx * (3 * b) + a;
-  return s * (1 - s) * (du * 2 + x * (x * (6 * b) + (1 - s * 2) * square(du)));
+  const LazyTensor u = x * (xx * b + a), s = sigmoid(u), du = xx * (3 * b) + a;
+  // sigmoid(-u) for 1-s: where s is nearly 1 the difference is mostly rounding, and x·u'² multiplies it by hundreds.
+  return s * sigmoid(-u) * (du * 2 + x * (x * (6 * b) + (1 - s * 2) * square(du)));
 }
 
 }  // namespace metal_candle

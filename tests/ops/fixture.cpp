@@ -23,6 +23,7 @@ void read_values(std::istringstream& in, Case::Array& to) {
 Bound read_bound(std::istringstream& in) {
   Bound b;
   if (!(in >> b.relative >> b.absolute >> b.half >> b.half_norm)) throw std::runtime_error("a bound has four numbers");
+  in >> b.tail;  // a fifth, where there is one
   return b;
 }
 

@@ -12,7 +12,7 @@ namespace metal_candle::test {
 using Values = std::vector<double>;
 
 struct Bound {
-  double relative = 0, absolute = 0, half = 0, half_norm = 0;
+  double relative = 0, absolute = 0, half = 0, half_norm = 0, tail = 0;
 };
 
 struct Case {

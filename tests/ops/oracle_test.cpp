@@ -54,7 +54,8 @@ double largest_finite(const Values& values) {
 bool close(double got, double want, const Bound& b, const Precision& p, double norm) {
   if (want != want) return got != got;
   if (std::isinf(want)) return got == want;
-  const double allowed = p.eps * (b.relative * std::abs(want) + b.absolute) +
+  const double relative = b.relative + (want == 0 ? 0 : b.tail * std::abs(std::log(std::abs(want))));
+  const double allowed = p.eps * (relative * std::abs(want) + b.absolute) +
                          p.half_eps * (b.half * std::abs(want) + b.half_norm * norm) + p.smallest;
   if (std::isinf(got)) return std::signbit(got) == std::signbit(want) && std::abs(want) + allowed >= p.largest;
   return std::abs(got - want) <= allowed;
