@@ -105,10 +105,12 @@ TEST_P(ConfigRoundTrip, IsTheSame) {
   EXPECT_DOUBLE_EQ(back.attention_scale, c.attention_scale);
   EXPECT_EQ(weight_shapes(back), weight_shapes(c));
 }
-INSTANTIATE_TEST_SUITE_P(All, ConfigRoundTrip,
-                         testing::Values("llama", "llama_tied_multi_query_biases", "llama_head_width", "llama_dynamic",
-                                         "llama_llama3", "llama_yarn_odd", "mistral", "mistral_window", "qwen2_window",
-                                         "qwen3_bias", "gemma2", "gemma2_uncapped"),
+std::vector<std::string> case_names() {
+  std::vector<std::string> names;
+  for (const TinyCase& c : tiny_cases()) names.push_back(c.name);
+  return names;
+}
+INSTANTIATE_TEST_SUITE_P(All, ConfigRoundTrip, testing::ValuesIn(case_names()),
                          [](const auto& info) { return info.param; });
 
 TEST(ModelConfig, RefusesWhatItDoesNotKnow) {

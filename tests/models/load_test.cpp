@@ -4,6 +4,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -103,8 +104,15 @@ TEST_P(GgufModels, AreTheModelsThatTheyWereMadeFrom) {
   want.pad.reset();
   EXPECT_EQ(model.config().to_json().dump(), want.to_json().dump());
 }
-INSTANTIATE_TEST_SUITE_P(All, GgufModels, testing::Values("llama_llama3", "qwen2", "qwen3", "gemma2"),
-                         [](const auto& info) { return info.param; });
+/// Every GGUF file beside the tiny models.
+std::vector<std::string> gguf_names() {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(METAL_CANDLE_TESTS_DIR "/fixtures/models"))
+    if (entry.path().extension() == ".gguf") names.push_back(entry.path().stem());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+INSTANTIATE_TEST_SUITE_P(All, GgufModels, testing::ValuesIn(gguf_names()), [](const auto& info) { return info.param; });
 
 TEST(LoadModel, TensorsWithoutAPlaceAreRefusedByName) {
   const Folder folder = tiny_folder("llama");
