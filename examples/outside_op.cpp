@@ -1,8 +1,7 @@
 // Two operations that the library does not have, added from outside it.
 //
-//   swiglu(gate, up)       composite: what it is made of is written down, and the compiler fuses that with its
-//   neighbours leaky_sum(x, decay)    a recurrence, y[i] = x[i] + decay·y[i-1]: a kernel of its own, its gradient
-//   written by hand
+// swiglu(gate, up): composite. What it is made of is written down, and the compiler fuses that with its neighbours.
+// leaky_sum(x, decay): a recurrence, y[i] = x[i] + decay·y[i-1]; a kernel of its own, its gradient written by hand.
 //
 // Both record, differentiate, plan and evaluate like the library's own.
 #include <metal_candle/metal_candle.hpp>
