@@ -65,12 +65,6 @@ struct Body {
   std::vector<int> ahead;
   enum Ahead : std::uint8_t { kColumns, kRows } ahead_of = kColumns;
 
-  // A piece is what runs at once: a block of columns, or less of it where something is fetched or rows take turns.
-  int piece_cols = kBlock;
-  std::int64_t row_calls = 1, block_calls = 1;  // instructions run for a block of rows, for a block of the first stage
-  bool in_turns = false;                        // the last stage of a row, and the others of the next one
-  std::int64_t first_pieces = 0, last_pieces = 0;  // of all stages but the last one, of that one
-
   // Tasks: (batch × chunks of its rows, or ranges of task_rows) × ranges of task_cols.
   std::int64_t batch = 1, chunks = 1;
   std::int64_t tasks = 0, row_tasks = 0, col_tasks = 1, task_rows = 0, task_cols = 0;

@@ -59,8 +59,6 @@ struct Frame {
   std::int64_t stage_cols;
   void* const* buffers;
   std::atomic<int>* index_error;
-  const char* ahead;        // where kernels that walk along columns fetch what is read later,
-  std::int64_t ahead_step;  // so many bytes further with each vector
 };
 
 struct Instr;

@@ -9,12 +9,6 @@ namespace {
 // What the registers of a block may fill of L1. Large blocks, with their fewer dispatches, leave room for the arrays.
 constexpr int kRegisterBytes = 32 << 10, kLargeBlock = 1024, kLargeRegisterBytes = 16 << 10;
 
-// Arrays from this size on are fetched; rows up to this one a row ahead.
-constexpr std::int64_t kFetched = 2 << 20, kNearRow = 96 << 10;
-
-// Columns of a piece: what the last stage stores of it fits in the core's queue of stores.
-constexpr int kPiece = 512;
-
 }  // namespace
 
 bool Lowering::emit(int elements) {
@@ -31,8 +25,7 @@ bool Lowering::emit(int elements) {
   });
   for (int stage = 0; stage < static_cast<int>(p_.stages.size()); ++stage) emit_stage(stage);
   find_ahead();
-  choose_pieces();
-  b_.scratch = (top_ + 256 + 63) & ~std::int64_t{63};
+  b_.scratch = top_ + 256;
   return register_bytes_ <= (elements > kLargeBlock ? kLargeRegisterBytes : kRegisterBytes);
 }
 
@@ -84,30 +77,7 @@ void Lowering::find_ahead() {
   }
   // One instruction a block reads memory evenly on its own.
   if (b_.stages.size() == 1 && b_.stages[0].loop.end - b_.stages[0].loop.begin < 2) b_.ahead.clear();
-  // What is small is in a cache, or near enough for the hardware.
-  if (tile_.buffer < 0 && row_bytes * s_.rows < kFetched) b_.ahead.clear();
-  b_.ahead_of = b_.stages.size() > 1 && row_bytes <= kNearRow ? Body::kRows : Body::kColumns;
-}
-
-void Lowering::choose_pieces() {
-  const auto last = static_cast<int>(b_.stages.size()) - 1;
-  bool streams = false;
-  for (int v = p_.stages[last].begin; v < p_.stages[last].end; ++v)
-    streams |= is_store(op(v)) && value(value(v).a).full && s_.accesses[value(v).access].stream;
-  b_.piece_cols = b_.block_cols;
-  const bool alone = b_.block_rows == 1 && tile_.buffer < 0;
-  b_.in_turns = alone && last > 0 && streams && b_.column_sums.empty() && b_.ahead_of == Body::kRows;
-  if (alone && (b_.in_turns || !b_.ahead.empty())) b_.piece_cols = std::min(b_.block_cols, kPiece);
-  b_.row_calls = 0;
-  for (const StageCode& stage : b_.stages) {
-    const std::int64_t pieces = std::max<std::int64_t>(1, (stage.cols + b_.piece_cols - 1) / b_.piece_cols);
-    const std::int64_t calls = stage.loop.end - stage.loop.begin;
-    b_.row_calls += pieces * calls;
-    (&stage == &b_.stages.back() ? b_.last_pieces : b_.first_pieces) += calls == 0 ? 0 : pieces;
-  }
-  b_.row_calls = std::max<std::int64_t>(1, b_.row_calls);
-  b_.block_calls = std::max<std::int64_t>(
-      1, (b_.block_cols + b_.piece_cols - 1) / b_.piece_cols * (b_.stages[0].loop.end - b_.stages[0].loop.begin));
+  b_.ahead_of = b_.stages.size() > 1 && row_bytes <= (96 << 10) ? Body::kRows : Body::kColumns;
 }
 
 void Lowering::emit_constants() {

@@ -193,8 +193,6 @@ class Lowering {
   /// What the first stage reads from memory, row after row. With several stages each fetches a share of the next row,
   /// if a row of all arrays stays in the nearer caches.
   void find_ahead();
-  /// How far instructions run at once, and whether rows take turns.
-  void choose_pieces();
 
   // --- uniform and row values ---
 

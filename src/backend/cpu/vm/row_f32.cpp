@@ -56,13 +56,12 @@ void arg_reduce(const Instr& in, const Frame& f) {
   const float* a = at<const float>(in.a, f);
   float* state = at<float>(in.b, f);
   std::int32_t* out = at<std::int32_t>(in.out, f);
-  Ahead ahead(f);
   for (int r = 0; r < f.rows; ++r) {
     float best = f.col0 == 0 ? R::identity : state[0];
     std::int32_t where = f.col0 == 0 ? -1 : reinterpret_cast<const std::int32_t*>(state)[1];
     Accumulators<R> acc;
     acc.begin(nullptr);
-    acc.template add_row<false>(Plain{a}, nullptr, 0, f.cols, ahead);
+    acc.template add_row<false>(Plain{a}, nullptr, 0, f.cols);
     const float top = lanes_of<R>(R::join(R::join(acc.v[0], acc.v[1]), R::join(acc.v[2], acc.v[3])));
     const bool better = top != top || (std::is_same_v<R, Max> ? top > best : top < best);
     if (f.cols > 0 && best == best && (where < 0 || better)) {

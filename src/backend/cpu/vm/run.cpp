@@ -1,8 +1,9 @@
-// Running a body: tasks, blocks of rows, rows in turns.
-#include <limits>
-#include <optional>
+// Running a body: blocks of rows, stages, blocks of columns, instructions.
+#include <cstring>
 
-#include "backend/cpu/vm/runner.h"
+#include "hwy/cache_control.h"
+
+#include "backend/cpu/vm/body.h"
 #include "backend/cpu/vm/scalar.h"
 #include "backend/cpu/vm/shape.h"
 #include "metal_candle/error.hpp"
@@ -11,67 +12,207 @@ namespace metal_candle::cpu {
 namespace vm {
 namespace {
 
-char* aligned(void* p) {
-  return reinterpret_cast<char*>((reinterpret_cast<std::uintptr_t>(p) + 63) & ~std::uintptr_t{63});
-}
-
-class Task {
+class Runner {
  public:
-  Task(const Body& body, void* const* buffers, const std::uint64_t* slots, void* scratch, std::atomic<int>* index_error)
-      : b_(body), buffers_(buffers), runner_(body, buffers, slots, aligned(scratch), index_error) {
-    if (b_.in_turns) second_.emplace(body, buffers, slots, aligned(scratch) + b_.scratch, index_error);
+  Runner(const Body& body, void* const* buffers, const std::uint64_t* slots, void* scratch,
+         std::atomic<int>* index_error)
+      : b_(body),
+        scratch_(reinterpret_cast<char*>((reinterpret_cast<std::uintptr_t>(scratch) + 63) & ~std::uintptr_t{63})) {
+    bases_ = reinterpret_cast<Base*>(scratch_);
+    origins_ = reinterpret_cast<char**>(bases_ + b_.moving.size() + 1);
+    bases_[0] = {scratch_, 0};
+    f_.bases = bases_;
+    f_.buffers = buffers;
+    f_.index_error = index_error;
+    f_.row_pitch = b_.pitch;
+    if (!b_.constants.empty()) std::memcpy(scratch_ + b_.constants_offset, b_.constants.data(), b_.constants.size());
+    for (const SlotUse& use : b_.slots) put_slot(use, slots[use.slot]);
   }
-  Runner& runner() { return runner_; }
 
-  void run(std::int64_t index) {
+  void start() {
+    f_.rows = f_.cols = 1;
+    f_.row0 = f_.col0 = 0;
+    execute(b_.init);
+  }
+
+  void task(std::int64_t index) {
+    start();
     const std::int64_t part = index / b_.col_tasks, c0 = index % b_.col_tasks * b_.task_cols;
     const std::int64_t c1 = c0 + b_.task_cols;
-    if (!b_.column_sums.empty()) {
-      column_task(part, c0, c1);
+    if (b_.column_sums.empty()) {
+      rows(part * b_.task_rows, std::min(b_.rows, (part + 1) * b_.task_rows), c0, c1);
     } else {
-      const std::int64_t begin = part * b_.task_rows, end = std::min(b_.rows, begin + b_.task_rows);
-      if (b_.in_turns) turns(begin, end);
-      else rows(begin, end, c0, c1);
+      column_task(part, c0, c1);
     }
     if (b_.streams) hwy::FlushStream();
   }
 
+  /// Where the tile would begin, were it a whole result: element (0, 0).
+  void set_tile(const float* tile, std::int64_t ld, std::int64_t row0, std::int64_t col0) {
+    tile_ = reinterpret_cast<char*>(reinterpret_cast<std::uintptr_t>(tile) -
+                                    static_cast<std::uintptr_t>((row0 * ld + col0) * 4));
+    tile_row_ = ld * 4;
+  }
+
   void rows(std::int64_t begin, std::int64_t end, std::int64_t c0, std::int64_t c1) {
-    Fetch fetch;
     for (std::int64_t r = begin; r < end;) {
       const std::int64_t n = std::min({static_cast<std::int64_t>(b_.block_rows), end - r, b_.inner - r % b_.inner});
-      runner_.open(r, static_cast<int>(n), c0, c1);
-      const std::int64_t next = std::min({n, end - r - n, b_.inner - r % b_.inner - n});
-      if (b_.ahead_of == Body::kRows) runner_.fetch_rows(fetch, next, b_.stages[0].cols, b_.row_calls);
-      while (!runner_.done()) {
-        if (b_.ahead_of == Body::kColumns && runner_.at_block()) runner_.fetch_columns(fetch);
-        runner_.piece(fetch);
-      }
+      ahead_rows_ = std::min({n, end - r - n, b_.inner - r % b_.inner - n});
+      block(r, static_cast<int>(n), c0, c1);
       r += n;
     }
   }
 
-  /// The last stage of a row, which writes past the caches, in turns with the other stages of the next row: memory
-  /// takes what is written while the next row is computed, and gives what is read after it.
-  void turns(std::int64_t begin, std::int64_t end) {
-    const int last = static_cast<int>(b_.stages.size()) - 1;
-    Runner *now = &runner_, *before = &*second_;
-    Fetch fetch;
-    for (std::int64_t r = begin; r < end; ++r, std::swap(now, before)) {
-      now->open(r, 1, 0, b_.task_cols);
-      const bool next = r + 1 < end && (r + 1) % b_.inner != 0;
-      now->fetch_rows(fetch, next ? 1 : 0, b_.stages[0].cols, b_.row_calls);
-      const std::int64_t others = r == begin ? 0 : b_.last_pieces;
-      for (std::int64_t done = 1, other = 0; now->stage() < last; ++done) {
-        now->piece(fetch);
-        for (; other * b_.first_pieces < done * others; ++other) before->piece(fetch);
-      }
+ private:
+  void put_slot(const SlotUse& use, std::uint64_t bits) {
+    char* to = scratch_ + use.offset;
+    double real;
+    std::memcpy(&real, &bits, 8);
+    const float single = static_cast<float>(real);
+    const auto narrow = static_cast<std::int32_t>(static_cast<std::int64_t>(bits));
+    switch (use.type) {
+      case RegType::f32: std::memcpy(to, &single, 4); break;
+      case RegType::f64:
+      case RegType::i64: std::memcpy(to, &bits, 8); break;
+      case RegType::i32: std::memcpy(to, &narrow, 4); break;
     }
-    fetch.clear();
-    while (!before->done()) before->piece(fetch);
   }
 
- private:
+  void execute(Range range) {
+    const Instr* end = b_.code.data() + range.end;
+    for (const Instr* i = b_.code.data() + range.begin; i != end; ++i) i->fn(*i, f_);
+  }
+
+  void execute_rows(Range range, int rows) {
+    if (range.begin == range.end) return;
+    f_.rows = 1;
+    f_.cols = rows;
+    execute(range);
+  }
+
+  void block(std::int64_t row, int n, std::int64_t c0, std::int64_t c1) {
+    f_.row0 = row;
+    std::int64_t index[kMaxDims];
+    for (int d = b_.dims - 1; d >= 0; --d) {
+      index[d] = row % b_.extents[d];
+      row /= b_.extents[d];
+    }
+    for (const StageCode& stage : b_.stages) {
+      const std::int64_t end = std::min(stage.cols, c1);
+      f_.col0 = c0;
+      f_.stage_cols = stage.cols;
+      execute_rows(stage.pre, n);
+      place(stage, index);
+      f_.rows = n;
+      if (stage.loop.begin != stage.loop.end) {
+        std::int64_t c = c0;
+        do {  // at least once: a reduction over no columns has a value, too
+          f_.col0 = c;
+          f_.cols = static_cast<int>(std::min<std::int64_t>(b_.block_cols, end - c));
+          for (int i = stage.moving.begin; i < stage.moving.end; ++i)
+            bases_[1 + i].ptr = origins_[i] + c * b_.moving[i].step;
+          if (tile_ != nullptr) fetch_next_tile(stage, n, c);
+          if (tile_ == nullptr && !b_.ahead.empty() && find_ahead(stage, n, c, end)) {
+            execute_fetching(stage);
+          } else {
+            execute(stage.loop);
+          }
+          c += b_.block_cols;
+        } while (c < end);
+      }
+      if (c0 == 0) execute_rows(stage.post, n);
+    }
+  }
+
+  /// What is read after this block, if it is known: the next block's columns, or the share of the next rows that falls
+  /// to this block, so that all stages of a row together fetch the next one.
+  bool find_ahead(const StageCode& stage, int n, std::int64_t c, std::int64_t end) {
+    const std::int64_t stages = static_cast<std::int64_t>(b_.stages.size()), number = &stage - b_.stages.data();
+    if (b_.ahead_of == Body::kColumns && number == 0 && c + b_.block_cols < end) {
+      ahead_ = {0, n, c + b_.block_cols, std::min(c + 2 * b_.block_cols, end)};
+      return true;
+    }
+    if (ahead_rows_ <= 0 || stage.cols == 0) return false;
+    ahead_ = {n, static_cast<int>(ahead_rows_), c, c + f_.cols};
+    if (b_.ahead_of == Body::kRows) {
+      const std::int64_t cols = b_.stages[0].cols, all = stages * stage.cols;
+      ahead_.begin = cols * (number * stage.cols + c) / all;
+      ahead_.end = cols * (number * stage.cols + c + f_.cols) / all;
+    } else if (number + 1 != stages || c != 0) {
+      return false;
+    }
+    return true;
+  }
+  /// In smaller blocks, with a share of the cache lines before each instruction: asked for all at once they keep other
+  /// requests waiting.
+  void execute_fetching(const StageCode& stage) {
+    constexpr int kPiece = 1024;
+    const Range range = stage.loop;
+    const int whole = f_.cols, pieces = f_.rows > 1 ? 1 : (whole + kPiece - 1) / kPiece;
+    const int parts = (range.end - range.begin) * pieces;
+    const std::int64_t col0 = f_.col0;
+    for (int part = 0, piece = 0; piece < pieces; ++piece) {
+      if (pieces > 1) {
+        f_.col0 = col0 + piece * kPiece;
+        f_.cols = std::min(kPiece, whole - piece * kPiece);
+        for (int i = stage.moving.begin; i < stage.moving.end; ++i)
+          bases_[1 + i].ptr = origins_[i] + f_.col0 * b_.moving[i].step;
+      }
+      for (const Instr* i = b_.code.data() + range.begin; i != b_.code.data() + range.end; ++i) {
+        fetch(part++, parts);
+        i->fn(*i, f_);
+      }
+    }
+  }
+  // Inline: g++ 12 takes a function that only prefetches for one without effect, and drops its calls.
+  HWY_INLINE void fetch(int part, int parts) {
+    for (int i : b_.ahead) {
+      const Moving& m = b_.moving[i];
+      const std::int64_t stride = bases_[1 + i].stride;
+      const std::int64_t all = (ahead_.end - ahead_.begin) * m.step;
+      const std::int64_t begin = (all * part / parts) & ~std::int64_t{63};
+      const std::int64_t end = part + 1 == parts ? all : (all * (part + 1) / parts) & ~std::int64_t{63};
+      const char* p = origins_[i] + ahead_.begin * m.step + ahead_.skip * stride;
+      for (int r = 0; r < ahead_.rows; ++r, p += stride) {
+        for (std::int64_t at = begin; at < end; at += 64) __builtin_prefetch(p + at, 0, 3);
+      }
+    }
+  }
+
+  /// Tiles of the same rows mostly follow one another along the columns.
+  HWY_INLINE void fetch_next_tile(const StageCode& stage, int n, std::int64_t c) {
+    const std::int64_t begin = c + f_.cols, end = std::min(begin + f_.cols, stage.cols);
+    for (int i : b_.ahead) {
+      const Moving& m = b_.moving[i];
+      const char* p = origins_[i];
+      for (int r = 0; r < n; ++r, p += bases_[1 + i].stride)
+        for (std::int64_t at = begin * m.step; at < end * m.step; at += 64) __builtin_prefetch(p + at, 0, 2);
+    }
+  }
+
+  /// The operands of a stage at the block's first row and column 0.
+  void place(const StageCode& stage, const std::int64_t* index) {
+    for (int i = stage.moving.begin; i < stage.moving.end; ++i) {
+      const Moving& m = b_.moving[i];
+      char*& origin = origins_[i];
+      if (!m.access) {
+        origin = scratch_ + m.offset;
+        bases_[1 + i].stride = m.stride;
+        continue;
+      }
+      const Access& a = *m.access;
+      if (tile_ != nullptr && a.buffer == b_.tile_buffer) {
+        origin = tile_ + f_.row0 * tile_row_;
+        bases_[1 + i].stride = tile_row_;
+        continue;
+      }
+      std::int64_t at = a.offset;
+      for (int d = 0; d < a.dims; ++d) at += index[d] * a.strides[d];
+      origin = static_cast<char*>(f_.buffers[a.buffer]) + at * a.size;
+      bases_[1 + i].stride = a.dims ? a.strides[a.dims - 1] * a.size : 0;
+    }
+  }
+
   /// Accumulates over one chunk of a batch entry's rows, then writes the partial result.
   void column_task(std::int64_t part, std::int64_t c0, std::int64_t c1) {
     const std::int64_t entry = part / b_.chunks, chunk = part % b_.chunks, n = b_.rows / b_.batch;
@@ -81,8 +222,8 @@ class Task {
     for (const ColumnSum& sum : b_.column_sums) {
       const Access& to = *sum.to;
       const std::int64_t at = to.offset + part * sum.cols + c0;
-      store_dense(sum.type, runner_.scratch() + sum.offset + c0 * reg_size(sum.type), to.dtype,
-                  static_cast<char*>(buffers_[to.buffer]) + at * to.size, std::min(c1, sum.cols) - c0);
+      store_dense(sum.type, scratch_ + sum.offset + c0 * reg_size(sum.type), to.dtype,
+                  static_cast<char*>(f_.buffers[to.buffer]) + at * to.size, std::min(c1, sum.cols) - c0);
     }
   }
 
@@ -94,7 +235,7 @@ class Task {
     std::fill(to, to + n, op == Reduce::sum ? E(0) : op == Reduce::prod ? E(1) : op == Reduce::max ? low : high);
   }
   void set_identity(const ColumnSum& sum, std::int64_t c0, std::int64_t c1) {
-    char* to = runner_.scratch() + sum.offset + c0 * reg_size(sum.type);
+    char* to = scratch_ + sum.offset + c0 * reg_size(sum.type);
     switch (sum.type) {
       case RegType::f32: fill_identity(sum.op, reinterpret_cast<float*>(to), c1 - c0); break;
       case RegType::f64: fill_identity(sum.op, reinterpret_cast<double*>(to), c1 - c0); break;
@@ -104,9 +245,17 @@ class Task {
   }
 
   const Body& b_;
-  void* const* buffers_;
-  Runner runner_;
-  std::optional<Runner> second_;
+  char* scratch_;
+  Base* bases_;
+  char** origins_;
+  Frame f_{};
+  struct Ahead {
+    int skip, rows;
+    std::int64_t begin, end;  // columns
+  } ahead_{};
+  std::int64_t ahead_rows_ = 0;  // rows of the block after this one
+  char* tile_ = nullptr;
+  std::int64_t tile_row_ = 0;  // bytes
 };
 
 }  // namespace
@@ -124,13 +273,11 @@ std::unique_ptr<RowProgram> RowProgram::lower(const KernelProgram& program, Tile
 
 std::int64_t RowProgram::tasks() const { return body_->tasks; }
 
-std::size_t RowProgram::scratch_bytes() const {
-  return static_cast<std::size_t>(body_->scratch) * (body_->in_turns ? 2 : 1) + 64;
-}
+std::size_t RowProgram::scratch_bytes() const { return static_cast<std::size_t>(body_->scratch) + 64; }
 
 void RowProgram::run(void* const* buffers, const std::uint64_t* slots, std::int64_t task, void* scratch,
                      std::atomic<int>* index_error) const {
-  vm::Task(*body_, buffers, slots, scratch, index_error).run(task);
+  vm::Runner(*body_, buffers, slots, scratch, index_error).task(task);
 }
 
 bool RowProgram::tileable(const KernelProgram& program) {
@@ -142,9 +289,10 @@ bool RowProgram::tileable(const KernelProgram& program) {
 void RowProgram::run_tile(void* const* buffers, const std::uint64_t* slots, std::int64_t row0, std::int64_t rows,
                           std::int64_t col0, std::int64_t cols, const float* tile, std::int64_t ld,
                           void* scratch) const {
-  vm::Task task(*body_, buffers, slots, scratch, nullptr);
-  task.runner().set_tile(tile, ld, row0, col0);
-  task.rows(row0, row0 + rows, col0, col0 + cols);
+  vm::Runner runner(*body_, buffers, slots, scratch, nullptr);
+  runner.set_tile(tile, ld, row0, col0);
+  runner.start();
+  runner.rows(row0, row0 + rows, col0, col0 + cols);
   if (body_->streams) hwy::FlushStream();
 }
 
