@@ -17,10 +17,14 @@ enum class Elementwise : std::uint16_t {
 
 enum class ElementwiseClass : std::uint8_t { unary, binary, compare, logic };
 
+/// What an element takes, roughly: the table's column.
+enum class Cost : std::uint8_t { simple, divide, root, series, power };
+
 struct ElementwiseInfo {
   std::string_view name;
   ElementwiseClass cls;
   bool float_only;
+  Cost cost;
 };
 const ElementwiseInfo& info(Elementwise op);
 

@@ -52,6 +52,7 @@ LazyTensor is_inf(const LazyTensor& x);
 LazyTensor where(const LazyTensor& condition, const LazyTensor& a, const LazyTensor& b);
 LazyTensor where(const LazyTensor& condition, Scalar a, const LazyTensor& b);
 LazyTensor where(const LazyTensor& condition, const LazyTensor& a, Scalar b);
+/// min(max(x, low), high). As in PyTorch, no gradient flows where x is at a bound or beyond it.
 LazyTensor clamp(const LazyTensor& x, Scalar low, Scalar high);
 LazyTensor cast(const LazyTensor& x, DType dtype);
 LazyTensor zero_like(const LazyTensor& x);

@@ -12,6 +12,8 @@ namespace {
 
 constexpr Domain kNUMERIC = Domain::numeric;
 constexpr Domain kFLOAT = Domain::floats;
+constexpr Cost kSIMPLE = Cost::simple, kDIVIDE = Cost::divide, kROOT = Cost::root, kSERIES = Cost::series,
+               kPOWER = Cost::power;
 
 template <Domain kDomain>
 void infer_one(const OpCall& c, InferResult& r) {
@@ -23,12 +25,12 @@ void infer_two(const OpCall& c, InferResult& r) {
 }
 
 // ---- gradients -----------------------------------------------------------------------------------------------------
-#define MC_UNARY(name, domain, body, vjp, low, high)                                        \
+#define MC_UNARY(name, domain, cost, body, vjp, low, high)                                  \
   Tensors name##_vjp(const VjpCall& c) {                                                    \
     [[maybe_unused]] const LazyTensor &x = c.inputs[0], &y = c.outputs[0], &g = c.grads[0]; \
     return {vjp};                                                                           \
   }
-#define MC_BINARY(name, domain, body, vjp_a, vjp_b, low, high)            \
+#define MC_BINARY(name, domain, cost, body, vjp_a, vjp_b, low, high)      \
   Tensors name##_vjp(const VjpCall& c) {                                  \
     [[maybe_unused]] const LazyTensor &x = c.inputs[0], &z = c.inputs[1]; \
     [[maybe_unused]] const LazyTensor &y = c.outputs[0], &g = c.grads[0]; \
@@ -63,9 +65,9 @@ constexpr OpDef row(std::string_view name, Elementwise op, Infer infer, Vjp vjp,
   return primitive(name, OpKind::elementwise, static_cast<std::uint16_t>(op), infer, vjp, samples);
 }
 constexpr OpDef kDefs[] = {
-#define MC_UNARY(name, domain, body, vjp, low, high) \
+#define MC_UNARY(name, domain, cost, body, vjp, low, high) \
   row(#name, Elementwise::name, infer_one<k##domain>, name##_vjp, [](SampleSink& s) { sample_unary(s, low, high); }),
-#define MC_BINARY(name, domain, body, vjp_a, vjp_b, low, high) \
+#define MC_BINARY(name, domain, cost, body, vjp_a, vjp_b, low, high) \
   row(#name, Elementwise::name, infer_two<k##domain>, name##_vjp, [](SampleSink& s) { sample_binary(s, low, high); }),
 #define MC_COMPARE(name, body) row(#name, Elementwise::name, infer_two<Domain::compare>, NoGrad{}, sample_compare),
 #define MC_LOGIC(name, body) row(#name, Elementwise::name, infer_two<Domain::logic>, NoGrad{}, sample_logic),
@@ -73,10 +75,10 @@ constexpr OpDef kDefs[] = {
 };
 
 constexpr ElementwiseInfo kInfos[] = {
-#define MC_UNARY(name, domain, ...) {#name, ElementwiseClass::unary, k##domain == Domain::floats},
-#define MC_BINARY(name, domain, ...) {#name, ElementwiseClass::binary, k##domain == Domain::floats},
-#define MC_COMPARE(name, ...) {#name, ElementwiseClass::compare, false},
-#define MC_LOGIC(name, ...) {#name, ElementwiseClass::logic, false},
+#define MC_UNARY(name, domain, cost, ...) {#name, ElementwiseClass::unary, k##domain == Domain::floats, k##cost},
+#define MC_BINARY(name, domain, cost, ...) {#name, ElementwiseClass::binary, k##domain == Domain::floats, k##cost},
+#define MC_COMPARE(name, ...) {#name, ElementwiseClass::compare, false, Cost::simple},
+#define MC_LOGIC(name, ...) {#name, ElementwiseClass::logic, false, Cost::simple},
 #include "metal_candle/elementwise.def"
 };
 

@@ -76,6 +76,26 @@ void sample_identity(SampleSink& s) {
   s.add({s.normal({3, 5}), s.normal({2})}, {kBarrier});
 }
 
+// ---- clamp(x, low, high) of floats: composite, for its gradient -----------------------------------------------------
+void infer_clamp(const OpCall& c, InferResult& r) {
+  require_inputs(c, 3);
+  r.add(c.inputs[0].dtype(), c.inputs[0].shape());
+}
+
+Tensors decompose_clamp(const OpCall& c) { return {minimum(maximum(c.inputs[0], c.inputs[1]), c.inputs[2])}; }
+
+// Nothing flows back at the bounds, as in PyTorch 2.15; maximum and minimum alone would halve it there.
+Tensors clamp_vjp(const VjpCall& c) {
+  const LazyTensor& x = c.inputs[0];
+  const LazyTensor inside = logical_and(greater(x, c.inputs[1]), less(x, c.inputs[2]));
+  return {where(inside, c.grads[0], zero_like(c.grads[0])), {}, {}};
+}
+
+void sample_clamp(SampleSink& s) {
+  s.add({s.uniform({4, 9}, -3, 3), scalar(-1.0), scalar(1.5)});
+  s.add({s.uniform({7}, -3, 3), scalar(1.0), scalar(-1.0)});  // the upper bound wins
+}
+
 LazyTensor as_bool(const LazyTensor& x) { return cast(x, DType::boolean); }
 
 LazyTensor choose(const LazyTensor& condition, const LazyTensor& a, const LazyTensor& b) {
@@ -95,6 +115,12 @@ LazyTensor number_beside(const LazyTensor& other, Scalar s) {
 }  // namespace
 
 constinit const OpDef where_def = primitive("where", OpKind::elementwise, kWhere, infer_where, where_vjp, sample_where);
+constinit const OpDef clamp_def{.name = "clamp",
+                                .kind = OpKind::composite,
+                                .infer = infer_clamp,
+                                .decompose = decompose_clamp,
+                                .vjp = clamp_vjp,
+                                .samples = sample_clamp};
 constinit const OpDef logical_not_def =
     primitive("logical_not", OpKind::elementwise, kLogicalNot, infer_not, NoGrad{}, sample_not);
 constinit const OpDef cast_def = primitive("cast", OpKind::elementwise, kCast, infer_cast, pass_on, sample_cast);
@@ -129,7 +155,11 @@ LazyTensor cast(const LazyTensor& x, DType dtype) {
   return record_typed(ops::cast_def, dtype, x.node()->shape, {&x, 1}, &attrs);
 }
 
-LazyTensor clamp(const LazyTensor& x, Scalar low, Scalar high) { return minimum(maximum(x, low), high); }
+LazyTensor clamp(const LazyTensor& x, Scalar low, Scalar high) {
+  ops::require_defined(ops::clamp_def, {&x, 1});
+  if (!is_float(x.dtype())) return minimum(maximum(x, low), high);  // may promote, and has no gradient
+  return record(ops::clamp_def, {x, scalar(low), scalar(high)});
+}
 
 LazyTensor is_nan(const LazyTensor& x) { return not_equal(x, x); }
 

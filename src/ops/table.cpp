@@ -42,6 +42,7 @@ constexpr const OpDef* kStructured[] = {
     &attention_grad_def,
     &linear_cross_entropy_def,
     &linear_cross_entropy_grad_def,
+    &clamp_def,
     &mean_def,
     &var_def,
     &logsumexp_def,

@@ -39,8 +39,8 @@ extern const OpDef concat_def, pad_def, cumsum_def, sort_def, topk_def, scatter_
     dynamic_slice_def, dynamic_update_slice_def, rotate_def, attention_def, attention_grad_def,
     linear_cross_entropy_def, linear_cross_entropy_grad_def;
 // composite ops (decomposed before anything else happens)
-extern const OpDef mean_def, var_def, logsumexp_def, softmax_def, log_softmax_def, rms_norm_def, layer_norm_def,
-    rope_def, lora_def, cross_entropy_def;
+extern const OpDef clamp_def, mean_def, var_def, logsumexp_def, softmax_def, log_softmax_def, rms_norm_def,
+    layer_norm_def, rope_def, lora_def, cross_entropy_def;
 
 /// All of them, for tests and docs.
 std::span<const OpDef* const> all();

@@ -18,8 +18,8 @@ struct Domain {
   double low, high;
 };
 const Domain kDomains[] = {
-#define MC_UNARY(name, domain, body, vjp, low, high) {name, #name, false, low, high},
-#define MC_BINARY(name, domain, body, a, b, low, high) {name, #name, true, low, high},
+#define MC_UNARY(name, domain, cost, body, vjp, low, high) {name, #name, false, low, high},
+#define MC_BINARY(name, domain, cost, body, a, b, low, high) {name, #name, true, low, high},
 #define MC_COMPARE(name, body) {name, #name, true, -2, 2},
 #include "metal_candle/elementwise.def"
 };

@@ -79,8 +79,8 @@ inline double apply(Elementwise op, double x, double z) {
   using T = double;
   switch (op) {
     // clang-format off
-#define MC_UNARY(name, domain, body, ...) case Elementwise::name: return body;
-#define MC_BINARY(name, domain, body, ...) case Elementwise::name: return body;
+#define MC_UNARY(name, domain, cost, body, ...) case Elementwise::name: return body;
+#define MC_BINARY(name, domain, cost, body, ...) case Elementwise::name: return body;
 #define MC_COMPARE(name, body) case Elementwise::name: return body;
 #define MC_LOGIC(name, body) \
   case Elementwise::name: return [](int x, int z) { return static_cast<double>(body); }(static_cast<int>(x), static_cast<int>(z));

@@ -46,8 +46,8 @@ using T = double;
 double apply(Elementwise op, [[maybe_unused]] T x, [[maybe_unused]] T z) {
   // clang-format off
   switch (op) {
-#define MC_UNARY(name, domain, formula, ...) case Elementwise::name: return formula;
-#define MC_BINARY(name, domain, formula, ...) case Elementwise::name: return formula;
+#define MC_UNARY(name, domain, cost, formula, ...) case Elementwise::name: return formula;
+#define MC_BINARY(name, domain, cost, formula, ...) case Elementwise::name: return formula;
 #define MC_COMPARE(name, formula) case Elementwise::name: return formula;
 #include "metal_candle/elementwise.def"
     case Elementwise::logical_and: return x != 0 && z != 0;

@@ -21,30 +21,14 @@ int cost_of(const KValue& v) {
     case KOp::map: break;
     default: return 1;
   }
-  switch (static_cast<Elementwise>(v.code)) {
-    case Elementwise::exp:
-    case Elementwise::sigmoid:
-    case Elementwise::silu:
-    case Elementwise::log: return 8;
-    case Elementwise::tanh:
-    case Elementwise::gelu_tanh:
-    case Elementwise::expm1:
-    case Elementwise::log1p: return 12;
-    case Elementwise::erf:
-    case Elementwise::gelu:
-    case Elementwise::sin:
-    case Elementwise::cos:
-    case Elementwise::softplus:
-    case Elementwise::silu_grad:
-    case Elementwise::gelu_grad:
-    case Elementwise::gelu_tanh_grad:
-    case Elementwise::pow: return 20;
-    case Elementwise::div:
-    case Elementwise::sqrt:
-    case Elementwise::rsqrt:
-    case Elementwise::reciprocal: return 4;
-    default: return 1;
+  switch (info(static_cast<Elementwise>(v.code)).cost) {
+    case Cost::simple: return 1;
+    case Cost::divide:
+    case Cost::root: return 4;
+    case Cost::series: return 8;
+    case Cost::power: return 20;
   }
+  return 1;
 }
 constexpr int kKeepCost = 6;  // a kept value is written to and read from L1 or L2 once more
 

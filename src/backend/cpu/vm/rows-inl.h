@@ -77,12 +77,12 @@ struct Bits {
 MC_INLINE F truth(M m) { return from_bits(hn::IfThenElseZero(hn::RebindMask(di, m.m), hn::Set(di, 1))); }
 
 // One struct an op.
-#define MC_UNARY(name, domain, body, ...)           \
+#define MC_UNARY(name, domain, cost, body, ...)     \
   struct Op_##name {                                \
     using T = F;                                    \
     static HWY_INLINE F apply(F x) { return body; } \
   };
-#define MC_BINARY(name, domain, body, ...)               \
+#define MC_BINARY(name, domain, cost, body, ...)         \
   struct Op_##name {                                     \
     using T = F;                                         \
     static HWY_INLINE F apply(F x, F z) { return body; } \

@@ -10,21 +10,21 @@ namespace {
 constexpr bool FLOAT = true, NUMERIC = false;
 
 // A struct an op; `apply` is a template over Lane<E>, instantiated only where the op is defined.
-#define MC_UNARY(name, domain, body, ...)      \
-  struct Op_##name {                           \
-    static constexpr bool float_only = domain; \
-    template <class T>                         \
-    static T apply(T x) {                      \
-      return body;                             \
-    }                                          \
+#define MC_UNARY(name, domain, cost, body, ...) \
+  struct Op_##name {                            \
+    static constexpr bool float_only = domain;  \
+    template <class T>                          \
+    static T apply(T x) {                       \
+      return body;                              \
+    }                                           \
   };
-#define MC_BINARY(name, domain, body, ...)     \
-  struct Op_##name {                           \
-    static constexpr bool float_only = domain; \
-    template <class T>                         \
-    static T apply(T x, T z) {                 \
-      return body;                             \
-    }                                          \
+#define MC_BINARY(name, domain, cost, body, ...) \
+  struct Op_##name {                             \
+    static constexpr bool float_only = domain;   \
+    template <class T>                           \
+    static T apply(T x, T z) {                   \
+      return body;                               \
+    }                                            \
   };
 #define MC_COMPARE(name, body)                  \
   struct Op_##name {                            \
@@ -34,7 +34,7 @@ constexpr bool FLOAT = true, NUMERIC = false;
       return Lane<std::int32_t>(body);          \
     }                                           \
   };
-#define MC_LOGIC(name, body) MC_BINARY(name, NUMERIC, body)
+#define MC_LOGIC(name, body) MC_BINARY(name, NUMERIC, SIMPLE, body)
 #include "metal_candle/elementwise.def"
 
 template <class Op, class E>

@@ -166,22 +166,27 @@ void choose_block(const KernelProgram& p, const ProgramShape& s, int elements, c
 namespace {
 
 /// Nanoseconds an element on a fast core, roughly.
+double map_cost(Cost cost, RegType type) {
+  const bool single = type == RegType::f32, wide = type == RegType::f64;
+  switch (cost) {
+    case Cost::simple:
+    case Cost::divide: return single ? 0.02 : 0.15;
+    case Cost::root:
+    case Cost::series: return wide ? 12 : 0.12;
+    case Cost::power: return wide ? 30 : 3;
+  }
+  return 0;
+}
 double value_cost(const KValue& v) {
-  const bool single = v.type == RegType::f32, wide = v.type == RegType::f64;
   switch (v.op) {
     case KOp::load:
     case KOp::store: return 0.08;
-    case KOp::map: {
-      const auto op = static_cast<Elementwise>(v.code);
-      const bool heavy = op >= Elementwise::exp && op <= Elementwise::gelu_tanh_grad;
-      if (op == Elementwise::pow) return wide ? 30 : 3;
-      return heavy ? (wide ? 12 : 0.12) : (single ? 0.02 : 0.15);
-    }
+    case KOp::map: return map_cost(info(static_cast<Elementwise>(v.code)).cost, v.type);
     case KOp::random_uniform:
     case KOp::random_normal: return 1.5;
     case KOp::literal:
     case KOp::slot: return 0;
-    default: return single ? 0.03 : 0.2;
+    default: return v.type == RegType::f32 ? 0.03 : 0.2;
   }
 }
 
