@@ -116,6 +116,8 @@ std::vector<std::string> compiler_passes();
 
 /// What the plan of these roots looks like, without computing anything.
 std::string explain(const std::vector<LazyTensor>& roots);
+/// What evaluating them takes for temporaries, in bytes; nothing is computed.
+std::size_t temporary_bytes(const std::vector<LazyTensor>& roots);
 
 // ---- settings ------------------------------------------------------------------------------------------------------
 

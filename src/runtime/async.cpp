@@ -21,11 +21,18 @@ void AsyncGraphExecutor::synchronize() { metal_candle::synchronize(); }
 
 void synchronize() { runtime().queue.drain(); }
 
-std::string explain(const std::vector<LazyTensor>& roots) {
+namespace {
+
+std::shared_ptr<const PlanEntry> planned(const std::vector<LazyTensor>& roots) {
   ScratchLease s;
   const GraphReader reader;
   s->capture.run(roots);
-  return plan_of(s->capture)->plan->str();
+  return plan_of(s->capture);
 }
+
+}  // namespace
+
+std::string explain(const std::vector<LazyTensor>& roots) { return planned(roots)->plan->str(); }
+std::size_t temporary_bytes(const std::vector<LazyTensor>& roots) { return planned(roots)->plan->arena_bytes; }
 
 }  // namespace metal_candle

@@ -14,8 +14,9 @@ constexpr int kLayers = 16;
 constexpr std::int64_t kRows = 64, kWidth = 64, kInner = 4 * kWidth;
 
 std::size_t arena_of(const std::vector<LazyTensor>& roots) {
-  const std::string text = explain(roots);
-  return std::stoull(text.substr(text.find("arena ") + 6));
+  const std::size_t bytes = temporary_bytes(roots);
+  EXPECT_NE(explain(roots).find("arena " + std::to_string(bytes) + " bytes"), std::string::npos);
+  return bytes;
 }
 
 /// Residual layers of two products, and the gradient of each weight.
