@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "metal_candle/autograd.hpp"
@@ -80,7 +81,7 @@ struct Train : Program {
     adapter.with(parameters).apply(w);
     const auto h =
         model.hidden(w, {.ids = ids, .positions = positions, .offsets = offsets}, {.checkpoint_layers = checkpoint});
-    const auto loss = mc::linear_cross_entropy(h, mc::transpose(model.head(w)), targets);
+    const auto loss = model.cross_entropy(w, h, targets);
     const auto grads = mc::grad(loss, parameters);
     const auto clipped = mc::clip_by_global_norm(grads, 1.0);
     next = mc::adamw(parameters, clipped.gradients, state, {.learning_rate = 1e-4});
@@ -141,7 +142,7 @@ void measure(const std::string& name, Program& program, const Options& o) {
     if (step > 0) options = program.record();
     const double recorded = now_us();
     const std::uint64_t before = mc::counters().memory_requests;
-    const mc::AsyncRun run = mc::eval_async(std::move(options));
+    const mc::AsyncRun run = mc::eval_async(std::exchange(options, {}));
     run.wait();
     const double done = now_us();
     program.take_over();

@@ -55,7 +55,7 @@ class LoraTraining {
     mc::nn::Weights w = model_.weights();
     for (const std::string& module : model_.linear_modules())
       w.adapt(module, {p[module + ".lora_A.weight"], p[module + ".lora_B.weight"], 2.0});
-    return mc::linear_cross_entropy(model_.hidden(w, batch_), mc::transpose(model_.head(w)), targets_);
+    return model_.cross_entropy(w, model_.hidden(w, batch_), targets_);
   }
 
   mc::Model model_;

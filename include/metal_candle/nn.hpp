@@ -59,8 +59,12 @@ class Weights {
   LazyTensor linear(std::string_view module, const LazyTensor& x) const;
   /// Rows of the module's weight [vocabulary, width] for ids [..], plus terms.
   LazyTensor embedding(std::string_view module, const LazyTensor& ids) const;
-  /// A linear module's weight with its terms added to it, as one tensor [out, in]; dropout plays no part.
-  LazyTensor merged(std::string_view module) const;
+  /// What linear multiplies, as one product: linear(module, x) is x·weightᵀ of these (and the bias). Terms stand beside x
+  /// and the weight as further columns, so that dropout and the weight's own digits stay as they are.
+  struct Product {
+    LazyTensor x, weight;  // [.., in + r], [out, in + r]
+  };
+  Product product(std::string_view module, const LazyTensor& x) const;
 
  private:
   struct Hash {

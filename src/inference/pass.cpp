@@ -76,13 +76,13 @@ LazyTensor log_total(LazyTensor logits) {
   return logsumexp(logsumexp(reshape(logits, {rows, -1, part}), {-1}), {-1});
 }
 
-/// Log-probabilities of targets. The whole matrix of logits is made only where something bends or adds to it.
+/// Log-probabilities of targets. A head with an adapter multiplies as it does for a token that is generated, rather than
+/// be copied with the adapter's columns for every pass.
 LazyTensor target_scores(const Model& model, const nn::Weights& w, const LazyTensor& hidden,
                          const LazyTensor& targets) {
   const CrossEntropyOptions each{.reduction = Reduction::none};
-  if (model.config().logit_softcap > 0 || w.terms("lm_head"))
-    return -cross_entropy(as_f32(model.logits(w, hidden)), targets, each);
-  return -as_f32(linear_cross_entropy(hidden, transpose(model.head(w)), targets, each));
+  if (w.terms("lm_head")) return -cross_entropy(as_f32(model.logits(w, hidden)), targets, each);
+  return -model.cross_entropy(w, hidden, targets, each);
 }
 
 std::vector<double> first_of(const LazyTensor& row, std::size_t count) {

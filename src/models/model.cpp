@@ -134,6 +134,12 @@ LazyTensor Model::logits(const nn::Weights& w, const LazyTensor& hidden) const {
   return cast(tanh(cast(y, DType::f32) * (1 / cap)) * cap, y.dtype());
 }
 
-LazyTensor Model::head(const nn::Weights& w) const { return w.merged("lm_head"); }
+LazyTensor Model::cross_entropy(const nn::Weights& w, const LazyTensor& hidden, const LazyTensor& targets,
+                                const CrossEntropyOptions& options) const {
+  if (state_->config.logit_softcap > 0)
+    return metal_candle::cross_entropy(cast(logits(w, hidden), DType::f32), targets, options);
+  const nn::Weights::Product head = w.product("lm_head", hidden);
+  return cast(linear_cross_entropy(head.x, transpose(head.weight), targets, options), DType::f32);
+}
 
 }  // namespace metal_candle

@@ -125,14 +125,17 @@ LazyTensor Weights::embedding(std::string_view module, const LazyTensor& ids) co
   return y;
 }
 
-LazyTensor Weights::merged(std::string_view module) const {
+Weights::Product Weights::product(std::string_view module, const LazyTensor& x) const {
   const LazyTensor& weight = (*this)[joined(module, ".weight")];
   const auto* all = terms(module);
-  if (!all) return weight;
-  LazyTensor sum = as_type(weight, DType::f32);
-  for (const LoraTerm& term : *all)
-    sum = sum + matmul(as_type(term.b, DType::f32), as_type(term.a, DType::f32)) * term.scale;
-  return as_type(sum, weight.dtype());
+  if (!all) return {x, weight};
+  const LazyTensor in = dropped(module, x);
+  std::vector<LazyTensor> left{x}, right{weight};
+  for (const LoraTerm& term : *all) {
+    left.push_back(as_type(matmul(in, as_type(transpose(term.a), x.dtype())) * term.scale, x.dtype()));
+    right.push_back(as_type(term.b, weight.dtype()));
+  }
+  return {concat(left, -1), concat(right, -1)};
 }
 
 }  // namespace metal_candle::nn

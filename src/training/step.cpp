@@ -1,7 +1,6 @@
 #include "training/step.h"
 
 #include <cmath>
-#include <cstdlib>
 
 #include "metal_candle/autograd.hpp"
 #include "metal_candle/ops.hpp"
@@ -41,9 +40,7 @@ LazyTensor Stepper::loss_sum(const ParamTree& parameters, const PackedRows& rows
   const LazyTensor targets = list(rows.targets);
   const CrossEntropyOptions sum_of{.ignore_index = PackedRows::kIgnored, .reduction = Reduction::sum};
   const Scope scope("loss");
-  if (model_.config().logit_softcap > 0)
-    return cross_entropy(cast(model_.logits(weights, hidden), DType::f32), targets, sum_of);
-  return linear_cross_entropy(hidden, transpose(model_.head(weights)), targets, sum_of);
+  return model_.cross_entropy(weights, hidden, targets, sum_of);
 }
 
 Stepper::Pass Stepper::pass(const PackedRows& batch, double tokens, Key key) const {
@@ -104,9 +101,7 @@ double Stepper::evaluate(const PackedRows& batch) const {
 std::size_t Stepper::bytes_of(const PackedRows& batch) {
   const Pass p = pass(batch, 1, Key(0));
   const Update u = record_update(p, 0);
-  const std::string plan = explain(u.next.roots({p.loss, u.norm}));
-  const std::size_t at = plan.find("arena ");
-  return at == std::string::npos ? 0 : std::strtoull(plan.c_str() + at + 6, nullptr, 10);
+  return temporary_bytes(u.next.roots({p.loss, u.norm}));
 }
 
 }  // namespace metal_candle::training

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "metal_candle/autograd.hpp"
 #include "metal_candle/runtime.hpp"
 #include "tests/support/modes.h"
 #include "tests/support/tiny_models.h"
@@ -61,6 +62,66 @@ TEST_P(TinyModels, PackedSequencesDoNotMeet) {
   const auto second = logits_of(model, sequence(c.ids)).eval().to_vector<float>();
   alone.insert(alone.end(), second.begin(), second.end());
   EXPECT_EQ(together, alone);
+}
+
+// ---- cross_entropy ------------------------------------------------------------------------------------------------
+
+/// Hidden rows, what follows each (the last: nobody knows), and a term on the head.
+struct LossCase {
+  Tensor hidden;
+  LazyTensor targets;
+  nn::LoraTerm term;
+
+  LossCase(const Model& model, const std::vector<std::int32_t>& ids, double size) {
+    hidden = model.hidden(model.weights(), sequence(ids)).eval();
+    std::vector<std::int32_t> next(ids.begin() + 1, ids.end());
+    next.push_back(-100);
+    targets = ints(next);
+    const ModelConfig& c = model.config();
+    term = {(randn({2, c.hidden}, {.key = Key(11)}) * size).eval(), randn({c.vocabulary, 2}, {.key = Key(12)}).eval(),
+            0.5};
+  }
+};
+
+TEST_P(TinyModels, CrossEntropyIsThatOfTheLogits) {
+  const TinyCase& c = tiny_case(GetParam());
+  const Model model = tiny_model(c.name);
+  const LossCase in(model, c.ids, 0.1);
+  nn::Weights w = model.weights();
+  for (const bool adapted : {false, true}) {
+    if (adapted) w.adapt("lm_head", in.term).lora_dropout(0.4, Key(13));
+    const LazyTensor loss = model.cross_entropy(w, in.hidden, in.targets);
+    const LazyTensor want = cross_entropy(model.logits(w, in.hidden), in.targets);
+    const std::vector<LazyTensor> varied = {in.hidden, in.term.a, in.term.b};
+    std::vector<LazyTensor> got = grad(loss, varied), wanted = grad(want, varied);
+    got.push_back(loss);
+    wanted.push_back(want);
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      const std::vector<double> a = got[i].eval().to_f64(), b = wanted[i].eval().to_f64();
+      for (std::size_t j = 0; j < a.size(); ++j) ASSERT_NEAR(a[j], b[j], 2e-6) << adapted << ' ' << i << " at " << j;
+    }
+  }
+  nn::Weights dry = w;
+  dry.lora_dropout(0, Key(13));
+  EXPECT_NE(model.cross_entropy(dry, in.hidden, in.targets).eval().item<float>(),
+            model.cross_entropy(w, in.hidden, in.targets).eval().item<float>());
+}
+
+// What an adapter learns is smaller than the last digit of a 16-bit weight, so it must not be added to one.
+TEST(CrossEntropy, AnAdapterCountsThatIsSmallerThanTheHeadsLastDigit) {
+  const Model model = tiny_model("llama", DType::bf16);
+  const LossCase in(model, tiny_case("llama").ids, 0.0005);
+  const LazyTensor head = cast(model.weights()["lm_head.weight"], DType::f32), hidden = cast(in.hidden, DType::f32);
+  const auto exact = [&](const LazyTensor& weight) {
+    return linear_cross_entropy(hidden, transpose(weight), in.targets).eval().item<float>();
+  };
+  const double effect = exact(head + matmul(in.term.b, in.term.a) * 0.5f) - exact(head);
+  nn::Weights w = model.weights();
+  const float before = model.cross_entropy(w, in.hidden, in.targets).eval().item<float>();
+  w.adapt("lm_head", in.term);
+  const float after = model.cross_entropy(w, in.hidden, in.targets).eval().item<float>();
+  ASSERT_GT(std::abs(effect), 1e-5);
+  EXPECT_NEAR(after - before, effect, 0.05 * std::abs(effect));
 }
 
 std::vector<std::string> names() {

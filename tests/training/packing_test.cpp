@@ -67,9 +67,7 @@ double loss_of(const Model& model, std::span<const Sample* const> rows, std::int
   const auto list = [](const std::vector<std::int32_t>& v) { return Tensor::from(v, {std::ssize(v)}); };
   const LazyTensor h =
       model.hidden(model.weights(), {list(p.ids), list(p.positions), list(p.offsets), list(p.lengths)});
-  return linear_cross_entropy(h, transpose(model.head(model.weights())), list(p.targets), {.reduction = Reduction::sum})
-      .eval()
-      .item<float>();
+  return model.cross_entropy(model.weights(), h, list(p.targets), {.reduction = Reduction::sum}).eval().item<float>();
 }
 
 TEST(Packing, NothingLeaksBetweenRows) {
