@@ -104,9 +104,10 @@ class Model {
   LazyTensor hidden(const nn::Weights& w, const Batch& batch, nn::KeyValues& cache) const;
   /// [.., vocabulary] in the model's type, for rows of `hidden`.
   LazyTensor logits(const nn::Weights& w, const LazyTensor& hidden) const;
-  /// What logits multiplies by, [vocabulary, hidden], an adapter's terms on it added in: for linear_cross_entropy
-  /// (by its transpose). A family with softcapped logits has `config().logit_softcap` to apply, or uses `logits`.
-  LazyTensor head(const nn::Weights& w) const;
+  /// cross_entropy(logits(w, hidden), targets) in f32, for rows of `hidden` [t, hidden] and targets [t]. The matrix of
+  /// logits is held only where they are softcapped.
+  LazyTensor cross_entropy(const nn::Weights& w, const LazyTensor& hidden, const LazyTensor& targets,
+                           const CrossEntropyOptions& options = {}) const;
 
  private:
   struct State;
@@ -115,5 +116,9 @@ class Model {
 
 /// The names and shapes of all weights that a model of this kind has, in file order.
 std::vector<std::pair<std::string, Shape>> weight_shapes(const ModelConfig& config);
+
+/// The type that most bytes of a model's files have (a folder or a GGUF file), f32 where that is no type to compute in, as
+/// with quantised weights. As LoadOptions::dtype it loses nothing and is the same on every machine. Throws FileError.
+DType stored_dtype(const std::filesystem::path& path);
 
 }  // namespace metal_candle

@@ -5,6 +5,8 @@
 #include <sys/auxv.h>
 #endif
 
+#include <algorithm>
+#include <map>
 #include <set>
 
 #include "metal_candle/error.hpp"
@@ -140,6 +142,29 @@ Model Model::load(const fs::path& path, const LoadOptions& options) {
   if (!fs::exists(status))
     throw FileError(FileFault::missing, path.string(), "", "a model: a folder or a .gguf file", "nothing");
   return fs::is_directory(status) ? load_folder(path, options) : load_gguf(path, options);
+}
+
+namespace {
+
+DType most_of(const std::map<std::string_view, std::size_t>& bytes) {
+  const auto most = std::max_element(bytes.begin(), bytes.end(), [](auto& a, auto& b) { return a.second < b.second; });
+  if (most != bytes.end() && most->first == "BF16") return DType::bf16;
+  if (most != bytes.end() && most->first == "F16") return DType::f16;
+  return DType::f32;
+}
+
+}  // namespace
+
+DType stored_dtype(const std::filesystem::path& path) {
+  std::map<std::string_view, std::size_t> bytes;
+  if (std::filesystem::is_directory(path)) {
+    const SafeTensors file = SafeTensors::open(path);
+    for (const TensorInfo& t : file.tensors()) bytes[t.format] += t.bytes;
+    return most_of(bytes);
+  }
+  const Gguf file = Gguf::open(path);
+  for (const GgufTensor& t : file.tensors()) bytes[t.encoding] += t.bytes;
+  return most_of(bytes);
 }
 
 }  // namespace metal_candle

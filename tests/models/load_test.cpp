@@ -137,6 +137,18 @@ TEST(LoadModel, TensorsWithoutAPlaceAreRefusedByName) {
   EXPECT_THAT(refusal(folder.path() / "model.gguf"), HasSubstr(unknown));
 }
 
+TEST(StoredDType, IsWhatMostBytesHave) {
+  const ModelConfig config = ModelConfig::from_json(tiny_case("llama").config);
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    const Folder folder;
+    std::vector<NamedTensor> tensors = tensors_of(tiny_weights(config, dtype));
+    tensors.emplace_back("scale", Tensor::ones({3}, dtype == DType::f32 ? DType::bf16 : DType::f32));
+    save_safetensors(folder.path() / "model.safetensors", tensors);
+    EXPECT_EQ(stored_dtype(folder.path()), dtype) << name(dtype);
+  }
+  EXPECT_THROW(stored_dtype("/nowhere"), FileError);
+}
+
 TEST(LoadModel, SaysWhatIsWrong) {
   EXPECT_THAT(refusal("/nowhere/at/all"), HasSubstr("/nowhere/at/all"));
   const Folder empty;
