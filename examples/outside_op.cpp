@@ -121,16 +121,22 @@ int main() {
   const auto silu = [](float v) { return v / (1 + std::exp(-v)); };
   good = check("swiglu(gate, x)", swiglu(gate, x).eval(), {0, 2 * silu(1), 3 * silu(2), 4 * silu(3)}) && good;
 
+  // Their samples, in every mode and against differences: what a test of an op of your own calls.
+  const std::string wrong = mc::check_op(kSwiglu) + mc::check_op(kLeakySum, {.dtype = mc::DType::f32});
+  std::printf("check_op of both: %s", wrong.empty() ? "nothing is wrong\n" : wrong.c_str());
+  good = wrong.empty() && good;
+
   // One kernel: the compiler sees through a composite op.
   std::printf("\nexplain(softmax(swiglu(gate, x) * 2)):\n%s",
               mc::explain({mc::softmax(swiglu(gate, x) * 2.0f)}).c_str());
 
   // Complaints come from the call that recorded.
+  bool refused = false;
   try {
     swiglu(gate, mc::ones({2, 4}));
-    good = false;
   } catch (const mc::UserError& e) {
+    refused = true;
     std::printf("\nswiglu of different shapes: %s\n", e.what());
   }
-  return good ? 0 : 1;
+  return good && refused ? 0 : 1;
 }

@@ -19,6 +19,7 @@
 #include "metal_candle/lora.hpp"
 #include "metal_candle/model.hpp"
 #include "metal_candle/nn.hpp"
+#include "metal_candle/op_check.hpp"
 #include "metal_candle/op_def.hpp"
 #include "metal_candle/ops.hpp"
 #include "metal_candle/optimizer.hpp"

@@ -1,9 +1,9 @@
-#include "tests/support/samples.h"
+#include "ops/samples.h"
 
 #include <cmath>
 #include <numbers>
 
-namespace metal_candle::test {
+namespace metal_candle::ops {
 namespace {
 
 template <class T>
@@ -66,4 +66,4 @@ std::vector<Sample> samples_of(const OpDef& op, DType float_type, std::uint64_t 
   return std::move(sink.taken);
 }
 
-}  // namespace metal_candle::test
+}  // namespace metal_candle::ops

@@ -1,4 +1,4 @@
-// Samples of ops as tests use them: drawn in one float type, the same numbers every time.
+// Samples of ops as checks use them: drawn in one float type, the same numbers every time.
 #pragma once
 
 #include <random>
@@ -7,7 +7,7 @@
 #include "metal_candle/op_def.hpp"
 #include "metal_candle/tensor.hpp"
 
-namespace metal_candle::test {
+namespace metal_candle::ops {
 
 /// Values of any type from doubles, rounded as the library rounds.
 Tensor tensor_of(const std::vector<double>& values, const Shape& shape, DType dtype);
@@ -37,4 +37,4 @@ class Samples : public SampleSink {
 /// What `op` is tested on, its floats being of `float_type`.
 std::vector<Sample> samples_of(const OpDef& op, DType float_type, std::uint64_t seed = 1);
 
-}  // namespace metal_candle::test
+}  // namespace metal_candle::ops

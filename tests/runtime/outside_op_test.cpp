@@ -27,7 +27,10 @@ const OpDef swiglu_def{.name = "swiglu",
                        .infer = infer_swiglu,
                        .decompose = [](const OpCall& c) -> Tensors { return {silu(c.inputs[0]) * c.inputs[1]}; },
                        .vjp = DecomposedGrad{},
-                       .samples = nullptr};
+                       .samples =
+                           [](SampleSink& s) {
+                             s.add({s.normal({3, 8}), s.normal({3, 8})});
+                           }};
 LazyTensor swiglu(const LazyTensor& gate, const LazyTensor& up) { return record(swiglu_def, {gate, up}); }
 
 // ---- leaky_sum{reverse}(x, decay): a kernel -------------------------------------------------------------------------
@@ -66,7 +69,11 @@ const OpDef leaky_sum_def{.name = "leaky_sum",
                           .vjp = [](const VjpCall& c) -> Tensors {
                             return {record(c.op, {c.grads[0], c.inputs[1]}, {1 - c.attrs[0]}), {}};
                           },
-                          .samples = nullptr,
+                          .samples =
+                              [](SampleSink& s) {
+                                s.add({s.normal({3, 8}), scalar(0.5)}, {0});
+                                s.add({s.normal({7}), scalar(0.25)}, {1});
+                              },
                           .cpu = &leaky_sum_kernel};
 LazyTensor leaky_sum(const LazyTensor& x, double decay) { return record(leaky_sum_def, {x, scalar(decay)}, {0}); }
 
@@ -196,6 +203,44 @@ TEST(OutsideOpPlan, EmptyInputs) {
   eval({y, z});
   EXPECT_EQ(Tensor(y).shape(), (Shape{0, 5}));
   EXPECT_EQ(Tensor(z).numel(), 0);
+}
+
+// ---- check_op, which runs an op's samples ---------------------------------------------------------------------------
+
+TEST(CheckOp, FindsNothingWrongWithWhatIsRight) {
+  EXPECT_EQ(check_op(swiglu_def), "");
+  EXPECT_EQ(check_op(swiglu_def, {.dtype = DType::f32}), "");
+  EXPECT_EQ(check_op(leaky_sum_def, {.dtype = DType::f32}), "");
+}
+
+TEST(CheckOp, FindsAWrongGradient) {
+  OpDef wrong = swiglu_def;
+  wrong.vjp = [](const VjpCall& c) -> Tensors {
+    return {c.grads[0] * silu_grad(c.inputs[0]) * c.inputs[1], c.grads[0] * sigmoid(c.inputs[0])};
+  };
+  for (const DType dtype : {DType::f64, DType::f32}) {
+    const std::string said = check_op(wrong, {.dtype = dtype});
+    EXPECT_NE(said.find("swiglu, sample 0: the gradient of input 1 at 0 is "), std::string::npos) << said;
+    EXPECT_EQ(said.find("input 0"), std::string::npos) << said;
+  }
+}
+
+TEST(CheckOp, FindsAKernelThatIsNotItsDecomposition) {
+  OpDef wrong = leaky_sum_def;
+  wrong.decompose = [](const OpCall& c) -> Tensors { return {c.inputs[0] * 1.0f}; };
+  const std::string said = check_op(wrong, {.dtype = DType::f32});
+  EXPECT_NE(said.find("leaky_sum, sample 0: decomposed, result 0 at 1 is "), std::string::npos) << said;
+  wrong.decompose = [](const OpCall& c) -> Tensors { return {sum(c.inputs[0])}; };
+  EXPECT_NE(check_op(wrong, {.dtype = DType::f32}).find("decomposed, result 0 is f32[], not f32[3, 8]"),
+            std::string::npos);
+}
+
+TEST(CheckOp, SaysWhatCannotBeChecked) {
+  EXPECT_NE(check_op(leaky_sum_def).find("throws: leaky_sum"), std::string::npos) << "f64";
+  OpDef silent = swiglu_def;
+  silent.samples = nullptr;
+  EXPECT_EQ(check_op(silent), "swiglu: there are no samples\n");
+  EXPECT_THROW(check_op(swiglu_def, {.dtype = DType::bf16}), UserError);
 }
 
 TEST(OutsideOpErrors, ComeFromTheRecordingCallAndNameTheOp) {
