@@ -142,6 +142,9 @@ std::shared_ptr<const MappedFile> MappedFile::open(const fs::path& path) {
   const auto size = static_cast<std::size_t>(info.st_size);
   if (size == 0) return file;
   void* const data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
+  if (data == MAP_FAILED && errno == ENOMEM)
+    throw UserError(ErrorKind::memory,
+                    fmt::format("{}: its {} bytes cannot be mapped: out of addresses", path.string(), size));
   if (data == MAP_FAILED) refuse(FileFault::transfer, path, "mapped", errno);
   file->data_ = static_cast<const std::byte*>(data);
   file->size_ = size;

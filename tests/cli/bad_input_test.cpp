@@ -268,7 +268,7 @@ TEST(BadInput, AHugeFileIsNotRead) {
     fs::resize_file(folder / name, std::uintmax_t{1} << 40);
     const Ran ran = shell("devices > /dev/null; (ulimit -v 4000000; " METAL_CANDLE_COMMAND " score --model " +
                           folder.string() + " --text a)");
-    EXPECT_THAT(ran.code, testing::AnyOf(65, 71, 74)) << name << ran.err;
+    EXPECT_EQ(ran.code, 71) << name << ran.err;  // there are no addresses for it
     EXPECT_THAT(ran.err, HasSubstr(name));
     write(folder / name, good);
   }
