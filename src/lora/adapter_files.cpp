@@ -1,4 +1,6 @@
 // Adapters in files: PEFT's, both ways, and mlx-lm's to be read.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <map>
 
@@ -19,10 +21,20 @@ constexpr std::string_view kPeftTensors = "adapter_model.safetensors", kMlxTenso
 
 std::string joined(std::string_view a, std::string_view b) { return std::string(a).append(b); }
 
+/// Which model the adapter was made for and which one this is: said where they do not fit.
+std::string bases(const Json& config, std::string_view key, const Model& model) {
+  const ModelConfig& c = model.config();
+  const Json* base = config.find_value(key);
+  return fmt::format(" (made for {}; this model: {}, {} layers, {} wide, {} tokens)",
+                     base && base->is_string() ? base->dump() : "an unnamed model", c.family, c.layers, c.hidden,
+                     c.vocabulary);
+}
+
 /// The file's tensors, and which of them have been asked for.
 class Reader {
  public:
-  explicit Reader(const fs::path& file) : path_(file.string()), file_(SafeTensors::open(file)) {
+  Reader(const fs::path& file, std::string bases)
+      : path_(file.string()), bases_(std::move(bases)), file_(SafeTensors::open(file)) {
     for (const TensorInfo& t : file_.tensors()) left_.emplace(t.name, t.shape);
   }
 
@@ -31,10 +43,10 @@ class Reader {
   LazyTensor take(const std::string& tensor, const Shape& shape, bool transposed = false) {
     const auto found = left_.find(tensor);
     if (found == left_.end())
-      throw FileError(FileFault::bad, path_, tensor, "a tensor of shape " + shape.str(), "none");
+      throw FileError(FileFault::bad, path_, tensor, "a tensor of shape " + shape.str(), "none" + bases_);
     const Shape in_file = transposed ? Shape{shape[1], shape[0]} : shape;
     if (found->second != in_file)
-      throw FileError(FileFault::bad, path_, tensor, "shape " + in_file.str(), found->second.str());
+      throw FileError(FileFault::bad, path_, tensor, "shape " + in_file.str(), found->second.str() + bases_);
     left_.erase(found);
     const Tensor t = file_.load(tensor);
     if (!is_float(t.dtype()))
@@ -48,21 +60,22 @@ class Reader {
     return names;
   }
   [[noreturn]] void refuse(const std::string& name, const std::string& why) const {
-    throw FileError(FileFault::bad, path_, name, "only tensors of adapted modules", why);
+    throw FileError(FileFault::bad, path_, name, "only tensors of adapted modules", why + bases_);
   }
 
  private:
-  std::string path_;
+  std::string path_, bases_;
   SafeTensors file_;
   std::map<std::string, Shape> left_;
 };
 
 /// The settings fit a module, or it is the file that is wrong.
-lora::Layout layout_for_file(const Model& model, const LoRAConfig& config, const fs::path& file) {
+lora::Layout layout_for_file(const Model& model, const LoRAConfig& config, const fs::path& file,
+                             const std::string& bases) {
   try {
     return lora::layout_of(model, config);
   } catch (const UserError& e) {
-    throw FileError(FileFault::bad, file.string(), "target_modules", "modules of this model", e.what());
+    throw FileError(FileFault::bad, file.string(), "target_modules", "modules of this model", e.what() + bases);
   }
 }
 
@@ -134,8 +147,9 @@ LoRAAdapter LoRAAdapter::load_peft(const fs::path& folder, const Model& model, c
   if (!fs::exists(folder / kPeftTensors) && fs::exists(folder / "adapter_model.bin"))
     throw FileError(FileFault::bad, (folder / "adapter_model.bin").string(), "",
                     joined("the adapter as ", kPeftTensors), "a pickle, which could run any code");
-  lora::Layout layout = layout_for_file(model, settings, folder / kConfig);
-  Reader reader(folder / kPeftTensors);
+  const std::string models = bases(config, "base_model_name_or_path", model);
+  lora::Layout layout = layout_for_file(model, settings, folder / kConfig, models);
+  Reader reader(folder / kPeftTensors, models);
   ParamTree trainable, replaced;
   for (const lora::TensorPlace& t : layout.tensors)
     trainable.insert(t.path, reader.take(joined(kPrefix, t.path), t.shape));
@@ -147,8 +161,9 @@ LoRAAdapter LoRAAdapter::load_peft(const fs::path& folder, const Model& model, c
 LoRAAdapter LoRAAdapter::load_mlx(const fs::path& folder, const Model& model, const Json& config) {
   const fs::path file = folder / kMlxTensors;
   LoRAConfig settings = mlx_config(config, SafeTensors::open(file), file.string());
-  lora::Layout layout = layout_for_file(model, settings, file);
-  Reader reader(file);
+  const std::string models = bases(config, "model", model);
+  lora::Layout layout = layout_for_file(model, settings, file, models);
+  Reader reader(file, models);
   ParamTree trainable;
   std::size_t next = 0;
   for (const lora::Module& m : layout.modules) {

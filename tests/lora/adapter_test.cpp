@@ -206,6 +206,15 @@ TEST(LoRAAdapter, FilesThatDoNotFitAreErrorsThatSayWhere) {
               testing::HasSubstr("peft_type"));
 }
 
+TEST(LoRAAdapter, OfAnotherModelIsAnErrorThatNamesBothModels) {
+  const std::string said = complaint([](const fs::path& f) {
+    edit(f / "adapter_config.json", "\"base_model_name_or_path\": null",
+         "\"base_model_name_or_path\": \"someone/small\"");
+    edit(f / "adapter_config.json", "\"r\": 4", "\"r\": 5");
+  });
+  EXPECT_THAT(said, testing::HasSubstr("made for \"someone/small\"; this model: llama, 2 layers, 16 wide"));
+}
+
 TEST(LoRAAdapter, ConfigsThatFitNothingAreUserErrors) {
   const Model model = test::tiny_llama();
   try {
