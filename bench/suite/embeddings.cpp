@@ -47,8 +47,9 @@ struct Encoder {
 /// Products with weights, over all tokens in passes of `pass`.
 std::vector<Needed> weight_products(const Encoder& e, std::int64_t tokens, std::int64_t pass, mc::DType t) {
   std::vector<Needed> all;
+  const std::int64_t whole = tokens / pass;
   const auto add = [&](const char* name, std::int64_t in, std::int64_t out) {
-    all.push_back({name, {pass, out, in, t, true}, static_cast<double>(tokens / pass * e.layers)});
+    all.push_back({name, {pass, out, in, t, true}, static_cast<double>(whole * e.layers)});
     if (tokens % pass) all.push_back({name, {tokens % pass, out, in, t, true}, static_cast<double>(e.layers)});
   };
   add("q,k,v", e.width, 3 * e.width);
@@ -82,7 +83,7 @@ std::function<void()> bare(const std::vector<Needed>& products) {
     const double begin = now();
     if (onednn) onednn();  // one call says enough of those that are many times slower
     if (onednn && now() - begin < 2 * own_time && median_call(onednn, kTry) < own_time) own = std::move(onednn);
-    all.push_back({std::move(own), static_cast<int>(need.times)});
+    all.emplace_back(std::move(own), static_cast<int>(need.times));
   }
   return [all = std::move(all)] {
     for (const auto& [product, times] : all)

@@ -137,7 +137,7 @@ int main(int argc, char** argv) {
       continue;
     }
     if (++i >= argc) bench::usage();
-    if (flag == "--section") sections.push_back(argv[i]);
+    if (flag == "--section") sections.emplace_back(argv[i]);
     else if (flag == "--threads") options.threads = std::max(1, std::atoi(argv[i]));
     else if (flag == "--json") options.json = argv[i];
     else if (flag == "--child") child = argv[i];

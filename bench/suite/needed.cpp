@@ -72,7 +72,7 @@ std::string longest_kernels(const std::function<void()>& work) {
     total += us;
   }
   std::vector<std::pair<double, std::string>> order;
-  for (const auto& [name, cost] : by_name) order.push_back({cost.first, fmt::format("{} x{}", name, cost.second)});
+  for (const auto& [name, cost] : by_name) order.emplace_back(cost.first, fmt::format("{} x{}", name, cost.second));
   std::sort(order.rbegin(), order.rend());
   std::string out = fmt::format("kernels {:.0f} us:", total);
   for (std::size_t i = 0; i < order.size() && i < 8; ++i)

@@ -88,7 +88,8 @@ void rows(Suite& suite) {
       for (const RowOp& op : kOps) one(suite, op, r, c, backward);
 
   // Named and written by hand side by side: the same kernel is the aim.
-  for (const auto& [named, by_hand] : {std::pair{0, 4}, {1, 5}}) {
+  for (const int named : {0, 1}) {
+    const int by_hand = named + 4;
     const mc::Tensor x = random_tensor({8192, 4096}), w = random_tensor({4096});
     Contest contest(suite);
     contest.local("named", [&] { kOps[named].f(x, w).eval(); });

@@ -5,7 +5,7 @@
 namespace metal_candle {
 
 Error::Error(ErrorKind kind, std::string message, std::string op, std::string scope)
-    : std::runtime_error(std::move(message)), kind_(kind), op_(std::move(op)), scope_(std::move(scope)) {}
+    : std::runtime_error(message), kind_(kind), op_(std::move(op)), scope_(std::move(scope)) {}
 
 OutOfMemory::OutOfMemory(std::size_t asked, std::size_t free)
     : UserError(ErrorKind::memory, fmt::format("out of memory: {} bytes asked, {} free", asked, free)),

@@ -95,9 +95,9 @@ Invocation::Invocation(const Command& command, const std::vector<std::string_vie
     const Option* option = find_option(command, name);
     if (!option) fail_option(command, name);
     if (option->takes == Option::Takes::nothing) {
-      if (equals != word.npos) throw UsageError(fmt::format("{} takes no value", name));
+      if (equals != std::string_view::npos) throw UsageError(fmt::format("{} takes no value", name));
       values_[std::string(name)] = {"true"};
-    } else if (equals != word.npos) {
+    } else if (equals != std::string_view::npos) {
       take(*option, std::string(word.substr(equals + 1)));
     } else if (i + 1 < arguments.size()) {
       do take(*option, std::string(arguments[++i]));

@@ -21,7 +21,7 @@ std::vector<Row> read_rows(const std::filesystem::path& path) {
   std::string line;
   for (std::int64_t number = 1; std::getline(file, line); ++number) {
     if (number == 1 && line.starts_with("\xef\xbb\xbf")) line.erase(0, 3);
-    if (line.find_first_not_of(" \t\r") == line.npos) continue;
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
     const std::string place = path.string() + ":" + std::to_string(number);
     Row row{Json::parse(line, place), place};
     if (!row.json.is_object()) fail_row(row, "expected an object, got " + row.json.shown());

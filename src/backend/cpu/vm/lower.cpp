@@ -91,7 +91,7 @@ void Lowering::emit_constants() {
       const auto* bytes = reinterpret_cast<const unsigned char*>(&bits);
       b_.constants.insert(b_.constants.end(), bytes, bytes + 8);
     }
-    users.push_back({v, it->second});
+    users.emplace_back(v, it->second);
   }
   b_.constants_offset = allocate(static_cast<std::int64_t>(b_.constants.size()) + 128);
   for (auto [v, at] : users) rows_[v].operand = scratch(b_.constants_offset + at);

@@ -24,7 +24,7 @@ void Lowering::emit_loop(int stage) {
   sinks_.clear();
   for (int v = p_.stages[stage].begin; v < p_.stages[stage].end; ++v) {
     if (!is_row_reduce(op(v)) && !is_column_reduce(op(v))) continue;
-    if (in_items(value(v).a)) sinks_.push_back({value(v).a, v});
+    if (in_items(value(v).a)) sinks_.emplace_back(value(v).a, v);
     else rest.push_back(v);
   }
   std::sort(sinks_.begin(), sinks_.end());
