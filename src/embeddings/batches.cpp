@@ -1,9 +1,9 @@
 #include "embeddings/batches.h"
 
 #include <algorithm>
+#include <bit>
 #include <map>
 
-#include "metal_candle/dataset.hpp"
 #include "metal_candle/error.hpp"
 
 namespace metal_candle::embeddings {
@@ -28,6 +28,14 @@ std::vector<std::vector<std::size_t>> group(std::span<const Ids> texts, std::int
 
 namespace {
 
+/// Eight lengths an octave, so that plans repeat. Short ones, too: a query's tokens are rows that each weight is read
+/// for, and a row more than fits one kernel reads it again.
+std::int64_t length_for(std::int64_t tokens) {
+  if (tokens <= 8) return std::max<std::int64_t>(1, tokens);
+  const std::int64_t step = std::int64_t{1} << (std::bit_width(static_cast<std::uint64_t>(tokens - 1)) - 4);
+  return (tokens + step - 1) / step * step;
+}
+
 /// Few sizes, so that plans repeat; an empty slot costs a row of the result.
 std::int64_t slots_for(std::size_t texts) {
   std::int64_t slots = 1;
@@ -42,7 +50,7 @@ Packed::Packed(const Backbone& backbone, std::span<const Ids> texts, std::span<c
   slots = slots_for(group.size());
   std::size_t tokens = 0;
   for (const std::size_t i : group) tokens += texts[i].size();
-  const std::int64_t size = bucket_of(static_cast<std::int64_t>(tokens));
+  const std::int64_t size = length_for(static_cast<std::int64_t>(tokens));
   if (size > INT32_MAX) throw UserError(ErrorKind::argument, "embed: a text of " + std::to_string(tokens) + " tokens");
   for (auto* list : {&ids, &positions, &lengths, &text}) list->reserve(static_cast<std::size_t>(size));
   place.reserve(static_cast<std::size_t>(size));

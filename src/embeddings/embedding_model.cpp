@@ -35,6 +35,14 @@ LazyTensor index(const std::vector<std::int32_t>& values) {
   return Tensor::from(values, {static_cast<std::int64_t>(values.size())});
 }
 
+/// Rows of a result to the places of their texts.
+void scatter(const Tensor& result, const std::vector<std::size_t>& texts, float* out) {
+  const auto width = static_cast<std::size_t>(result.dim(1));
+  const float* rows = result.data<float>();
+  for (std::size_t i = 0; i < texts.size(); ++i)
+    std::memcpy(out + texts[i] * width, rows + i * width, width * sizeof(float));
+}
+
 /// A batch under way, and where its rows go.
 struct Pending {
   AsyncRun run;
@@ -43,10 +51,7 @@ struct Pending {
 
   void collect(float* out) const {
     run.wait();
-    const auto width = static_cast<std::size_t>(result.dim(1));
-    const float* rows = Tensor(result).data<float>();
-    for (std::size_t i = 0; i < texts.size(); ++i)
-      std::memcpy(out + texts[i] * width, rows + i * width, width * sizeof(float));
+    scatter(Tensor(result), texts, out);
   }
 };
 
@@ -131,7 +136,10 @@ void EmbeddingModel::State::embed(std::span<const std::string> prompted, const E
       fail(fmt::format("the tokenizer knows token {}, the model only {}", *most, backbone->vocabulary()));
   std::deque<Pending> pending;
   const FewSizes few;  // groups are filled up to one of eight lengths an octave
-  for (auto& group : embeddings::group(ids, std::min(options.batch_tokens, backbone->most_tokens()))) {
+  auto groups = embeddings::group(ids, std::min(options.batch_tokens, backbone->most_tokens()));
+  if (groups.size() == 1)  // a query: no other thread has to be woken
+    return scatter(graph(Packed(*backbone, ids, groups[0], skipped), options).eval(), groups[0], out);
+  for (auto& group : groups) {
     const LazyTensor result = graph(Packed(*backbone, ids, group, skipped), options);
     pending.push_back({eval_async({.roots = {result}}), result, std::move(group)});
     if (pending.size() <= kInFlight) continue;
