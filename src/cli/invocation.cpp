@@ -5,9 +5,9 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cmath>
 #include <numeric>
 
+#include "metal_candle/error.hpp"
 #include "metal_candle/runtime.hpp"
 
 namespace metal_candle::cli {
@@ -27,6 +27,16 @@ std::size_t distance(std::string_view a, std::string_view b) {
     }
   }
   return row[b.size()];
+}
+
+/// " from 1 to 5", " of at least 1", or nothing; no bound is one that is the type's own.
+template <class T>
+std::string range(T least, T most) {
+  using Limits = std::numeric_limits<T>;
+  const bool open = most == (Limits::has_infinity ? Limits::infinity() : Limits::max());
+  if (!open) return fmt::format(" from {} to {}", least, most);
+  return least == (Limits::has_infinity ? -Limits::infinity() : Limits::min()) ? ""
+                                                                               : fmt::format(" of at least {}", least);
 }
 
 std::string hint(std::string_view word, const std::vector<std::string_view>& names) {
@@ -59,7 +69,7 @@ std::int64_t parse_whole(std::string_view option, const std::string& text, std::
   std::int64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size() || value < least || value > most)
-    throw UsageError(fmt::format("{}: expected a whole number from {} to {}, got \"{}\"", option, least, most, text));
+    throw UsageError(fmt::format("{}: expected a whole number{}, got \"{}\"", option, range(least, most), text));
   return value;
 }
 
@@ -67,9 +77,7 @@ double parse_number(std::string_view option, const std::string& text, double lea
   double value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size() || !(value >= least && value <= most))
-    throw UsageError(fmt::format(
-        "{}: expected a number {}, got \"{}\"", option,
-        std::isinf(most) ? fmt::format("of at least {}", least) : fmt::format("from {} to {}", least, most), text));
+    throw UsageError(fmt::format("{}: expected a number{}, got \"{}\"", option, range(least, most), text));
   return value;
 }
 
@@ -112,8 +120,9 @@ void Invocation::take(const Option& option, std::string value) {
   if (option.takes == Option::Takes::choice) {
     const auto known = choices(option);
     if (std::find(known.begin(), known.end(), value) == known.end()) {
-      const Exit code = option.name == "--device" ? kNoDevice : kUsage;
-      throw ExitError(code, fmt::format("{}: expected {}, got \"{}\"", option.name, option.value, value));
+      const std::string what = fmt::format("{}: expected {}, got \"{}\"", option.name, option.value, value);
+      if (option.name == "--device") throw ExitError(kNoDevice, what);
+      throw UsageError(what);
     }
   }
   // That numbers are numbers is seen early, that they are sensible where they are used.
@@ -146,11 +155,19 @@ std::vector<std::string> Invocation::all(std::string_view option) const {
 
 std::int64_t Invocation::whole(std::string_view option, std::int64_t otherwise, std::int64_t least,
                                std::int64_t most) const {
-  return has(option) ? parse_whole(option, text(option), least, most) : otherwise;
+  try {
+    return has(option) ? parse_whole(option, text(option), least, most) : otherwise;
+  } catch (const UsageError& e) {
+    complain(option, e.what());
+  }
 }
 
 double Invocation::number(std::string_view option, double otherwise, double least, double most) const {
-  return has(option) ? parse_number(option, text(option), least, most) : otherwise;
+  try {
+    return has(option) ? parse_number(option, text(option), least, most) : otherwise;
+  } catch (const UsageError& e) {
+    complain(option, e.what());
+  }
 }
 
 const std::string& Invocation::positional() const {
@@ -158,12 +175,28 @@ const std::string& Invocation::positional() const {
   return positional_[0];
 }
 
-void Invocation::set_default(std::string_view option, std::string value) {
-  if (has(option)) return;
+void Invocation::set_default(std::string_view option, std::string value, const Origin& origin) {
+  if (has(option) || origins_.contains(option)) return;
   const Option* known = find_option(*command_, option);
   if (!known) fail_option(*command_, option);
-  if (known->takes == Option::Takes::nothing) values_[std::string(option)] = {std::move(value)};
-  else take(*known, std::move(value));
+  origins_[std::string(option)] = origin;
+  try {
+    const bool is_switch = known->takes == Option::Takes::nothing;
+    const bool on = value == "true" || value == "1", off = value == "false" || value == "0" || value.empty();
+    if (is_switch && !on && !off)
+      throw UsageError(fmt::format("{}: expected true or false, got \"{}\"", option, value));
+    if (is_switch && on) values_[std::string(option)] = {"true"};
+    if (!is_switch) take(*known, std::move(value));
+  } catch (const UsageError& e) {
+    complain(option, e.what());
+  }
+}
+
+void Invocation::complain(std::string_view option, const std::string& what) const {
+  const auto origin = origins_.find(option);
+  if (origin == origins_.end()) throw UsageError(what);
+  if (origin->second.file) throw FileError(FileFault::bad, origin->second.name, "", what);
+  throw UsageError(origin->second.name + ": " + what);
 }
 
 void Invocation::require_one_of(std::initializer_list<std::string_view> options) const {

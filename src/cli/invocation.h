@@ -59,8 +59,13 @@ class Invocation {
                      std::int64_t most = 0x7fffffff) const;
   double number(std::string_view option, double otherwise, double least, double most) const;
   const std::string& positional() const;
-  /// For settings from elsewhere: kept where the flag was not given.
-  void set_default(std::string_view option, std::string value);
+  /// For settings from elsewhere, a file or a variable: kept where the flag was not given. What is wrong with the value,
+  /// now or where it is used, is said with its origin: UsageError, or FileError for a file.
+  struct Origin {
+    std::string name;
+    bool file = false;
+  };
+  void set_default(std::string_view option, std::string value, const Origin& origin);
   /// Throws UsageError unless exactly one of the options was given.
   void require_one_of(std::initializer_list<std::string_view> options) const;
 
@@ -73,9 +78,11 @@ class Invocation {
 
  private:
   void take(const Option& option, std::string value);
+  [[noreturn]] void complain(std::string_view option, const std::string& what) const;
 
   const Command* command_;
   std::map<std::string, std::vector<std::string>, std::less<>> values_;
+  std::map<std::string, Origin, std::less<>> origins_;
   std::vector<std::string> positional_;
 };
 

@@ -40,15 +40,6 @@ std::string environment_name(const Option& option) {
   return out;
 }
 
-/// Puts a setting in, unless it is there; a switch that is off is none.
-void put(Invocation& run, const Option& option, const std::string& value) {
-  const bool is_switch = option.takes == Option::Takes::nothing;
-  if (is_switch && (value == "false" || value == "0" || value.empty())) return;
-  if (is_switch && value != "true" && value != "1")
-    throw UsageError(fmt::format("{}: expected true or false, got \"{}\"", option.name, value));
-  run.set_default(option.name, is_switch ? "true" : value);
-}
-
 std::string text_of(const toml::node& node, const std::string& file, const std::string& key) {
   if (const auto* text = node.as_string()) return text->get();
   if (const auto* whole = node.as_integer()) return fmt::format("{}", whole->get());
@@ -66,6 +57,7 @@ std::string text_of(const toml::node& node, const std::string& file, const std::
 
 void add_file(Invocation& run, const std::string& path) {
   if (!std::filesystem::exists(path)) throw FileError(FileFault::missing, path, "", "a TOML file", "nothing");
+  if (std::filesystem::is_directory(path)) throw FileError(FileFault::bad, path, "", "a TOML file", "a folder");
   const toml::parse_result parsed = toml::parse_file(path);
   if (!parsed)
     throw FileError(FileFault::bad, path, fmt::format("line {}", parsed.error().source().begin.line),
@@ -82,11 +74,7 @@ void add_file(Invocation& run, const std::string& path) {
       throw FileError(FileFault::bad, path, std::string(key.str()),
                       near ? fmt::format("an option of train (did you mean {}?)", *near) : "an option of train");
     }
-    try {
-      put(run, **option, text_of(node, path, std::string(key.str())));
-    } catch (const UsageError& e) {
-      throw FileError(FileFault::bad, path, "", e.what());
-    }
+    run.set_default(name, text_of(node, path, std::string(key.str())), {path, true});
   }
 }
 
@@ -94,7 +82,8 @@ void add_file(Invocation& run, const std::string& path) {
 
 void add_settings(Invocation& run) {
   for (const Option* option : settings(run.command()))
-    if (const char* value = std::getenv(environment_name(*option).c_str())) put(run, *option, value);
+    if (const std::string name = environment_name(*option); const char* value = std::getenv(name.c_str()))
+      run.set_default(option->name, value, {name});
   if (run.has("--config")) add_file(run, run.text("--config"));
 }
 

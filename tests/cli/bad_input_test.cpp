@@ -9,6 +9,7 @@
 #include <map>
 #include <sstream>
 
+#include "metal_candle/safetensors.hpp"
 #include "tests/cli/command.h"
 
 namespace metal_candle::test {
@@ -179,6 +180,150 @@ TEST(BadInput, FilesOfAnAdapter) {
                           {"peft_type", "\"IA3\""},
                           {"rank_pattern", "5"}},
                          line);
+}
+
+// ---- a model in shards ----------------------------------------------------------------------------------------------
+
+constexpr const char* kIndex = "model.safetensors.index.json";
+
+/// The model with its weights in two files and an index.
+fs::path sharded(const std::string& name) {
+  const fs::path folder = copy_of(model(), name);
+  std::vector<NamedTensor> shards[2];
+  Json map = Json::object({});
+  {
+    const SafeTensors whole = SafeTensors::open(folder / "model.safetensors");
+    for (const TensorInfo& t : whole.tensors()) {
+      const bool second = t.name.find("layers.1") != std::string::npos;
+      shards[second].emplace_back(t.name, whole.load(t.name).copy());
+      map.set(t.name, second ? "b.safetensors" : "a.safetensors");
+    }
+  }
+  fs::remove(folder / "model.safetensors");
+  save_safetensors(folder / "a.safetensors", shards[0]);
+  save_safetensors(folder / "b.safetensors", shards[1]);
+  write(folder / kIndex, Json::object({{"metadata", Json::object({})}, {"weight_map", map}}).dump());
+  return folder;
+}
+
+TEST(BadInput, ModelsInShards) {
+  const fs::path folder = sharded("bad-shards");
+  const std::vector<std::string> line = {"score", "--model", folder.string(), "--text", "a", "--json"};
+  const Ran good = command(line);
+  ASSERT_EQ(good.code, 0) << good.err;
+  EXPECT_EQ(good.out, command({"score", "--model", model(), "--text", "a", "--json"}).out);
+  for (const char* name : {kIndex, "a.safetensors", "b.safetensors"}) {
+    const std::string bytes = text_of(folder / name);
+    for (const Damage& d : damages(bytes, name == kIndex)) {
+      write(folder / name, d.bytes);
+      expect_refusal(line, name, d.what, folder);
+    }
+    fs::remove(folder / name);
+    expect_refusal(line, name == kIndex ? folder.string() : name, "is gone", folder);
+    write(folder / name, bytes);
+  }
+  expect_members_refused(folder, kIndex, {{"weight_map", "5"}, {"weight_map", "[\"a\"]"}}, line);
+  // One tensor said to be elsewhere: in the other shard, in a file that is none, outside the folder.
+  const Json index = Json::load(folder / kIndex);
+  for (const char* place : {"\"b.safetensors\"", "\"c.safetensors\"", "\"../a.safetensors\"", "5", "\"\"", "null"}) {
+    Json map = index.at("weight_map"), changed = index;
+    map.set("model.norm.weight", Json::parse(place, "place"));
+    changed.set("weight_map", map);
+    write(folder / kIndex, changed.dump());
+    expect_refusal(line, folder.string(), place, folder);
+    EXPECT_THAT(command(line).err, testing::AnyOf(HasSubstr("model.norm.weight"), HasSubstr("c.safetensors: cannot")))
+        << place;
+  }
+}
+
+// ---- settings of a training -----------------------------------------------------------------------------------------
+
+TEST(BadInput, ConfigurationsOfATraining) {
+  const fs::path file = playground() / "bad.toml";
+  const std::string rows = (playground() / "train.jsonl").string(), out = (playground() / "never-trained").string();
+  const std::vector<std::string> line = {"train",    "--model", model(),   "--data",   rows,
+                                         "--output", out,       "--quiet", "--config", file.string()};
+  const std::pair<std::string, const char*> texts[] = {
+      {"rank = ", "line 1"},
+      {"\n\nrank = 1\nrank = 2", "line 4"},
+      {"rank == 1", "line 1"},
+      {"\xff\xfe", "line 1"},
+      {std::string("\x7f"
+                   "ELF\0\0",
+                   6),
+       "line 1"},
+      {"{\"rank\": 1}", "line 1"},
+      {"rank = " + std::string(100'000, '['), "line 1"},
+      {"rank = 99999999999999999999", "line 1"},
+      {"lerning-rate = 1", "did you mean learning-rate"},
+      {"[train]\nrank = 1", "train"},
+      {"rank = [1]", "rank"},
+      {"rank = 2026-11-21", "rank"},
+      {"rank = \"two\"", "--rank: expected a whole number, got \"two\""},
+      {"rank = 0", "--rank: expected a whole number from 1 to 65536, got \"0\""},
+      {"learning-rate = -1", "--learning-rate: expected a number of at least 0, got \"-1\""},
+      {"learning-rate = nan", "--learning-rate"},
+      {"dropout = 1.5", "--dropout"},
+      {"schedule = \"zigzag\"", "--schedule: expected constant|linear|cosine"},
+      {"resume = \"maybe\"", "--resume: expected true or false"}};
+  for (const auto& [text, said] : texts) {
+    write(file, text);
+    expect_refusal(line, "bad.toml", text.substr(0, 40), playground() / "model");
+    const Ran ran = command(line);
+    EXPECT_EQ(ran.code, 65) << text.substr(0, 40);
+    EXPECT_THAT(ran.err, HasSubstr(said));
+    EXPECT_FALSE(fs::exists(out)) << text.substr(0, 40);
+  }
+  fs::remove(file);
+  expect_refusal(line, "bad.toml", "is gone", playground() / "model");
+  fs::create_directory(file);
+  expect_refusal(line, "bad.toml", "is a folder", playground() / "model");
+  const Ran ran = command({"train", "--model", model(), "--data", rows, "--output", out}, {"METAL_CANDLE_RANK=0"});
+  EXPECT_EQ(ran.code, 2);
+  EXPECT_THAT(ran.err, HasSubstr("METAL_CANDLE_RANK: --rank: expected a whole number from 1"));
+}
+
+TEST(BadInput, AdaptersOfMlx) {
+  const fs::path folder = playground() / "bad-mlx";
+  fs::create_directories(folder);
+  const auto tensors = [&](const char* a, const Shape& shape_a, const char* b, const Shape& shape_b) {
+    save_safetensors(folder / "adapters.safetensors", {{a, Tensor::ones(shape_a)}, {b, Tensor::ones(shape_b)}});
+  };
+  const char *a = "model.layers.0.self_attn.q_proj.lora_a", *b = "model.layers.0.self_attn.q_proj.lora_b";
+  const std::string settings = R"({"fine_tune_type": "lora", "lora_parameters": {"scale": 2.0}, "model": "some/base"})";
+  const std::vector<std::string> line = {"score", "--model", model(), "--adapter", folder.string(), "--text", "a"};
+  tensors(a, {32, 2}, b, {2, 32});
+  write(folder / "adapter_config.json", settings);
+  ASSERT_EQ(command(line).code, 0) << command(line).err;
+  for (const char* name : {"adapter_config.json", "adapters.safetensors"}) {
+    const std::string bytes = text_of(folder / name);
+    for (const Damage& d : damages(bytes, fs::path(name).extension() == ".json")) {
+      write(folder / name, d.bytes);
+      expect_refusal(line, name, d.what, folder);
+    }
+    write(folder / name, bytes);
+  }
+  expect_members_refused(folder, "adapter_config.json",
+                         {{"fine_tune_type", "\"full\""}, {"fine_tune_type", "5"}, {"lora_parameters", "5"}}, line);
+  write(folder / "adapter_config.json", R"({"lora_parameters": {"scale": "big"}})");
+  expect_refusal(line, "adapter_config.json", "scale", folder);
+  write(folder / "adapter_config.json", settings);
+  const auto expect_tensors_refused = [&](const char* what, const char* said) {
+    expect_refusal(line, "adapters.safetensors", what, folder);
+    EXPECT_THAT(command(line).err, HasSubstr(said)) << what;
+  };
+  tensors(a, {64, 2}, b, {2, 32});
+  expect_tensors_refused("of a wider model", "made for \"some/base\"; this model: llama, 2 layers, 32 wide");
+  tensors(a, {32, 2}, b, {3, 32});
+  expect_tensors_refused("of two ranks", "lora_b");
+  tensors(a, {2}, b, {2, 32});
+  expect_tensors_refused("of one axis", "lora_a");
+  tensors(a, {32, 0}, b, {0, 32});
+  expect_tensors_refused("of rank 0", "lora_a");
+  tensors(a, {32, 2}, "model.layers.0.self_attn.k_proj.lora_b", {2, 16});
+  expect_tensors_refused("without its b", "q_proj.lora_b");
+  tensors("model.layers.9.self_attn.q_proj.lora_a", {32, 2}, "model.layers.9.self_attn.q_proj.lora_b", {2, 32});
+  expect_tensors_refused("of a deeper model", "model.layers.9");
 }
 
 TEST(BadInput, RowsOfData) {
