@@ -4,6 +4,7 @@
 #include "metal_candle/autograd.hpp"
 #include "metal_candle/bundle.hpp"
 #include "metal_candle/chat_template.hpp"
+#include "metal_candle/compiled.hpp"
 #include "metal_candle/dataset.hpp"
 #include "metal_candle/device.hpp"
 #include "metal_candle/dtype.hpp"

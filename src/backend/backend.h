@@ -18,6 +18,7 @@ struct Bindings {
   std::span<void* const> leaf_data;      // first element of each leaf (layout offsets applied)
   std::span<void* const> output_data;    // per entry of Plan::output_bytes
   std::span<const std::uint64_t> slots;  // 8 bytes each: f64 or i64 bits
+  std::uint64_t constants = 0;           // if not 0: frozen leaves are the same in all runs with this number
 };
 
 /// One timed piece of a step, for traces and profiles.

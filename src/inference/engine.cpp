@@ -27,7 +27,7 @@ std::size_t common_prefix(const std::vector<std::int32_t>& a, const std::vector<
 
 Engine::Engine(Model model, const GeneratorOptions& options)
     : model_(std::move(model)),
-      weights_(model_.weights()),
+      passes_(model_, model_.weights()),
       context_(model_.config().context()),
       most_slots_(options.batch) {
   if (options.batch < 1 || options.batch > 4096)
@@ -40,7 +40,7 @@ Engine::Engine(Model model, const GeneratorOptions& options)
 
 void Engine::use(nn::Weights weights) {
   std::lock_guard lock(mutex_);
-  weights_ = std::move(weights);
+  passes_ = Passes(model_, std::move(weights));
   for (auto& tokens : kept_) tokens.clear();
 }
 
@@ -84,7 +84,7 @@ void Engine::admit(Sequence& s) {
 PassResult Engine::pass(std::span<const Feed> feeds, Want want, std::span<const std::int32_t> targets) {
   const FewSizes few;  // prompts go in chunks of a few sizes
   try {
-    PassResult result = run_pass(model_, weights_, *cache_, feeds, want, targets);
+    PassResult result = passes_.run(*cache_, feeds, want, targets);
     for (const Feed& f : feeds) {
       auto& kept = kept_[static_cast<std::size_t>(f.slot)];
       kept.insert(kept.end(), f.tokens.begin(), f.tokens.end());

@@ -42,7 +42,7 @@ class Engine {
   Engine(Model model, const GeneratorOptions& options);
 
   const Model& model() const { return model_; }
-  const nn::Weights& weights() const { return weights_; }
+  const nn::Weights& weights() const { return passes_.weights(); }
   void use(nn::Weights weights);
   std::int64_t context() const { return context_; }
 
@@ -61,7 +61,7 @@ class Engine {
   PassResult pass(std::span<const Feed> feeds, Want want, std::span<const std::int32_t> targets = {});
 
   Model model_;
-  nn::Weights weights_;
+  Passes passes_;
   std::int64_t context_, most_slots_;
   std::vector<std::int32_t> end_tokens_;
   std::mutex mutex_;  // one call at a time

@@ -20,17 +20,20 @@ class KvCache {
   std::int32_t row(std::int64_t slot, std::int64_t position) const {
     return static_cast<std::int32_t>(slot * capacity_ + position);
   }
-  /// What a pass reads and writes. Its tensors become the cache's own with `take`.
-  nn::KeyValues view(LazyTensor rows, LazyTensor lengths) const;
-  std::vector<LazyTensor> tensors() const;
-  void take(nn::KeyValues&& after);
+  /// Where each slot's rows begin, [slots + 1] i32.
+  const Tensor& offsets() const { return offsets_; }
+  const std::vector<Tensor>& tensors() const { return tensors_; }
+  /// Appends the tensors, a layer each, all keys first, and lets go of them, so that they can be donated. `take` brings
+  /// those back that a pass made of them.
+  void move_to(std::vector<Tensor>& list);
+  void take(std::span<Tensor> after);
 
  private:
   std::int64_t slots_, capacity_ = 0, most_;
   Shape row_;  // [key heads, width]
   DType dtype_;
-  std::vector<LazyTensor> keys_, values_;
-  LazyTensor offsets_;
+  std::vector<Tensor> tensors_;  // keys, then values
+  Tensor offsets_;
 };
 
 }  // namespace metal_candle::inference

@@ -6,7 +6,6 @@
 #include <limits>
 
 #include "metal_candle/error.hpp"
-#include "metal_candle/runtime.hpp"
 
 namespace metal_candle::inference {
 namespace {
@@ -51,15 +50,6 @@ struct Packed {
   }
 };
 
-/// Computes the roots with the cache's new tensors, written over the old.
-void run(KvCache& cache, nn::KeyValues&& after, std::vector<LazyTensor> roots) {
-  std::vector<LazyTensor> before = cache.tensors();
-  roots.insert(roots.end(), after.keys.begin(), after.keys.end());
-  roots.insert(roots.end(), after.values.begin(), after.values.end());
-  eval_now({.roots = std::move(roots), .donate = std::move(before)});
-  cache.take(std::move(after));
-}
-
 LazyTensor as_f32(const LazyTensor& x) { return x.dtype() == DType::f32 ? x : cast(x, DType::f32); }
 
 /// log Σ exp over the vocabulary, in two steps of parts that depend on its size alone: the bits of a row must not
@@ -85,19 +75,70 @@ LazyTensor target_scores(const Model& model, const nn::Weights& w, const LazyTen
   return -model.cross_entropy(w, hidden, targets, each);
 }
 
-std::vector<double> first_of(const LazyTensor& row, std::size_t count) {
-  const float* values = Tensor(row).data<float>();
+std::vector<double> first_of(const Tensor& row, std::size_t count) {
+  const float* values = row.data<float>();
   return {values, values + count};
 }
 
-void read_choices(PassResult& result, const LazyTensor& best, const LazyTensor& logprob, std::size_t count) {
-  const Tensor tokens(best), values(logprob);
+void read_choices(PassResult& result, const Tensor& tokens, const Tensor& values, std::size_t count) {
   for (std::size_t i = 0; i < count; ++i) {
     result.best.push_back(tokens.data<std::int32_t>()[i]);
     result.best_logprob.push_back(static_cast<double>(values.data<float>()[i]));
     if (!std::isfinite(result.best_logprob.back()))
       throw Error(ErrorKind::argument, "generate: the model's logits are not finite");
   }
+}
+
+// What a pass reads beside the cache's tensors, which come behind; `last` and `extra` are not always there.
+enum Input { kIds, kPositions, kOffsets, kLengths, kRows, kKeyOffsets, kKeyLengths, kFixed };
+
+/// The results that a pass wants, of the last hidden state of each feed (`scores`: of all).
+std::vector<LazyTensor> results_of(const Model& model, const nn::Weights& w, const LazyTensor& hidden, Want want,
+                                   const LazyTensor& extra) {
+  if (want == Want::nothing) return {};
+  if (want == Want::scores) return {target_scores(model, w, hidden, extra)};
+  const LazyTensor logits = as_f32(model.logits(w, hidden));
+  const LazyTensor best = argmax(logits, -1), total = log_total(logits), logprob = max(logits, {-1}) - total;
+  if (want == Want::choice) return {best, logprob};
+  return {best, logprob, logits, total, log_total(logits * extra)};
+}
+
+/// A pass as a function: from its inputs to its results and the cache's new tensors.
+CompiledFunction compiled(const Model& model, const nn::Weights& weights, Want want, bool picks) {
+  const bool has_extra = want == Want::logits || want == Want::scores;
+  const auto layers = static_cast<std::ptrdiff_t>(model.config().layers);
+  const int first = kFixed + (picks ? 1 : 0) + (has_extra ? 1 : 0);
+  CompileOptions options;
+  for (int i = 0; i < 2 * static_cast<int>(layers); ++i) options.donate.push_back(first + i);
+  return CompiledFunction(
+      [=](const std::vector<LazyTensor>& in) {
+        const auto keys = in.begin() + first;
+        nn::KeyValues kept{.keys = {keys, keys + layers},
+                           .values = {keys + layers, keys + 2 * layers},
+                           .rows = in[kRows],
+                           .key_offsets = in[kKeyOffsets],
+                           .key_lengths = in[kKeyLengths]};
+        const Batch batch{in[kIds], in[kPositions], in[kOffsets], in[kLengths]};
+        LazyTensor hidden = model.hidden(weights, batch, kept);
+        if (picks) hidden = take(hidden, in[kFixed]);
+        std::vector<LazyTensor> roots = results_of(model, weights, hidden, want, has_extra ? keys[-1] : LazyTensor());
+        roots.insert(roots.end(), kept.keys.begin(), kept.keys.end());
+        roots.insert(roots.end(), kept.values.begin(), kept.values.end());
+        return roots;
+      },
+      std::move(options));
+}
+
+Tensor inverse_temperatures(std::span<const Feed> feeds, std::int64_t rows) {
+  std::vector<float> inverse(static_cast<std::size_t>(rows), 1);
+  for (std::size_t i = 0; i < feeds.size(); ++i) inverse[i] = static_cast<float>(1 / feeds[i].temperature);
+  return Tensor::from(inverse, {rows, 1});
+}
+
+Tensor padded_targets(std::span<const std::int32_t> targets, std::int64_t rows) {
+  Ints wanted(targets.begin(), targets.end());
+  wanted.resize(static_cast<std::size_t>(rows), -100);
+  return tensor(wanted);
 }
 
 }  // namespace
@@ -113,57 +154,44 @@ std::int64_t prompt_share(std::int64_t waiting) {
   return std::min<std::int64_t>(waiting, 16);
 }
 
-namespace {
+Passes::Passes(Model model, nn::Weights weights) : model_(std::move(model)), weights_(std::move(weights)) {}
 
-void run_choices(const Model& model, const nn::Weights& w, KvCache& cache, nn::KeyValues&& kept,
-                 const LazyTensor& hidden, std::span<const Feed> feeds, Want want, PassResult& result) {
-  const LazyTensor logits = as_f32(model.logits(w, hidden));
-  const LazyTensor best = argmax(logits, -1), total = log_total(logits), logprob = max(logits, {-1}) - total;
-  std::vector<LazyTensor> roots{best, logprob};
-  LazyTensor heated;
-  if (want == Want::logits) {
-    std::vector<float> inverse(static_cast<std::size_t>(logits.dim(0)), 1);
-    for (std::size_t i = 0; i < feeds.size(); ++i) inverse[i] = static_cast<float>(1 / feeds[i].temperature);
-    heated = log_total(logits * Tensor::from(inverse, {logits.dim(0), 1}));
-    roots.insert(roots.end(), {logits, total, heated});
-  }
-  run(cache, std::move(kept), std::move(roots));
-  read_choices(result, best, logprob, feeds.size());
-  if (want != Want::logits) return;
-  result.logits = Tensor(logits);
-  result.log_total = first_of(total, feeds.size());
-  result.log_total_at_temperature = first_of(heated, feeds.size());
+const CompiledFunction& Passes::function(Want want, bool picks) {
+  CompiledFunction& f = functions_[static_cast<std::size_t>(want)][picks ? 1 : 0];
+  if (!f) f = compiled(model_, weights_, want, picks);
+  return f;
 }
 
-void run_scores(const Model& model, const nn::Weights& w, KvCache& cache, nn::KeyValues&& kept,
-                const LazyTensor& hidden, std::span<const std::int32_t> targets, PassResult& result) {
-  Ints wanted(targets.begin(), targets.end());
-  wanted.resize(static_cast<std::size_t>(hidden.dim(0)), -100);
-  const LazyTensor scores = target_scores(model, w, hidden, tensor(wanted));
-  run(cache, std::move(kept), {scores});
-  result.scores = first_of(scores, targets.size());
-}
-
-}  // namespace
-
-PassResult run_pass(const Model& model, const nn::Weights& w, KvCache& cache, std::span<const Feed> feeds, Want want,
-                    std::span<const std::int32_t> targets) {
+PassResult Passes::run(KvCache& cache, std::span<const Feed> feeds, Want want, std::span<const std::int32_t> targets) {
   Packed p(cache, feeds);
   const bool one_each = p.ids.size() == feeds.size();
+  const bool picks = !one_each && (want == Want::choice || want == Want::logits);
   const std::int64_t size = pass_size(static_cast<std::int64_t>(p.ids.size()), one_each);
-  p.pad(size, one_each ? size : cache.slots());
-  const Batch batch{tensor(p.ids), tensor(p.positions), tensor(p.offsets), tensor(p.lengths)};
-  nn::KeyValues kept = cache.view(tensor(p.rows), tensor(p.key_lengths));
-  LazyTensor hidden = model.hidden(w, batch, kept);
+  const std::int64_t outputs = one_each ? size : cache.slots();
+  p.pad(size, outputs);
+  inputs_.clear();
+  for (const Ints* values : {&p.ids, &p.positions, &p.offsets, &p.lengths, &p.rows}) inputs_.push_back(tensor(*values));
+  inputs_.push_back(cache.offsets());
+  inputs_.push_back(tensor(p.key_lengths));
+  if (picks) inputs_.push_back(tensor(p.last));
+  if (want == Want::logits) inputs_.push_back(inverse_temperatures(feeds, outputs));
+  if (want == Want::scores) inputs_.push_back(padded_targets(targets, size));
+  cache.move_to(inputs_);
+  function(want, picks).run(inputs_, outputs_);
+  inputs_.clear();
+  const std::span<Tensor> all(outputs_);
+  const auto count = static_cast<std::size_t>(2 * model_.config().layers);
+  cache.take(all.last(count));
+
   PassResult result;
-  if (want == Want::nothing) {
-    run(cache, std::move(kept), {});
-  } else if (want == Want::scores) {
-    run_scores(model, w, cache, std::move(kept), hidden, targets, result);
-  } else {
-    if (!one_each) hidden = take(hidden, tensor(p.last));
-    run_choices(model, w, cache, std::move(kept), hidden, feeds, want, result);
-  }
+  const auto one = [&](std::size_t i) { return std::move(outputs_[i]); };
+  if (want == Want::scores) result.scores = first_of(one(0), targets.size());
+  if (want != Want::choice && want != Want::logits) return result;
+  read_choices(result, one(0), one(1), feeds.size());
+  if (want == Want::choice) return result;
+  result.logits = one(2);
+  result.log_total = first_of(one(3), feeds.size());
+  result.log_total_at_temperature = first_of(one(4), feeds.size());
   return result;
 }
 

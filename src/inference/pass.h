@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "inference/kv_cache.h"
+#include "metal_candle/compiled.hpp"
 
 namespace metal_candle::inference {
 
@@ -36,8 +37,23 @@ std::int64_t pass_size(std::int64_t tokens, bool one_each);
 std::int64_t prompt_share(std::int64_t waiting);
 inline constexpr std::int64_t kLargestPass = 256;
 
-/// Feeds in the order of their slots, each slot once. `targets`: for scores, the token that follows each one.
-PassResult run_pass(const Model& model, const nn::Weights& weights, KvCache& cache, std::span<const Feed> feeds,
-                    Want want, std::span<const std::int32_t> targets = {});
+/// The passes of a model with some weights, recorded once for each size and replayed with other inputs.
+class Passes {
+ public:
+  Passes(Model model, nn::Weights weights);
+  const nn::Weights& weights() const { return weights_; }
+
+  /// Feeds in the order of their slots, each slot once. `targets`: for scores, the token that follows each one. When it
+  /// throws, the cache has lost its tensors.
+  PassResult run(KvCache& cache, std::span<const Feed> feeds, Want want, std::span<const std::int32_t> targets = {});
+
+ private:
+  const CompiledFunction& function(Want want, bool picks);
+
+  Model model_;
+  nn::Weights weights_;
+  CompiledFunction functions_[4][2];  // by what is wanted, and whether of some tokens only
+  std::vector<Tensor> inputs_, outputs_;
+};
 
 }  // namespace metal_candle::inference

@@ -67,23 +67,6 @@ void retire_all(std::vector<Node*>& gone) {
   gone.clear();
 }
 
-/// A reference per root to the buffer that it looks at. Taken before the run is queued, so that no later look at a
-/// count can miss it.
-void hold_results(Scratch& s, const Submission& submission) {
-  const Plan& plan = *submission.entry->plan;
-  for (const PlanOutput& out : plan.outputs) {
-    const PlanBuffer& buffer = plan.buffers[static_cast<std::size_t>(out.buffer)];
-    const auto& from = buffer.where == PlanBuffer::Where::leaf ? submission.leaves : submission.outputs;
-    Storage* storage = from[static_cast<std::size_t>(buffer.index)];
-    storage->retain();
-    s.results.push_back(storage);
-    // A view of a leaf starts where the leaf starts.
-    const bool leaf = buffer.where == PlanBuffer::Where::leaf;
-    const std::int64_t bytes = leaf ? submission.leaf_offsets[static_cast<std::size_t>(buffer.index)] : 0;
-    s.bases.push_back(bytes / static_cast<std::int64_t>(size_of(out.dtype)));
-  }
-}
-
 /// Makes `node` a leaf over `storage` (takes the reference), unless another evaluation got there first.
 /// `base` is where the buffer that `out` looks at begins in its storage, in elements.
 void publish(Node* node, Storage* storage, const PlanOutput& out, std::int64_t base, std::vector<Node*>* gone) {
@@ -115,12 +98,6 @@ void drop_inputs_of_evaluated(Scratch& s, std::span<const LazyTensor> roots) {
   retire_all(s.gone);
 }
 
-void count_run(PlanEntry& entry) {
-  Runtime& r = runtime();
-  r.evaluations.fetch_add(1, std::memory_order_relaxed);
-  if (entry.run_before.exchange(true, std::memory_order_relaxed)) r.replays.fetch_add(1, std::memory_order_relaxed);
-}
-
 /// Captures the roots and binds them to their plan.
 void prepare(Scratch& s, Submission& submission, std::span<const LazyTensor> roots, std::span<const LazyTensor> donated,
              Mode mode) {
@@ -138,6 +115,27 @@ std::span<const LazyTensor> select_unevaluated(Scratch& s, std::span<const LazyT
 }
 
 }  // namespace
+
+void hold_results(Scratch& s, const Submission& submission) {
+  const Plan& plan = *submission.entry->plan;
+  for (const PlanOutput& out : plan.outputs) {
+    const PlanBuffer& buffer = plan.buffers[static_cast<std::size_t>(out.buffer)];
+    const auto& from = buffer.where == PlanBuffer::Where::leaf ? submission.leaves : submission.outputs;
+    Storage* storage = from[static_cast<std::size_t>(buffer.index)];
+    storage->retain();
+    s.results.push_back(storage);
+    // A view of a leaf starts where the leaf starts.
+    const bool leaf = buffer.where == PlanBuffer::Where::leaf;
+    const std::int64_t bytes = leaf ? submission.leaf_offsets[static_cast<std::size_t>(buffer.index)] : 0;
+    s.bases.push_back(bytes / static_cast<std::int64_t>(size_of(out.dtype)));
+  }
+}
+
+void count_run(PlanEntry& entry) {
+  Runtime& r = runtime();
+  r.evaluations.fetch_add(1, std::memory_order_relaxed);
+  if (entry.run_before.exchange(true, std::memory_order_relaxed)) r.replays.fetch_add(1, std::memory_order_relaxed);
+}
 
 std::shared_ptr<PlanEntry> plan_of(const Capture& capture, MissWatch* watch) {
   Runtime& r = runtime();

@@ -28,6 +28,12 @@ void evaluate_now(EvalOptions options);
 /// GraphReader.
 std::shared_ptr<PlanEntry> plan_of(const Capture& capture, MissWatch* watch = nullptr);
 
+/// For each root a reference to the buffer that it looks at, into `results`, and where that begins. Taken before the run
+/// is queued, so that no later look at a count can miss it.
+struct Scratch;
+void hold_results(Scratch& s, const Submission& submission);
+void count_run(PlanEntry& entry);
+
 /// While it lives, what this thread records is not evaluated as it is recorded.
 class HookPause {
  public:

@@ -51,6 +51,7 @@ ScratchLease::~ScratchLease() {
   for (Storage* s : scratch_->results)
     if (s) s->release();
   scratch_->results.clear();
+  scratch_->bases.clear();
   if (mine) spare().put(scratch_);
   else mine = scratch_;
 }

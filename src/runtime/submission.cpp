@@ -40,6 +40,7 @@ void release_all(std::vector<Storage*>& storages) noexcept {
 
 void Submission::bind(const Capture& capture) {
   leaves.assign(capture.storages.begin(), capture.storages.end());
+  held = leaves;
   leaf_offsets.clear();
   for (Storage* s : leaves) s->retain();
   for (const Node* n : capture.leaves)
@@ -119,7 +120,7 @@ void Submission::settle(Storage::State state) noexcept {
 void Submission::run() {
   try {
     bind_memory();
-    const Bindings bindings{leaves, leaf_data_, output_data_, slots};
+    const Bindings bindings{leaves, leaf_data_, output_data_, slots, constants};
     if (tracing()) [[unlikely]]
       run_traced(*entry, bindings);
     else entry->executable->run(bindings, nullptr);
@@ -139,7 +140,8 @@ void Submission::run_quietly() noexcept {
 }
 
 void Submission::let_go() noexcept {
-  release_all(leaves);
+  leaves.clear();
+  release_all(held);
   release_all(outputs);
   donated.clear();
 }
@@ -148,6 +150,8 @@ void Submission::reset() noexcept {
   let_go();
   release_all(others);
   entry.reset();
+  kept.reset();
+  constants = 0;
   refused.clear();
   error = nullptr;
   next = nullptr;

@@ -20,12 +20,15 @@ struct Submission {
   enum State : int { open, done, failed };
 
   std::shared_ptr<PlanEntry> entry;
-  std::vector<Storage*> leaves, outputs;   // a reference to each
+  std::vector<Storage*> leaves;            // kept by `held`, or by `kept`
+  std::vector<Storage*> held, outputs;     // a reference to each
   std::vector<std::int64_t> leaf_offsets;  // bytes
   std::vector<std::uint64_t> slots;
-  std::vector<LazyTensor> donated;  // kept so that a donor's own reference is among those that are counted
-  std::vector<Storage*> others;     // roots of the call that other runs compute; a reference to each
-  std::vector<int> refused;         // outputs that got fresh memory, as their donor had another owner
+  std::shared_ptr<const void> kept;  // what has a reference to leaves that `held` has not
+  std::uint64_t constants = 0;       // see Bindings
+  std::vector<LazyTensor> donated;   // kept so that a donor's own reference is among those that are counted
+  std::vector<Storage*> others;      // roots of the call that other runs compute; a reference to each
+  std::vector<int> refused;          // outputs that got fresh memory, as their donor had another owner
 
   std::atomic<int> state{open};
   std::exception_ptr error;  // set before `failed`
@@ -63,7 +66,7 @@ struct Submission {
   void settle(Storage::State state) noexcept;
 
   std::vector<void*> leaf_data_, output_data_;
-  std::vector<Storage*> taken_;  // donors whose memory outputs have now; leaves hold the reference
+  std::vector<Storage*> taken_;  // donors whose memory outputs have now; `held` has the reference
 };
 
 /// A recycled submission that goes back when the last handle on it is gone.

@@ -14,14 +14,13 @@ TEST(KvCache, GrowsAndKeepsWhatItHas) {
   inference::KvCache cache(config, DType::f32, 2);
   cache.reserve(10);
   EXPECT_EQ(cache.capacity(), 256);
-  nn::KeyValues kv = cache.view(ints({cache.row(0, 3), cache.row(1, 255)}), ints({4, 256}));
-  for (auto* list : {&kv.keys, &kv.values})
-    for (LazyTensor& t : *list) t = set_rows(t, kv.rows, randn({2, 2, 6}, {.key = Key(3)}));
-  eval(kv.keys);
-  eval(kv.values);
+  const LazyTensor places = ints({cache.row(0, 3), cache.row(1, 255)});
+  std::vector<Tensor> list;
+  cache.move_to(list);
+  for (Tensor& t : list) t = set_rows(t, places, randn({2, 2, 6}, {.key = Key(3)})).eval();
   const auto rows = [](const LazyTensor& t, std::int64_t at) { return slice(t, 0, at, at + 1).eval().to_f64(); };
-  const auto first = rows(kv.values[1], 3), second = rows(kv.values[1], 256 + 255);
-  cache.take(std::move(kv));
+  const auto first = rows(list[3], 3), second = rows(list[3], 256 + 255);
+  cache.take(list);
 
   cache.reserve(257);
   EXPECT_EQ(cache.capacity(), 512);
@@ -29,8 +28,7 @@ TEST(KvCache, GrowsAndKeepsWhatItHas) {
   EXPECT_EQ(cache.tensors()[3].shape(), Shape({1024, 2, 6}));
   EXPECT_EQ(rows(cache.tensors()[3], 3), first);
   EXPECT_EQ(rows(cache.tensors()[3], 512 + 255), second);
-  EXPECT_EQ(Tensor(cache.view(ints({}), ints({})).key_offsets).to_vector<std::int32_t>(),
-            (std::vector<std::int32_t>{0, 512, 1024}));
+  EXPECT_EQ(cache.offsets().to_vector<std::int32_t>(), (std::vector<std::int32_t>{0, 512, 1024}));
   cache.reserve(2500);
   EXPECT_EQ(cache.capacity(), 3000);  // never more than the context
 }

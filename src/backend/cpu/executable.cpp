@@ -177,7 +177,10 @@ void CpuExecutable::run(const Bindings& bindings, std::vector<TaskTime>* times) 
 
 void CpuExecutable::run_in(Workspace& workspace, const Bindings& bindings) {
   resolve(bindings, static_cast<char*>(workspace.arena.reserve(arena_bytes_)));
+  frame_.same_constants = bindings.constants != 0 && bindings.constants == constants_;
+  constants_ = 0;  // until everything is bound
   if (!binding_steps_.empty()) bind_steps(tiny_ ? 1 : base::threads());
+  constants_ = bindings.constants;
   const int threads = useful_threads();
   scratch_ = static_cast<char*>(workspace.scratch.reserve(scratch_bytes_ * static_cast<std::size_t>(threads)));
   if (traced_) times_.resize(static_cast<std::size_t>(threads));

@@ -74,6 +74,7 @@ class CpuExecutable final : public Executable {
   std::vector<int> next_fetching_;  // per round: the next one with something worth fetching, or -1
 
   // Per run.
+  std::uint64_t constants_ = 0;  // of the run before
   std::vector<void*> buffers_;
   RunFrame frame_;
   char* arena_ = nullptr;

@@ -186,7 +186,7 @@ bool MatmulCallStep::bind(const RunFrame& frame) {
   // A tile program never reads this address, but computes others from it.
   if (step_.tile >= 0) frame.buffers[step_.tile] = second_ ? shared_ : static_cast<void*>(this);
   threads_ = std::max(1, frame.threads);
-  if (find_packed(frame)) return true;
+  if (frame.same_constants || find_packed(frame)) return true;
   plan_product();
   return false;
 }

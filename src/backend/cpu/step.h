@@ -17,7 +17,8 @@ struct RunFrame {
   const std::uint64_t* slots = nullptr;
   Storage* const* leaves = nullptr;
   int leaf_count = 0;
-  int threads = 1;  // that may be used before the first round
+  int threads = 1;              // that may be used before the first round
+  bool same_constants = false;  // frozen leaves are those of the run before, nothing else having been bound since
 };
 
 class Step {
