@@ -9,17 +9,17 @@
 namespace metal_candle::cpu {
 namespace {
 
-// What a packed weight saves, measured: 1.2 to 6 times for few rows, where it is read once. For many rows it is packed on
-// the fly otherwise, and that costs little: of a training step of SmolLM2-135M (1024 rows, both directions) 2 % in f32
-// and 5 % in bf16, against two more copies of all weights. So with many rows only 16-bit weights are packed, and of those
-// the ones that would have to be turned around on the way; and none so large that a copy hurts.
+// What a packed weight saves: with few rows, where it is read once, a product takes 1.2 to 6 times as long without. With
+// many rows it is packed on the fly otherwise: 512 rows ran 8 to 15 % slower so. But a training step reads weights both
+// ways, and two more copies of them are much memory for little: then one is enough, the other only if it is of 16-bit
+// weights that would have to be turned around on the way, and none so large that a copy hurts.
 constexpr std::int64_t kPackElements = 1024;
 constexpr std::int64_t kFewRows = 256, kLargeWeight = 32 << 20;
 constexpr std::int64_t kFetchPiece = 2 << 10;  // bytes; short against a task
 
-bool packing_pays(std::int64_t rows, std::int64_t elements, std::int64_t element_bytes, bool turned) {
-  if (elements < kPackElements) return false;
-  return rows <= kFewRows || (turned && element_bytes == 2 && elements * element_bytes <= kLargeWeight);
+Packing packing_of(std::int64_t rows, std::int64_t elements, std::int64_t element_bytes, bool turned) {
+  const bool second = turned && element_bytes == 2 && elements * element_bytes <= kLargeWeight;
+  return rows <= kFewRows || second ? Packing::always : Packing::spared;
 }
 
 bool is_half(DType dtype) { return dtype == DType::bf16 || dtype == DType::f16; }
@@ -105,12 +105,12 @@ void MatmulCallStep::choose_packing(const Plan& plan) {
   for (std::size_t i = 0; i < 2; ++i) {
     const auto& side = shape_.sides[2 * i + 1];
     Weight& w = weights_[i];
-    if (!side.constant || shape_.empty() ||
-        !packing_pays(shape_.m, shape_.k[i] * shape_.n, element(), side.col_stride != 1))
-      continue;
+    const std::int64_t elements = shape_.k[i] * shape_.n;
+    if (!side.constant || shape_.empty() || elements < kPackElements) continue;
     const PlanBuffer& buffer = plan.buffers[static_cast<std::size_t>(side.buffer)];
     if (buffer.where != PlanBuffer::Where::leaf || shape_.extents.size() > WeightView::kMaxDims) continue;
     w.leaf = buffer.index;
+    w.packing = packing_of(shape_.m, elements, element(), side.col_stride != 1);
     w.view = {.n = shape_.n,
               .k = shape_.k[i],
               .row_stride = side.row_stride,
@@ -191,21 +191,23 @@ bool MatmulCallStep::bind(const RunFrame& frame) {
   return false;
 }
 
-/// False: a weight that was to be packed has no storage to keep the packed form, and is used as it is from now on.
+/// False: a weight that was to be packed has no storage to keep the packed form, or is spared, and is used as it is from
+/// now on.
 bool MatmulCallStep::find_packed(const RunFrame& frame) {
   bool as_planned = true;
   for (std::size_t i = 0; i < 2; ++i) {
     Weight& w = weights_[i];
     if (w.leaf < 0) continue;
     Storage* storage = w.leaf < frame.leaf_count ? frame.leaves[w.leaf] : nullptr;
-    if (storage == nullptr || storage->data == nullptr) {
-      w.leaf = -1;
-      as_planned = false;
-      continue;
+    packed_[i] = nullptr;
+    if (storage != nullptr && storage->data != nullptr) {
+      const char* first = bases_[2 * i + 1] + shape_.sides[2 * i + 1].offset * element();
+      w.view.offset = first - static_cast<const char*>(storage->data);
+      packed_[i] = packed_weight(*storage, w.view, frame.threads, w.packing);
     }
-    const char* first = bases_[2 * i + 1] + shape_.sides[2 * i + 1].offset * element();
-    w.view.offset = first - static_cast<const char*>(storage->data);
-    packed_[i] = packed_weight(*storage, w.view, frame.threads);
+    if (packed_[i] != nullptr) continue;
+    w.leaf = -1;
+    as_planned = false;
   }
   return as_planned;
 }

@@ -60,6 +60,7 @@ class MatmulCallStep final : public Step {
   std::int64_t fetch_bytes_ = 0;  // of a weight that is worth fetching before the product begins
   struct Weight {
     int leaf = -1;  // packed if there is one
+    Packing packing = Packing::always;
     WeightView view;
     std::vector<std::int64_t> strides;  // per extent, in bytes of the packed form
   } weights_[2];

@@ -1,16 +1,28 @@
 #include "backend/cpu/packed_weight.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 
+#include "backend/cpu/gemm/kernels.h"
 #include "backend/cpu/weight_heap.h"
 #include "base/thread_pool.h"
+#include "metal_candle/error.hpp"
 
 namespace metal_candle::cpu {
 namespace {
 
+constexpr std::size_t kShareOfMemory = 8;  // spared forms: up to the eighth part
+std::atomic<std::size_t> all_packed{0};    // bytes
+
+std::size_t bytes_of(const WeightView& v) { return v.entry_bytes() * static_cast<std::size_t>(v.count()); }
+
 struct PackedWeight final : PackedForm {
-  explicit PackedWeight(const WeightView& v)
-      : view(v), memory(std::max<std::size_t>(64, v.entry_bytes() * static_cast<std::size_t>(v.count()))) {}
+  explicit PackedWeight(const WeightView& v) : view(v), memory(std::max<std::size_t>(64, bytes_of(v))) {
+    all_packed.fetch_add(bytes_of(view), std::memory_order_relaxed);
+  }
+  ~PackedWeight() override { all_packed.fetch_sub(bytes_of(view), std::memory_order_relaxed); }
+  PackedWeight(const PackedWeight&) = delete;
 
   const WeightView view;
   const WeightMemory memory;
@@ -39,13 +51,39 @@ const PackedWeight* find(const PackedForm* form, std::uint64_t key, const Weight
   return nullptr;
 }
 
+std::size_t machine_memory() {
+  static const auto bytes =
+      static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  return bytes;
+}
+
+std::int64_t elements_of(const WeightView& v) { return v.n * v.k * v.count(); }
+
+/// Whether `spared` has one more. Elements are counted, because panels are a little larger than what they are made of.
+bool affordable(const Storage& storage, const PackedForm* form, const WeightView& view) {
+  std::int64_t elements = elements_of(view);
+  for (; form != nullptr; form = form->next.get())
+    if (const auto* weight = dynamic_cast<const PackedWeight*>(form)) elements += elements_of(weight->view);
+  return static_cast<std::size_t>(elements * element_bytes(view.type)) <= storage.bytes &&
+         all_packed.load(std::memory_order_relaxed) + bytes_of(view) <= machine_memory() / kShareOfMemory;
+}
+
+std::unique_ptr<PackedWeight> allocate(const WeightView& view, Packing packing) {
+  try {
+    return std::make_unique<PackedWeight>(view);
+  } catch (const OutOfMemory&) {
+    if (packing == Packing::always) throw;
+    return nullptr;
+  }
+}
+
 void pack(const char* source, PackedWeight& to, int threads) {
   constexpr std::int64_t kTaskBytes = 256 << 10;
   const WeightView& v = to.view;
   const GemmShape shape{0, v.n, v.k, v.type};
   const std::int64_t panels = packed_b_panels(shape), entry_bytes = static_cast<std::int64_t>(v.entry_bytes());
   const std::int64_t parts = std::clamp<std::int64_t>(entry_bytes / kTaskBytes, 1, std::max<std::int64_t>(panels, 1));
-  const std::int64_t element = v.type == GemmType::f64 ? 8 : v.type == GemmType::f32 ? 4 : 2;
+  const std::int64_t element = element_bytes(v.type);
   const auto tasks = static_cast<std::uint32_t>(parts * v.count());
   base::parallel_for(tasks, std::min<int>(threads, static_cast<int>(std::min<std::uint32_t>(tasks, 4096))),
                      [&](std::uint32_t task, int) {
@@ -66,11 +104,13 @@ std::int64_t WeightView::count() const {
   return n;
 }
 
-const char* packed_weight(Storage& storage, const WeightView& view, int threads) {
+const char* packed_weight(Storage& storage, const WeightView& view, int threads, Packing packing) {
   const std::uint64_t key = key_of(view);
   PackedForm* head = storage.packed.load(std::memory_order_acquire);
   if (const PackedWeight* found = find(head, key, view)) return found->memory.data();
-  auto fresh = std::make_unique<PackedWeight>(view);
+  if (packing == Packing::spared && !affordable(storage, head, view)) return nullptr;
+  auto fresh = allocate(view, packing);
+  if (fresh == nullptr) return nullptr;
   fresh->key = key;
   pack(static_cast<const char*>(storage.data), *fresh, threads);
   for (;;) {

@@ -21,8 +21,12 @@ struct WeightView {
   friend bool operator==(const WeightView&, const WeightView&) = default;
 };
 
-/// The packed form of this view of the buffer: found, or made with up to `threads` threads. Lives as long as the
-/// buffer. Throws OutOfMemory.
-const char* packed_weight(Storage& storage, const WeightView& view, int threads);
+/// Which forms are made. `spared`: none that would make a buffer's forms larger than the buffer, nor more of all buffers
+/// than a share of the machine's memory, nor one for which there is no memory.
+enum class Packing : std::uint8_t { always, spared };
+
+/// The packed form of this view of the buffer: found, or made with up to `threads` threads; null if it is spared. Lives as
+/// long as the buffer. Throws OutOfMemory.
+const char* packed_weight(Storage& storage, const WeightView& view, int threads, Packing packing = Packing::always);
 
 }  // namespace metal_candle::cpu
