@@ -75,10 +75,11 @@ Cut first_cut(const GemmTiling& t, std::int64_t tiles, bool copies_left, bool co
   return tiles <= 16 ? Cut{16, 4} : Cut{8, 8};
 }
 
-/// Panels of a packed B that a job reads, where every job reads B once.
-std::int64_t streamed_panels(std::int64_t panels, std::int64_t panel_bytes) {
-  const std::int64_t most = std::max<std::int64_t>(1, panels / kStreamJobs);
-  return std::clamp<std::int64_t>(kStreamJob / std::max<std::int64_t>(1, panel_bytes), 1, most);
+/// Jobs over a packed B that every one of them reads a part of. Threads take equal numbers of equal jobs, so that none
+/// reads alone at the end: nine jobs of two panels took two threads a tenth longer than eight.
+std::int64_t streamed_jobs(std::int64_t panels, std::int64_t panel_bytes) {
+  const std::int64_t wanted = panels * panel_bytes / kStreamJob;
+  return std::min(panels, std::max(wanted, kStreamJobs) / kStreamJobs * kStreamJobs);
 }
 
 void cut_c(GemmTiling& t, const GemmView& v, const MicroFamily& f, PackKind kind) {
@@ -88,8 +89,10 @@ void cut_c(GemmTiling& t, const GemmView& v, const MicroFamily& f, PackKind kind
   const bool copies_right = !v.right[0].packed || is_widened(kind);
   std::int64_t row_tiles = tiles, col_panels = std::max<std::int64_t>(1, (std::int64_t{1} << t.width) / 2);
   if (t.whole_b) col_panels = std::max<std::int64_t>(col_panels, 3);
-  if (tiles == 1 && v.right[0].packed)
-    col_panels = streamed_panels(panels, k / f.k_per_step * f.panel_cols() * f.unit_bytes);
+  if (t.streams_b) {
+    t.col_blocks = streamed_jobs(panels, k / f.k_per_step * f.panel_cols() * f.unit_bytes);
+    col_panels = ceil_div(panels, t.col_blocks);
+  }
   if (tiles > 1) {
     const Cut cut = first_cut(t, tiles, copies_left, copies_right);
     row_tiles = ceil_div(tiles, ceil_div(tiles, cut.row_tiles));
@@ -107,7 +110,7 @@ void cut_c(GemmTiling& t, const GemmView& v, const MicroFamily& f, PackKind kind
   t.row_blocks = ceil_div(tiles, row_tiles);
   t.block_rows = t.row_blocks > 0 ? ceil_div(v.m, t.row_blocks) : 0;
   t.block_cols = std::min(col_panels, panels) * f.panel_cols();
-  t.col_blocks = ceil_div(panels, col_panels);
+  if (!t.streams_b) t.col_blocks = ceil_div(panels, col_panels);
   const std::int64_t all = t.row_blocks * t.col_blocks * v.batch;
   const std::int64_t work = std::max<std::int64_t>(1, t.block_rows * t.block_cols * k);
   t.tiles_per_job = std::clamp<std::int64_t>(kSmallJob / work, 1, std::max<std::int64_t>(1, all));

@@ -38,8 +38,8 @@ class TileRun {
     batch_ = rest / t_.col_blocks;
     row0_ = row_block * view_.m / t_.row_blocks;
     rows_ = (row_block + 1) * view_.m / t_.row_blocks - row0_;
-    col0_ = col_block * t_.block_cols;
-    col_end_ = std::min(view_.n, col0_ + t_.block_cols);
+    col0_ = first_col(t_, view_, f_, col_block);
+    col_end_ = std::min(view_.n, first_col(t_, view_, f_, col_block + 1));
     if (t_.joined) return run_joined();
     bool first = true;
     for (int s = 0; s < 2; ++s) {

@@ -43,6 +43,12 @@ inline std::int64_t panel_width(const MicroFamily& f, std::int64_t n, std::int64
   return n - panel * f.panel_cols() <= f.lanes ? f.lanes : f.panel_cols();
 }
 
+/// Where a block of columns begins. Over a packed B that is read once, blocks differ by a panel at most.
+inline std::int64_t first_col(const GemmTiling& t, const GemmView& v, const MicroFamily& f, std::int64_t block) {
+  if (!t.streams_b) return block * t.block_cols;
+  return block * ceil_div(v.n, f.panel_cols()) / t.col_blocks * f.panel_cols();
+}
+
 /// 16-bit floats without a kernel of their own stay 16 bits wide when packed and are widened block by block.
 inline bool is_widened(PackKind kind) { return kind == PackKind::bf16_widen || kind == PackKind::f16_widen; }
 inline std::int64_t packed_unit(PackKind kind, const MicroFamily& f) { return is_widened(kind) ? 2 : f.unit_bytes; }
