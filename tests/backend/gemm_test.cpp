@@ -7,9 +7,12 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <tuple>
 #include <vector>
+
+#include "metal_candle/dtype.hpp"
 
 namespace metal_candle::cpu {
 namespace {
@@ -350,6 +353,36 @@ TEST_P(OnIsa, SegmentsAreOneChain) {
         run_all(g);
         ASSERT_EQ(c, whole) << gemm_isa_name() << " k " << k << " m " << m;
       }
+}
+
+/// Kernels that round sums themselves give what rounding f32 results gives: infinities, NaN and tiny numbers, too.
+TEST_P(OnIsa, HalvesAreRoundedSums) {
+  const int64_t m = 45, n = 75, k = 34;
+  Matrix a(GemmType::bf16, m, k, 7), b(GemmType::bf16, k, n, 8);
+  const auto set = [](Matrix& x, int64_t i, int64_t j, float value) {
+    const metal_candle::bf16 half(value);
+    std::memcpy(x.at(0, i, j), &half, 2);
+  };
+  for (int64_t j = 0; j < k; ++j) set(a, 3, j, 0x1p-70f), set(a, 4, j, 0x1.8p-30f), set(a, 5, j, 0x1.fep127f);
+  for (int64_t i = 0; i < k; ++i) set(b, i, 9, 0x1p-65f), set(b, i, 10, 0x1.cp-97f), set(b, i, 11, 0x1.8p1f);
+  set(a, 7, 0, std::numeric_limits<float>::infinity());
+  set(a, 8, 1, std::numeric_limits<float>::quiet_NaN());
+  GemmArgs g;
+  g.m = m, g.n = n, g.type = GemmType::bf16, g.c_row_stride = n;
+  for (bool batched : {false, true}) {
+    g.segments[0] = {a.ref(), b.ref(), false, batched ? k : k - 2, 0, 0};
+    if (!batched)
+      g.segments[1] = {{a.at(0, 0, k - 2), a.row_stride, 1}, {b.at(0, k - 2, 0), b.row_stride, 1}, false, 2};
+    g.batch = batched ? 2 : 1, g.c_batch = m * n;
+    std::vector<float> sums(static_cast<std::size_t>(g.batch * m * n));
+    std::vector<metal_candle::bf16> halves(sums.size());
+    g.c_type = GemmType::f32, g.c = sums.data();
+    run_all(g);
+    g.c_type = GemmType::bf16, g.c = halves.data();
+    run_all(g);
+    for (std::size_t i = 0; i < sums.size(); ++i)
+      ASSERT_EQ(halves[i].bits, metal_candle::bf16(sums[i]).bits) << gemm_isa_name() << " at " << i << ": " << sums[i];
+  }
 }
 
 TEST_P(OnIsa, SwappedProductHasTheSameBits) {

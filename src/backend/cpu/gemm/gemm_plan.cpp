@@ -184,9 +184,10 @@ GemmTiling plan_gemm(const GemmArgs& args) {
   std::int64_t blocks = 0;
   for (int s = 0; s < 2; ++s) blocks += ceil_div(ceil_div(v.k[s], f.k_per_step), t.block_steps);
 
-  const GemmType sum_type = args.type == GemmType::f64 ? GemmType::f64 : GemmType::f32;
-  t.direct_c = args.sink == nullptr && args.c_type == sum_type && !t.swapped;
   t.joined = blocks == 2 && v.k[0] > 0 && v.k[1] > 0 && !t.whole_b;
+  const GemmType sum_type = args.type == GemmType::f64 ? GemmType::f64 : GemmType::f32;
+  const bool narrowed = args.c_type == GemmType::bf16 && f.narrows && (blocks <= 1 || t.joined);
+  t.direct_c = args.sink == nullptr && (args.c_type == sum_type || narrowed) && !t.swapped;
   t.whole_c = !t.direct_c && blocks > 1 && !t.joined;
   lay_out_scratch(t, v, f, is_widened(kind));
   return t;

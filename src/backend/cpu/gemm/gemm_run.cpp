@@ -40,6 +40,9 @@ class TileRun {
     rows_ = (row_block + 1) * view_.m / t_.row_blocks - row0_;
     col0_ = first_col(t_, view_, f_, col_block);
     col_end_ = std::min(view_.n, first_col(t_, view_, f_, col_block + 1));
+    tiles_ = ceil_div(rows_, t_.row_tile);
+    short_rows_ = rows_ / tiles_;
+    long_tiles_ = rows_ % tiles_;
     if (t_.joined) return run_joined();
     bool first = true;
     for (int s = 0; s < 2; ++s) {
@@ -91,12 +94,13 @@ class TileRun {
     int width;
     std::int64_t tile_begin, tile_end;
   };
-  std::int64_t tile_row(std::int64_t tile) const { return tile * rows_ / ceil_div(rows_, t_.row_tile); }
+  /// Where a row tile begins. No two differ by more than a row; a division here took as long as short kernels.
+  std::int64_t tile_row(std::int64_t tile) const { return tile * short_rows_ + std::min(tile, long_tiles_); }
 
   template <class F>
   void for_groups(const F& f) {
-    const std::int64_t tiles = ceil_div(rows_, t_.row_tile), at_once = t_.rows_outer ? 1 : tiles;
-    for (std::int64_t tile = 0; tile < tiles; tile += at_once)
+    const std::int64_t at_once = t_.rows_outer ? 1 : tiles_;
+    for (std::int64_t tile = 0; tile < tiles_; tile += at_once)
       for (std::int64_t col = col0_; col < col_end_;) {
         // The widest kernel that fits the whole panels left; a partial panel goes alone.
         const std::int64_t panels = (col_end_ - col) / f_.panel_cols();
@@ -115,9 +119,11 @@ class TileRun {
     Right right;
     std::int64_t count;
   };
-  MicroArgs operands(const Part& p, std::int64_t row, std::int64_t rows) const {
+  /// Field by field, in place: what is copied as a whole right after it was written has to wait until all stores before
+  /// it are done, the kernel's to C among them.
+  __attribute__((always_inline)) void set_operands(MicroArgs& m, const Part& p, std::int64_t row,
+                                                   std::int64_t rows) const {
     const std::int64_t unit = f_.unit_bytes;
-    MicroArgs m{};
     m.steps = p.count;
     m.a = p.left.data + row * (p.left.row == 0 ? p.count * unit : p.left.row);
     m.a_row = p.left.row == 0 ? unit : p.left.row;
@@ -126,11 +132,11 @@ class TileRun {
     m.b_step = p.right.step;
     m.b_panel = p.right.panel;
     m.ahead = t_.steps_ahead * p.right.step;
-    return m;
   }
 
   void run_group(const Group& g, const Part& part, const Part* second, bool accumulate) {
-    const std::int64_t unit = f_.unit_bytes, padded = f_.lanes << g.width;
+    const bool narrow = t_.direct_c && args_.c_type == GemmType::bf16;
+    const std::int64_t unit = narrow ? 2 : f_.unit_bytes, padded = f_.lanes << g.width;
     char* c;
     std::int64_t c_row;
     if (t_.direct_c) {
@@ -141,16 +147,18 @@ class TileRun {
     }
     for (std::int64_t i = g.tile_begin; i < g.tile_end; ++i) {
       const std::int64_t r0 = tile_row(i), rows = tile_row(i + 1) - r0;
-      MicroArgs m = operands(part, r0, rows), next;
+      MicroArgs m, next;
+      set_operands(m, part, r0, rows);
       m.c = c + r0 * c_row;
       m.c_row = c_row;
       m.accumulate = accumulate;
+      m.narrow = narrow;
       if (second != nullptr) {
-        next = operands(*second, r0, rows);
+        set_operands(next, *second, r0, rows);
         m.next = &next;
       }
       // The first columns bring the rows of A in, which others find in L2.
-      if (g.col == col0_ && part.left.row != 0 && i + 1 < ceil_div(rows_, t_.row_tile))
+      if (g.col == col0_ && part.left.row != 0 && i + 1 < tiles_)
         m.next_a = part.left.data + tile_row(i + 1) * part.left.row;
       if (!accumulate) fetch_c(r0, rows, g);
       const MicroKernel kernel = f_.by_width[g.width][rows - 1];
@@ -197,10 +205,9 @@ class TileRun {
       return {target, stride, unit};
     }
     // A few steps at a time over all row tiles, so that lines of A are read once.
-    const std::int64_t tiles = ceil_div(rows_, t_.row_tile),
-                       some = steps_together(rows_ * unit, a.k * bytes) * f_.k_per_step;
+    const std::int64_t some = steps_together(rows_ * unit, a.k * bytes) * f_.k_per_step;
     for (std::int64_t done = 0; done < count * f_.k_per_step; done += some)
-      for (std::int64_t i = 0; i < tiles; ++i) {
+      for (std::int64_t i = 0; i < tiles_; ++i) {
         const std::int64_t r0 = tile_row(i), rows = tile_row(i + 1) - r0;
         const std::int64_t padded = std::min(some, count * f_.k_per_step - done);
         set_.pack_panel(
@@ -325,6 +332,7 @@ class TileRun {
   const PackKind kind_;
   char* const scratch_;
   std::int64_t batch_ = 0, row0_ = 0, rows_ = 0, col0_ = 0, col_end_ = 0;
+  std::int64_t tiles_ = 0, short_rows_ = 0, long_tiles_ = 0;  // of the rows
 };
 
 }  // namespace

@@ -20,6 +20,7 @@ struct MicroArgs {
   char* c;
   std::int64_t c_row;
   bool accumulate;                  // the chain goes on from what C holds; otherwise from zero
+  bool narrow = false;              // C is bf16; only where the family narrows, and not with `accumulate`
   std::int64_t ahead = 0;           // bytes from what is read of B to what is asked for
   const char* next_a = nullptr;     // rows that the next call reads, if they should be asked for now
   const MicroArgs* next = nullptr;  // the chain goes on with the A and B of these
@@ -32,6 +33,7 @@ struct MicroFamily {
   int lanes = 0;
   int unit_bytes = 0;
   int k_per_step = 1;
+  bool narrows = false;  // kernels round to bf16 themselves, if asked to
   int max_rows[kWidths] = {};
   const MicroKernel* by_width[kWidths] = {};  // [width][rows - 1]
 

@@ -16,6 +16,7 @@ namespace {
 struct Ops {
   using V = __m512;
   static constexpr std::int64_t kBytes = 64;
+  static constexpr bool kNarrows = true;
   static V zero() { return _mm512_setzero_ps(); }
   static V load(const char* p) { return _mm512_loadu_ps(p); }
   static V broadcast(const char* p) {
@@ -25,6 +26,11 @@ struct Ops {
   }
   static V fma(V a, V b, V c) { return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b); }
   static void store(V v, char* p) { _mm512_storeu_ps(p, v); }
+  // The conversions take subnormal sums for zero, but vdpbf16ps leaves none.
+  static void narrow(V v, char* p) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(v));
+  }
+  static void narrow_pair(V low, V high, char* p) { _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(high, low)); }
 };
 
 #include "backend/cpu/gemm/micro-inl.h"

@@ -28,6 +28,7 @@ struct Ops {
   using D = hn::ScalableTag<T>;
   using V = hn::Vec<D>;
   static constexpr std::int64_t kBytes = kLanes<T> * static_cast<std::int64_t>(sizeof(T));
+  static constexpr bool kNarrows = false;
   static V zero() { return hn::Zero(D()); }
   static V load(const char* p) { return hn::LoadU(D(), reinterpret_cast<const T*>(p)); }
   static V broadcast(const char* p) {

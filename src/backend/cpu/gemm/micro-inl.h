@@ -1,5 +1,6 @@
 // The micro kernel: kRows × kVectors accumulators stay in registers while k runs. Included into a namespace per
-// instruction set, after that set's `Ops` (V, kBytes, zero, load, broadcast, fma, store).
+// instruction set, after that set's `Ops` (V, kBytes, zero, load, broadcast, fma, store; if kNarrows, also narrow, which
+// rounds a vector to bf16 and stores it, and narrow_pair, which does so with two).
 //
 // Addresses of A's rows: three rows share a base register (base, base + s, base + 2·s are x86 addressing modes), so 14
 // rows need five. Unrolling is forced because accumulators in an array that is not fully unrolled live in memory.
@@ -62,6 +63,18 @@ void micro_kernel(const MicroArgs& p) {
       for (int i = 0; i < kPanels; ++i) b[i] += b_step;
     }
   }
+  if constexpr (Ops::kNarrows) {
+    if (p.narrow) {
+#pragma GCC unroll 32
+      for (int r = 0; r < kRows; ++r) {
+        if constexpr (kVectors == 1) Ops::narrow(acc[r][0], c + r * c_row);
+#pragma GCC unroll 4
+        for (int v = 0; v + 2 <= kVectors; v += 2)
+          Ops::narrow_pair(acc[r][v], acc[r][v + 1], c + r * c_row + v * (Ops::kBytes / 2));
+      }
+      return;
+    }
+  }
 #pragma GCC unroll 32
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 8
@@ -82,6 +95,7 @@ MicroFamily make_family(int lanes, int unit_bytes, int k_per_step) {
   f.lanes = lanes;
   f.unit_bytes = unit_bytes;
   f.k_per_step = k_per_step;
+  f.narrows = Ops::kNarrows;
   const int rows[kWidths] = {k1, k2, k4, k8};
   for (int i = 0; i < kWidths; ++i) f.max_rows[i] = rows[i];
   f.by_width[0] = MicroTable<Ops, 1, std::make_integer_sequence<int, k1>>::kernels;

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "backend/cpu/kernels/attention_product.h"
+#include "backend/cpu/vm/native_bf16.h"
 #include "backend/cpu/vm/targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -255,6 +257,9 @@ void pair_rows(const std::uint16_t* source, std::int64_t stride, std::int64_t n,
 }
 
 void halve(const float* source, std::int64_t n, std::uint16_t* rows, float* pairs) {
+#if HWY_TARGET == HWY_AVX3
+  if (multiplies_pairs()) return vm::halve_native(source, n, kKeyBlock, rows, pairs);
+#endif
   for (std::int64_t i = 0; i < n; i += 2, source += 2 * kKeyBlock) {
     for (std::int64_t c = 0; c < kKeyBlock; c += kLanes) {
       const auto low = round_bf16(hn::LoadU(d, source + c));

@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "backend/cpu/vm/kernel_parts.h"
+#include "backend/cpu/vm/native_bf16.h"
 #include "backend/cpu/vm/philox.h"
 #include "backend/cpu/vm/rows-inl.h"
 
@@ -247,6 +248,9 @@ void fill_memory(VectorKernels& table) {
   table.stream_bf16 = stream_bf16;
   table.uniform = draw<Uniform>;
   table.normal = draw<Normal>;
+#if HWY_TARGET == HWY_AVX3
+  fill_native_bf16(table);
+#endif
   table.name = hwy::TargetName(HWY_TARGET);
 }
 
