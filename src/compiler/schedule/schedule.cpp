@@ -7,8 +7,11 @@
 namespace metal_candle {
 namespace {
 
-constexpr double kSmallStep = 150e-6;  // seconds; larger steps fill all threads by themselves
+constexpr double kSmallStep = 150e-6;  // seconds; larger steps fill all threads by themselves but for their end
 constexpr std::size_t kLookAhead = 32;
+// At the end of a phase all threads wait for the last task. Large steps share phases with what comes soon after them;
+// what comes later would hold memory for longer.
+constexpr std::size_t kSoon = 8;
 
 double seconds(const PlanStep& s) { return std::max(s.bytes / 2e10, s.flops / 1e11); }
 
@@ -165,8 +168,8 @@ void assign_phases(Plan& plan, bool overlap) {
     left[i].after.clear();
     done.push_back(std::move(left[i]));
   };
-  const auto may_move_up = [&](const PlanStep& s) {
-    if (seconds(s) >= kSmallStep || reads_any(s, written_in, phase)) return false;
+  const auto may_move_up = [&](const PlanStep& s, std::size_t distance) {
+    if ((distance > kSoon && seconds(s) >= kSmallStep) || reads_any(s, written_in, phase)) return false;
     return std::all_of(s.after.begin(), s.after.end(),
                        [&](int step) { return phase_of[static_cast<std::size_t>(step)] < phase; });
   };
@@ -177,7 +180,7 @@ void assign_phases(Plan& plan, bool overlap) {
     for (std::size_t i = first + 1; overlap && i < left.size() && seen < kLookAhead; ++i) {
       if (phase_of[i] != kLater) continue;
       ++seen;
-      if (may_move_up(left[i])) take(i);
+      if (may_move_up(left[i], seen)) take(i);
     }
     ++phase;
   }
