@@ -1,6 +1,7 @@
 // One transformer block, forward and backward, beside the matrix products that it cannot do without.
 #include <fmt/format.h>
 
+#include "suite/bare_block.h"
 #include "suite/needed.h"
 #include "suite/suite.h"
 #include "suite/transformer.h"
@@ -11,7 +12,10 @@ void block(Suite& suite) {
   for (const auto dtype : {mc::DType::f32, mc::DType::bf16}) {
     BlockStep step(shape, dtype);
     Contest contest(suite);
-    contest.local("ours", [&] { step.run(); }).torch("block:" + dtype_name(dtype), suite.options.full).run();
+    contest.local("ours", [&] { step.run(); });
+    const BareWork by_hand = bare_block(step, shape, dtype);
+    if (by_hand.run) contest.local("bare kernels", by_hand.run);
+    contest.torch("block:" + dtype_name(dtype), suite.options.full).run();
     const Bare bare = bare_time(suite, "block", products_of(shape, dtype));
     Row row{"block", "SmolLM2-135M block, LoRA r16, " + dtype_name(dtype)};
     contest.describe(row);
@@ -19,8 +23,11 @@ void block(Suite& suite) {
     row.add("its matmuls, own GEMM", bare.own, "s").add("its matmuls, oneDNN", bare.onednn, "s");
     row.add("its matmuls, the better of each", bare.better, "s");
     row.at_most("of its matmuls", contest.seconds("ours") / bare.better, 1.15);
+    if (contest.has("bare kernels"))
+      row.add("bare kernels of its matmuls", contest.seconds("bare kernels") / bare.better);
     for (const char* peer : {"torch eager", "torch compile"})
       if (const auto best = contest.fastest(peer); !best.empty()) row.add("x " + best, contest.ratio("ours", best));
+    if (by_hand.run) row.note(by_hand.parts());
     suite.report.add(row.note(longest_kernels([&] { step.run(); })));
   }
 }

@@ -24,6 +24,8 @@ class Block {
   mc::LazyTensor forward(const mc::LazyTensor& x) const;
   /// The adapters, in a fixed order; assign them to train.
   std::vector<mc::LazyTensor*> parameters();
+  /// q, k, v, o, gate, up, down.
+  std::vector<const LoraWeights*> projections() const { return {&q_, &k_, &v_, &o_, &gate_, &up_, &down_}; }
 
  private:
   mc::LazyTensor project(const LoraWeights& l, const mc::LazyTensor& x) const;
@@ -39,6 +41,10 @@ class BlockStep {
   BlockStep(const BlockShape& shape, mc::DType dtype);
   std::vector<mc::LazyTensor> record();
   void run() { mc::eval(record()); }
+
+  const Block& block() const { return block_; }
+  const mc::Tensor& x() const { return x_; }
+  const mc::Tensor& dy() const { return dy_; }
 
  private:
   Block block_;
