@@ -6,7 +6,7 @@ set -euo pipefail
 packages_of() {
   case $1 in
     build) echo make g++ cmake ninja-build ccache pkg-config libhwy-dev libfmt-dev \
-      libsimdjson-dev libpcre2-dev libutf8proc-dev libtomlplusplus-dev libcli11-dev ;;
+      libpcre2-dev libutf8proc-dev libtomlplusplus-dev ;;
     test) echo libgtest-dev libgmock-dev librapidcheck-dev ;;
     bench) echo libbenchmark-dev libdnnl-dev ;;
     peers) echo g++ python3 python3-venv python3-dev ;;

@@ -76,19 +76,37 @@ Finding inspect_adapter(const fs::path& folder) {
   return found;
 }
 
-Finding inspect_model(const fs::path& folder) {
-  const Json json = Json::load(folder / "config.json");
-  Finding found{.kind = "model"};
-  for (const char* key : {"model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                          "num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings"})
-    if (const Json* value = json.find_value(key)) found.facts.emplace_back(key, *value);
+/// Whether it is a language model that this library runs, and why not.
+void add_verdict(const Json& config, Finding& found) {
   try {
-    ModelConfig::from_json(json);
+    ModelConfig::from_json(config);
     found.facts.emplace_back("supported", true);
   } catch (const UserError& e) {
     found.facts.emplace_back("supported", false);
     found.facts.emplace_back("reason", e.what());
   }
+}
+
+/// "Transformer", "Pooling" .. of sentence-transformers' "sentence_transformers.models.Transformer" ..
+Json module_names(const fs::path& file) {
+  Json names = Json::array();
+  const Json modules = Json::load(file);
+  for (const Json& module : modules.elements()) {
+    const std::string_view type = module.at("type").as_string();
+    names.push_back(std::string(type.substr(type.rfind('.') + 1)));
+  }
+  return names;
+}
+
+Finding inspect_model(const fs::path& folder) {
+  const Json json = Json::load(folder / "config.json");
+  const bool embeds = fs::exists(folder / "modules.json");
+  Finding found{.kind = embeds ? "embedding model" : "model"};
+  for (const char* key : {"model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+                          "num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings"})
+    if (const Json* value = json.find_value(key)) found.facts.emplace_back(key, *value);
+  if (embeds) found.facts.emplace_back("modules", module_names(folder / "modules.json"));
+  else add_verdict(json, found);
   for (const char* name : {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"})
     found.facts.emplace_back(name, fs::exists(folder / name));
   if (fs::exists(folder / "model.safetensors") || fs::exists(folder / "model.safetensors.index.json"))

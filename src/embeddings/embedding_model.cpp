@@ -98,8 +98,8 @@ struct EmbeddingModel::State {
 
 void EmbeddingModel::State::check(const EmbedOptions& options) const {
   if (options.dimensions < 0 || options.dimensions > width)
-    fail(fmt::format("{} dimensions of {}", options.dimensions, width));
-  if (options.batch_tokens < 1) fail(fmt::format("batches of {} tokens", options.batch_tokens));
+    fail(fmt::format("dimensions: expected at most the model's {}, got {}", width, options.dimensions));
+  if (options.batch_tokens < 1) fail(fmt::format("batch_tokens: expected at least 1, got {}", options.batch_tokens));
 }
 
 std::string EmbeddingModel::State::prompt(const EmbedOptions& options) const {

@@ -179,7 +179,7 @@ LoRAAdapter LoRAAdapter::load_mlx(const fs::path& folder, const Model& model, co
 void LoRAAdapter::save(const fs::path& folder) const {
   std::error_code error;
   fs::create_directories(folder, error);
-  if (error) throw FileError(FileFault::create, folder.string(), "", "a folder", error.message());
+  if (error) throw FileError(FileFault::create, folder.string(), "", "cannot be created: " + error.message());
   std::vector<std::pair<std::string, Tensor>> tensors;
   eval(trainable_.tensors());
   for (const auto& [path, tensor] : trainable_) tensors.emplace_back(joined(kPrefix, path), Tensor(tensor));

@@ -28,7 +28,8 @@ const Family& family_of(const Json& json) {
   const Json& type = json.at("model_type");
   for (const std::string& name : model_families())
     if (type.as_string() == name) return models::family_named(name);
-  type.fail(fmt::format("one of {}", fmt::join(model_families(), ", ")));
+  type.fail(fmt::format("one of {} (an encoder is for EmbeddingModel, `metal-candle embed`)",
+                        fmt::join(model_families(), ", ")));
 }
 
 std::int64_t extent(const Json& json, const char* key, std::int64_t otherwise) {

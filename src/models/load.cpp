@@ -81,7 +81,15 @@ void check_known(const Gguf& file, const ModelConfig& config, const std::set<std
   }
 }
 
+/// An adapter is a folder too, and easily taken for a model.
+void refuse_adapter(const fs::path& folder) {
+  if (!fs::exists(folder / "config.json") && fs::exists(folder / "adapter_config.json"))
+    throw FileError(FileFault::bad, folder.string(), "", "a model (config.json)",
+                    "an adapter, which goes beside the model that it was made for");
+}
+
 Model load_folder(const fs::path& folder, const LoadOptions& options) {
+  refuse_adapter(folder);
   ModelConfig config = ModelConfig::from_json(Json::load(folder / "config.json"));
   config.tied_embeddings |= !options.head;
   const SafeTensors file = SafeTensors::open(folder);

@@ -145,7 +145,7 @@ fs::path Checkpoints::save(const Progress& progress, const LoRAAdapter& adapter,
                            const std::optional<ParamTree>& best, const std::string& config, std::int64_t keep) const {
   std::error_code error;
   fs::create_directories(folder_, error);
-  if (error) throw FileError(FileFault::create, folder_.string(), "", "a folder", error.message());
+  if (error) throw FileError(FileFault::create, folder_.string(), "", "cannot be created: " + error.message());
   fs::path target = at(progress.step);
   io::AtomicFolder folder(target, io::AtomicFolder::Existing::replace);
   adapter.save(folder.path());

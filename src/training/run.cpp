@@ -217,7 +217,7 @@ void Run::note_best() {
 void Run::begin_output() {
   std::error_code error;
   std::filesystem::create_directories(options_.output, error);
-  if (error) throw FileError(FileFault::create, options_.output.string(), "", "a folder", error.message());
+  if (error) throw FileError(FileFault::create, options_.output.string(), "", "cannot be created: " + error.message());
   checkpoints_.clean();
   log_ = std::make_unique<RunLog>(options_.output, progress_.log, progress_.step);
 }

@@ -97,7 +97,8 @@ TEST(EmbedCommand, Mistakes) {
   fails({"embed", "--model", m, "--input", at("broken.jsonl")}, 65, "broken.jsonl:2: text");
   fails({"embed", "--model", m, "--text", "x", "--output", at("x.csv")}, 2, ".npy, .jsonl or .safetensors");
   fails({"embed", "--model", m, "--text", "x", "--output", at("train.jsonl") + "/x.npy"}, 73, "train.jsonl");
-  fails({"embed", "--model", m, "--text", "x", "--dimensions", "33"}, 2, "33 dimensions of 32");
+  fails({"embed", "--model", m, "--text", "x", "--dimensions", "33"}, 2,
+        "dimensions: expected at most the model's 32, got 33");
   fails({"embed", "--model", m, "--text", "x", "--prompt-name", "query"}, 2, "no prompt \"query\"");
   fails({"search", "--model", m, "--corpus", at("texts.jsonl")}, 2, "search needs --query");
   fails({"search", "--model", m, "--corpus", at("nowhere"), "--query", "x"}, 66, "nowhere");

@@ -133,9 +133,9 @@ TEST(EmbeddingModel, RefusesWhatItCannotGive) {
     return std::string("nothing");
   };
   EXPECT_THAT(why({.prompt_name = "other"}), HasSubstr("no prompt \"other\" but document, passage, query"));
-  EXPECT_THAT(why({.dimensions = 17}), HasSubstr("17 dimensions of 16"));
-  EXPECT_THAT(why({.dimensions = -1}), HasSubstr("-1 dimensions"));
-  EXPECT_THAT(why({.batch_tokens = 0}), HasSubstr("0 tokens"));
+  EXPECT_THAT(why({.dimensions = 17}), HasSubstr("the model's 16, got 17"));
+  EXPECT_THAT(why({.dimensions = -1}), HasSubstr("got -1"));
+  EXPECT_THAT(why({.batch_tokens = 0}), HasSubstr("at least 1, got 0"));
 }
 
 TEST(EmbeddingModel, ServesSeveralThreads) {

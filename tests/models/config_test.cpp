@@ -114,8 +114,8 @@ INSTANTIATE_TEST_SUITE_P(All, ConfigRoundTrip, testing::ValuesIn(case_names()),
                          [](const auto& info) { return info.param; });
 
 TEST(ModelConfig, RefusesWhatItDoesNotKnow) {
-  EXPECT_THAT(refusal(base("mamba")),
-              HasSubstr("model_type | config.json: model_type: expected one of llama, mistral, qwen2, qwen3, gemma2"));
+  EXPECT_THAT(refusal(base("mamba")), HasSubstr("model_type | config.json: model_type: expected one of llama, mistral, "
+                                                "qwen2, qwen3, gemma2 (an encoder is for "));
   const auto rope = [](Json scaling) { return with(base(), {{"rope_scaling", std::move(scaling)}}); };
   EXPECT_THAT(refusal(rope(Json::object({{"rope_type", "longrope"}, {"factor", 2}}))),
               HasSubstr("one of default, linear, dynamic, llama3, yarn"));

@@ -153,6 +153,8 @@ TEST(LoadModel, SaysWhatIsWrong) {
   EXPECT_THAT(refusal("/nowhere/at/all"), HasSubstr("/nowhere/at/all"));
   const Folder empty;
   EXPECT_THAT(refusal(empty.path()), HasSubstr("config.json"));
+  empty.write("adapter_config.json", "{}");
+  EXPECT_THAT(refusal(empty.path()), HasSubstr("expected a model (config.json), got an adapter"));
   const Folder folder = tiny_folder("llama");
   auto tensors = tensors_of(tiny_model("llama").parameters());
   const NamedTensor head = tensors.back();
