@@ -21,7 +21,7 @@ class Input {
  public:
   explicit Input(const Invocation& run) {
     if (run.has("--input")) reader_.emplace(run.text("--input"));
-    else texts_ = run.all("--text");
+    else texts_ = run.texts("--text");
   }
   std::optional<std::int64_t> count() const {
     return reader_ ? reader_->lines() : static_cast<std::int64_t>(texts_.size());

@@ -7,6 +7,7 @@
 #include <charconv>
 #include <numeric>
 
+#include "metal_candle/embedding_files.hpp"
 #include "metal_candle/error.hpp"
 #include "metal_candle/runtime.hpp"
 
@@ -151,6 +152,18 @@ std::optional<std::string> Invocation::maybe(std::string_view option) const {
 std::vector<std::string> Invocation::all(std::string_view option) const {
   const auto found = values_.find(option);
   return found == values_.end() ? std::vector<std::string>() : found->second;
+}
+
+std::vector<std::string> Invocation::texts(std::string_view option) const {
+  std::vector<std::string> values = all(option);
+  for (const std::string& value : values) {
+    try {
+      TextReader::parse(value, false, std::string(option));
+    } catch (const FileError& e) {
+      throw UsageError(fmt::format("{}: expected {}, got {}", option, e.expected(), e.got()));
+    }
+  }
+  return values;
 }
 
 std::int64_t Invocation::whole(std::string_view option, std::int64_t otherwise, std::int64_t least,

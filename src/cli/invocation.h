@@ -54,6 +54,8 @@ class Invocation {
   const std::string& text(std::string_view option) const;
   std::optional<std::string> maybe(std::string_view option) const;
   std::vector<std::string> all(std::string_view option) const;
+  /// All of them, for what means something as text only; throws UsageError where one is not UTF-8.
+  std::vector<std::string> texts(std::string_view option) const;
   /// Throws UsageError, naming the option, for what is no number between the two.
   std::int64_t whole(std::string_view option, std::int64_t otherwise, std::int64_t least = 0,
                      std::int64_t most = 0x7fffffff) const;

@@ -29,8 +29,9 @@ Json result_event(std::size_t index, const std::string& query, const std::vector
 
 int search(const Invocation& run) {
   const std::filesystem::path corpus = run.text("--corpus");
+  if (corpus == "-") throw UsageError("--corpus: expected a file, beside which its index is kept; got standard input");
   run.text("--query");  // is needed
-  const std::vector<std::string> queries = run.all("--query");
+  const std::vector<std::string> queries = run.texts("--query");
   const std::int64_t top = run.whole("--top", 5, 1);
   const EmbeddingModel model = EmbeddingModel::load(run.text("--model"), {.dtype = run.dtype()});
   std::optional<Progress> progress;

@@ -100,6 +100,10 @@ TEST(EmbedCommand, Mistakes) {
   fails({"embed", "--model", m, "--text", "x", "--dimensions", "33"}, 2,
         "dimensions: expected at most the model's 32, got 33");
   fails({"embed", "--model", m, "--text", "x", "--prompt-name", "query"}, 2, "no prompt \"query\"");
+  fails({"embed", "--model", m, "--text", "fine", "so\xff"}, 2,
+        "--text: expected UTF-8, got byte 0xff behind 2 others");
+  fails({"search", "--model", m, "--corpus", at("texts.jsonl"), "--query", "\xc3"}, 2, "--query: expected UTF-8");
+  fails({"search", "--model", m, "--corpus", "-", "--query", "x"}, 2, "--corpus: expected a file");
   fails({"search", "--model", m, "--corpus", at("texts.jsonl")}, 2, "search needs --query");
   fails({"search", "--model", m, "--corpus", at("nowhere"), "--query", "x"}, 66, "nowhere");
   fails({"search", "--model", m, "--corpus", at("broken.jsonl"), "--query", "x"}, 65, "broken.jsonl:2");
