@@ -90,7 +90,10 @@ int embed(const Invocation& run) {
     if (progress) progress->show(index + 1, fmt::format("{:.0f} texts/s", rate(index + 1)));
   };
   const std::int64_t texts = model.for_each([&](std::string& text) { return input.next(text); }, put, options);
-  if (texts == 0) throw FileError(FileFault::bad, run.text("--input"), "", "at least one text", "none");
+  if (texts == 0) {
+    const std::string& file = run.text("--input");
+    throw FileError(FileFault::bad, file == "-" ? "standard input" : file, "", "at least one text", "none");
+  }
   progress.reset();
   if (writer) {
     writer->commit();

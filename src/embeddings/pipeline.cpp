@@ -75,10 +75,11 @@ PoolingMode mode_named(const Json& name) {
 }
 
 Pooling read_pooling(const fs::path& folder) {
-  const Json json = Json::load(folder / "config.json");
-  Pooling p{.modes = {}, .include_prompt = flag(json, "include_prompt", true)};
+  const fs::path file = folder / "config.json";
+  const Json json = Json::load(file);
+  Pooling p{.modes = {}, .include_prompt = flag(json, "include_prompt", true), .file = file.string(), .field = {}};
   for (const char* key : {"embedding_dimension", "word_embedding_dimension"})
-    if (const Json* width = json.find_value(key)) p.width = width->positive();
+    if (const Json* width = json.find_value(key)) p.width = width->positive(), p.field = key;
   if (const Json* mode = json.find_value("pooling_mode")) {
     if (mode->is_array())
       for (const Json& each : mode->elements()) p.modes.push_back(mode_named(each));
@@ -121,6 +122,7 @@ Dense read_dense(const fs::path& folder) {
     if (const Json* name = json.find_value(key); name && name->as_string() != "sentence_embedding")
       name->fail("\"sentence_embedding\"");
   Dense d;
+  d.file = (folder / "config.json").string();
   d.activation = activation_of(json);
   d.add_input = flag(json, "use_residual", false);
   const SafeTensors file = SafeTensors::open(folder);

@@ -19,7 +19,8 @@ enum class PoolingMode { cls, max, mean, mean_sqrt, weighted_mean, last };
 struct Pooling {
   std::vector<PoolingMode> modes;  // their results one after the other
   bool include_prompt = true;
-  std::int64_t width = 0;  // of token vectors; 0: not said
+  std::int64_t width = 0;   // of token vectors; 0: not said
+  std::string file, field;  // that say so
 };
 
 enum class DenseActivation { identity, tanh, relu, gelu, sigmoid, silu };
@@ -29,6 +30,7 @@ struct Dense {
   Tensor weight, bias, residual;  // [out, in], [out], [out, in]; the last two may be undefined
   DenseActivation activation = DenseActivation::tanh;
   bool add_input = false;
+  std::string file;  // of its settings
 };
 struct Normalize {};
 using Step = std::variant<Dense, Normalize>;

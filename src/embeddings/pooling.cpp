@@ -104,17 +104,17 @@ LazyTensor pool(const Pooling& pooling, const LazyTensor& hidden, const Packed& 
 }
 
 std::int64_t final_width(const Pipeline& pipeline, std::int64_t backbone_width) {
-  const auto fail = [&](const char* what, std::int64_t expected, std::int64_t got) {
-    throw FileError(FileFault::bad, (pipeline.backbone / "modules.json").string(), what, std::to_string(expected),
+  const auto fail = [](const std::string& file, const std::string& field, std::int64_t expected, std::int64_t got) {
+    throw FileError(FileFault::bad, file, field, std::to_string(expected) + ", the width of what comes in",
                     std::to_string(got));
   };
   const Pooling& pooling = *pipeline.pooling;
   if (pooling.width > 0 && pooling.width != backbone_width)
-    fail("the width of what is pooled", backbone_width, pooling.width);
+    fail(pooling.file, pooling.field, backbone_width, pooling.width);
   std::int64_t width = backbone_width * static_cast<std::int64_t>(pooling.modes.size());
   for (const Step& step : pipeline.steps)
     if (const auto* dense = std::get_if<Dense>(&step)) {
-      if (dense->weight.dim(1) != width) fail("in_features of a Dense module", width, dense->weight.dim(1));
+      if (dense->weight.dim(1) != width) fail(dense->file, "in_features", width, dense->weight.dim(1));
       width = dense->weight.dim(0);
     }
   return width;

@@ -36,9 +36,8 @@ TEST_P(EmbeddingOracle, IsSentenceTransformers) {
       EXPECT_NEAR(values[i * c.embeddings[i].size() + j], c.embeddings[i][j], 1e-5) << c.texts[i] << " at " << j;
 }
 
-TEST_P(EmbeddingOracle, DoesNotDependOnBatchOrOrder) {
-  const EmbedderCase& c = GetParam();
-  const EmbeddingModel model = load_case(c.name);
+/// The bits of a text, whatever lies beside it.
+void expect_independence(const EmbeddingModel& model, const EmbedderCase& c) {
   const std::vector<float> together = model.embed(c.texts, c.options).to_vector<float>();
   const std::size_t width = together.size() / c.texts.size();
   std::vector<std::string> turned(c.texts.rbegin(), c.texts.rend());
@@ -52,6 +51,13 @@ TEST_P(EmbeddingOracle, DoesNotDependOnBatchOrOrder) {
       ASSERT_EQ(together[i * width + j], alone[j]) << c.texts[i] << " at " << j;
       ASSERT_EQ(together[i * width + j], other[back * width + j]) << c.texts[i] << " at " << j;
     }
+  }
+}
+
+TEST_P(EmbeddingOracle, DoesNotDependOnBatchOrOrder) {
+  for (const DType type : {DType::f32, DType::bf16}) {
+    SCOPED_TRACE(name(type));
+    expect_independence(load_case(GetParam().name, type), GetParam());
   }
 }
 
