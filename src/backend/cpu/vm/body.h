@@ -60,10 +60,13 @@ struct Body {
   std::int64_t extents[kMaxDims];
   bool streams = false;
   int tile_buffer = -1;
-  // Arrays worth fetching ahead, of the first stage: the next rows, a share in every stage, or the next columns. On
-  // tiles: the columns of the next tile.
+  // Arrays worth fetching ahead, those of the first stage that reads any: the next rows, in one stage or a share in
+  // every stage, or the next columns. On tiles: the columns of the next tile.
   std::vector<int> ahead;
+  int ahead_from = 0;  // the stage that reads them
   enum Ahead : std::uint8_t { kColumns, kRows } ahead_of = kColumns;
+  int ahead_stage = -1;   // of kRows: where the next rows are fetched; -1: a share in every stage
+  bool in_turns = false;  // the last stage of a row runs in turns with the others of the next one
 
   // Tasks: (batch × chunks of its rows, or ranges of task_rows) × ranges of task_cols.
   std::int64_t batch = 1, chunks = 1;

@@ -7,7 +7,7 @@
 #define MC_VM_EXPRESSIONS_INL_H_
 #endif
 
-#include "backend/cpu/vm/rows-inl.h"
+#include "backend/cpu/vm/quick-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace metal_candle::cpu::vm::HWY_NAMESPACE {
@@ -16,8 +16,10 @@ template <class Op>
 struct Unary {
   Input<true> a;
   static HWY_INLINE Unary of(const Instr& in, const Frame& f) { return {{in.a, f}}; }
-  HWY_INLINE F all(int c) const { return Op::apply(a.all(c)); }
-  HWY_INLINE F some(int c, int n) const { return Op::apply(a.some(c, n)); }
+  static constexpr bool quick = Lanes<Op>::quick;
+  HWY_INLINE F all(int c) const { return Lanes<Op>::apply(a.all(c)); }
+  HWY_INLINE F near(int c, F& far) const { return Lanes<Op>::near(a.all(c), far); }
+  HWY_INLINE F some(int c, int n) const { return Lanes<Op>::apply(a.some(c, n)); }
   HWY_INLINE void next() { a.next(); }
 };
 
@@ -59,8 +61,10 @@ struct Inner {
   Input<kFirst != kSV> a;
   Input<kFirst != kVS> b;
   static HWY_INLINE Inner of(const Instr& in, const Frame& f) { return {{in.a, f}, {in.b, f}}; }
-  HWY_INLINE F all(int i) const { return Second::apply(First::apply(a.all(i), b.all(i))); }
-  HWY_INLINE F some(int i, int n) const { return Second::apply(First::apply(a.some(i, n), b.some(i, n))); }
+  static constexpr bool quick = Lanes<Second>::quick;
+  HWY_INLINE F all(int i) const { return Lanes<Second>::apply(First::apply(a.all(i), b.all(i))); }
+  HWY_INLINE F near(int i, F& far) const { return Lanes<Second>::near(First::apply(a.all(i), b.all(i)), far); }
+  HWY_INLINE F some(int i, int n) const { return Lanes<Second>::apply(First::apply(a.some(i, n), b.some(i, n))); }
   HWY_INLINE void next() {
     a.next();
     b.next();
@@ -71,8 +75,10 @@ struct Outer {
   Input<true> a;
   Input<kWalks> c;
   static HWY_INLINE Outer of(const Instr& in, const Frame& f) { return {{in.a, f}, {in.c, f}}; }
-  HWY_INLINE F all(int i) const { return Second::apply(First::apply(a.all(i)), c.all(i)); }
-  HWY_INLINE F some(int i, int n) const { return Second::apply(First::apply(a.some(i, n)), c.some(i, n)); }
+  static constexpr bool quick = Lanes<First>::quick;
+  HWY_INLINE F all(int i) const { return Second::apply(Lanes<First>::apply(a.all(i)), c.all(i)); }
+  HWY_INLINE F near(int i, F& far) const { return Second::apply(Lanes<First>::near(a.all(i), far), c.all(i)); }
+  HWY_INLINE F some(int i, int n) const { return Second::apply(Lanes<First>::apply(a.some(i, n)), c.some(i, n)); }
   HWY_INLINE void next() {
     a.next();
     c.next();

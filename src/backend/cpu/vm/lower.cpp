@@ -9,6 +9,9 @@ namespace {
 // What the registers of a block may fill of L1. Large blocks, with their fewer dispatches, leave room for the arrays.
 constexpr int kRegisterBytes = 32 << 10, kLargeBlock = 1024, kLargeRegisterBytes = 16 << 10;
 
+// Arrays from this size on are fetched where a narrow stage stands before the one that reads them.
+constexpr std::int64_t kFetched = 8 << 20;
+
 }  // namespace
 
 bool Lowering::emit(int elements) {
@@ -25,7 +28,7 @@ bool Lowering::emit(int elements) {
   });
   for (int stage = 0; stage < static_cast<int>(p_.stages.size()); ++stage) emit_stage(stage);
   find_ahead();
-  b_.scratch = top_ + 256;
+  b_.scratch = (top_ + 256 + 63) & ~std::int64_t{63};
   return register_bytes_ <= (elements > kLargeBlock ? kLargeRegisterBytes : kRegisterBytes);
 }
 
@@ -67,17 +70,62 @@ void Lowering::find_needs() {
 
 void Lowering::find_ahead() {
   std::int64_t row_bytes = 0;
-  const Range range = b_.stages.front().moving;
-  for (int i = range.begin; i < range.end; ++i) {
-    const Moving& m = b_.moving[i];
-    if (!m.access || m.access->col_stride != 1 || !read_[i] || in_tile(*m.access)) continue;
-    if (m.access->dims > 0 && m.access->strides[m.access->dims - 1] == 0) continue;
-    b_.ahead.push_back(i);
-    row_bytes += b_.stages.front().cols * m.step;
+  // Stages that only make a number or two may stand before the one that walks through memory.
+  for (b_.ahead_from = 0; b_.ahead_from < static_cast<int>(b_.stages.size()); ++b_.ahead_from) {
+    const StageCode& stage = b_.stages[static_cast<std::size_t>(b_.ahead_from)];
+    for (int i = stage.moving.begin; i < stage.moving.end; ++i) {
+      const Moving& m = b_.moving[i];
+      if (!m.access || m.access->col_stride != 1 || !read_[i] || in_tile(*m.access)) continue;
+      if (m.access->dims > 0 && m.access->strides[m.access->dims - 1] == 0) continue;
+      b_.ahead.push_back(i);
+      row_bytes += stage.cols * m.step;
+    }
+    if (!b_.ahead.empty()) break;
   }
+  // Norms of few rows lie in a cache, and lose by asking for what is there.
+  if (b_.ahead_from > 0 && row_bytes * s_.rows < kFetched) b_.ahead.clear();
   // One instruction a block reads memory evenly on its own.
   if (b_.stages.size() == 1 && b_.stages[0].loop.end - b_.stages[0].loop.begin < 2) b_.ahead.clear();
   b_.ahead_of = b_.stages.size() > 1 && row_bytes <= (96 << 10) ? Body::kRows : Body::kColumns;
+  if (b_.block_rows == 1) b_.ahead_stage = fetching_stage(row_bytes);
+  if (takes_turns()) {
+    b_.in_turns = true;
+    b_.ahead_stage = static_cast<int>(b_.stages.size()) - 2;
+  }
+}
+
+/// Where a stage before the last computes much, memory would be idle meanwhile. Programs that read or write more arrays
+/// keep memory busy, and lose more by going back and forth between rows than they gain.
+bool Lowering::takes_turns() const {
+  const int last = static_cast<int>(b_.stages.size()) - 1;
+  if (last == 0 || b_.stages.back().cols == 0 || b_.block_rows != 1 || tile_.buffer >= 0 || !b_.column_sums.empty())
+    return false;
+  if (b_.ahead_of != Body::kRows || b_.ahead_stage != last || b_.ahead.size() != 1) return false;
+  const std::int64_t cols = b_.stages.back().cols;
+  if (std::any_of(b_.stages.begin(), b_.stages.end(), [&](const StageCode& s) { return s.cols != cols; })) return false;
+  bool heavy = false;
+  int stores = 0;
+  for (const KValue& v : p_.values) {
+    if (is_store(v.op) && value(v.a).full) ++stores;
+    heavy |= v.stage < last && v.op == KOp::map && value(v.a).full &&
+             info(static_cast<Elementwise>(v.code)).cost == Cost::series;
+  }
+  return heavy && stores == 1;
+}
+
+/// Memory takes stores and gives what was asked for at the same time, at the rate of a copy. So the next rows are best
+/// fetched where this one is stored past the caches; if little is stored, while the row is read.
+int Lowering::fetching_stage(std::int64_t row_bytes) const {
+  const int last = static_cast<int>(b_.stages.size()) - 1;
+  std::int64_t streamed = 0;
+  bool any = false;
+  for (const KValue& v : p_.values) {
+    if (!is_store(v.op) || !value(v.a).full || !s_.accesses[v.access].stream) continue;
+    any = true;
+    if (v.stage == last) streamed += s_.stage_cols[last] * s_.accesses[v.access].size;
+  }
+  if (2 * streamed >= row_bytes) return last;
+  return any ? b_.ahead_from : -1;
 }
 
 void Lowering::emit_constants() {

@@ -190,9 +190,12 @@ class Lowering {
     if (kind(v) == Kind::row) row_last_[v] = std::max(row_last_[v], section * kForever + order);
   }
 
-  /// What the first stage reads from memory, row after row. With several stages each fetches a share of the next row,
-  /// if a row of all arrays stays in the nearer caches.
+  /// What the first stage that reads memory reads, row after row. With several stages the next row is fetched, if a row
+  /// of all arrays stays in the nearer caches.
   void find_ahead();
+  /// The stage that fetches the next row; -1: each a share.
+  int fetching_stage(std::int64_t row_bytes) const;
+  bool takes_turns() const;
 
   // --- uniform and row values ---
 

@@ -56,6 +56,11 @@ struct F {
 MC_INLINE F k(float x) { return hn::Set(df, x); }
 MC_INLINE F select(M m, F a, F b) { return hn::IfThenElse(m.m, a.v, b.v); }
 MC_INLINE M is_nan(F x) { return {hn::IsNaN(x.v)}; }
+#if HWY_TARGET == HWY_AVX3
+MC_INLINE M either_nan(F a, F b) { return {MF{_mm512_cmp_ps_mask(a.v.raw, b.v.raw, _CMP_UNORD_Q)}}; }
+#else
+MC_INLINE M either_nan(F a, F b) { return {hn::Or(hn::IsNaN(a.v), hn::IsNaN(b.v))}; }
+#endif
 MC_INLINE M both(M a, M b) { return {hn::And(a.m, b.m)}; }
 MC_INLINE F fma(F a, F b, F c) { return hn::MulAdd(a.v, b.v, c.v); }
 MC_INLINE F nfma(F a, F b, F c) { return hn::NegMulAdd(a.v, b.v, c.v); }  // c - a·b

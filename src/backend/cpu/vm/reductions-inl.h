@@ -48,12 +48,6 @@ MC_INLINE F first_lanes(F x, int n, float identity) {
   return hn::IfThenElse(hn::FirstN(df, static_cast<std::size_t>(n)), x.v, hn::Set(df, identity));
 }
 
-/// The first n columns from c: out of line, the loop is what matters.
-template <class E>
-HWY_NOINLINE F part_of(const E& e, int c, int n) {
-  return e.some(c, n);
-}
-
 template <class R>
 struct Accumulators {
   F v[4];
@@ -65,9 +59,9 @@ struct Accumulators {
     for (int i = 0; i < 4; ++i) v[i] = state ? load(state + i * n) : k(R::identity);
     nan = hn::Or(hn::Or(is_nan(v[0]).m, is_nan(v[1]).m), hn::Or(is_nan(v[2]).m, is_nan(v[3]).m));
   }
-  HWY_INLINE void add(int i, F x) {
-    v[i] = R::fold(v[i], x);
-    if (R::watch_nan) nan = hn::Or(nan, is_nan(x).m);
+  HWY_INLINE void add(int i, F x) { v[i] = R::fold(v[i], x); }
+  HWY_INLINE void watch(F a, F b) {
+    if (R::watch_nan) nan = hn::Or(nan, either_nan(a, b).m);
   }
   /// Columns [begin, end) of an expression; with kKeep its values are written to `kept`, too.
   template <bool kKeep, class E>
@@ -75,11 +69,14 @@ struct Accumulators {
     const int n = static_cast<int>(hn::Lanes(df));
     int c = begin;
     for (; c + 4 * n <= end; c += 4 * n) {
+      F x[4];
+      four(e, c, x);
       for (int i = 0; i < 4; ++i) {
-        const F x = e.all(c + i * n);
-        if constexpr (kKeep) store(x, kept + c + i * n);
-        add(i, x);
+        if constexpr (kKeep) store(x[i], kept + c + i * n);
+        add(i, x[i]);
       }
+      watch(x[0], x[1]);
+      watch(x[2], x[3]);
     }
     // Unrolled with constant indices: the accumulators stay in registers.
     for (int i = 0; i < 4; ++i) {
@@ -87,7 +84,9 @@ struct Accumulators {
       if (rest <= 0) continue;
       const F x = part_of(e, at, rest);
       if constexpr (kKeep) store_some(x, kept + at, static_cast<std::size_t>(rest));
-      add(i, rest == n ? x : first_lanes(x, rest, R::identity));
+      const F some = rest == n ? x : first_lanes(x, rest, R::identity);
+      add(i, some);
+      watch(some, some);
     }
     if (R::watch_nan && HWY_UNLIKELY(!hn::AllFalse(df, nan))) v[0] = k(std::numeric_limits<float>::quiet_NaN());
   }

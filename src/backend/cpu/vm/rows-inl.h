@@ -34,11 +34,38 @@ MC_INLINE int head_of(const void* p, int size, int cols) {
   return head < cols ? head : cols;
 }
 
-/// `Expr` has all(c), some(c, n) and next(). The partial vectors are out of line: the loop is what matters.
-template <class Expr>
-HWY_NOINLINE void partial(const Expr& e, float* out, int c, int n) {
+/// The first n columns from c: out of line, the loop is what matters.
+template <class E>
+HWY_NOINLINE F part_of(const E& e, int c, int n) {
+  return e.some(c, n);
+}
+template <class E>
+HWY_NOINLINE void partial(const E& e, float* out, int c, int n) {
   store_some(e.some(c, n), out + c, static_cast<std::size_t>(n));
 }
+
+/// Expressions that have a short way for vectors whose lanes are not far out: near(c, far).
+template <class E>
+inline constexpr bool kQuick = requires {
+  requires E::quick;
+};
+inline constexpr float kFar = 87;  // so far the short ways are right
+
+/// Columns c to c + 4 vectors of an expression.
+template <class E>
+HWY_INLINE void four(const E& e, int c, F* y) {
+  const int n = static_cast<int>(hn::Lanes(df));
+  if constexpr (kQuick<E>) {
+    F far = k(0);
+    for (int i = 0; i < 4; ++i) y[i] = e.near(c + i * n, far);
+    if (HWY_LIKELY(hn::AllFalse(df, (far > k(kFar)).m))) return;
+    for (int i = 0; i < 4; ++i) y[i] = part_of(e, c + i * n, n);
+  } else {
+    for (int i = 0; i < 4; ++i) y[i] = e.all(c + i * n);
+  }
+}
+
+/// `Expr` has all(c), some(c, n) and next().
 
 template <class Expr>
 HWY_INLINE void run_rows(Expr e, const Instr& in, const Frame& f) {
@@ -52,13 +79,26 @@ HWY_INLINE void run_rows(Expr e, const Instr& in, const Frame& f) {
     rows = 1;
   }
   if (flags & kPad) cols = (cols + n - 1) & -n;
+  [[maybe_unused]] F y[4];
   for (int r = 0; r < rows; ++r) {
     int c = 0;
     if (flags & kStream) {
       c = head_of(out, 4, cols);
       if (c > 0) partial(e, out, 0, c);
+      if constexpr (kQuick<Expr>) {
+        for (; c + 4 * n <= cols; c += 4 * n) {
+          four(e, c, y);
+          for (int i = 0; i < 4; ++i) hn::Stream(y[i].v, df, out + c + i * n);
+        }
+      }
       for (; c + n <= cols; c += n) hn::Stream(e.all(c).v, df, out + c);
     } else {
+      if constexpr (kQuick<Expr>) {
+        for (; c + 4 * n <= cols; c += 4 * n) {
+          four(e, c, y);
+          for (int i = 0; i < 4; ++i) store(y[i], out + c + i * n);
+        }
+      }
       for (; c + n <= cols; c += n) store(e.all(c), out + c);
     }
     if (c < cols) partial(e, out, c, cols - c);

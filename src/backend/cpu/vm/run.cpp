@@ -35,12 +35,15 @@ class Runner {
     execute(b_.init);
   }
 
-  void task(std::int64_t index) {
+  void task(std::int64_t index, Runner* second) {
     start();
+    if (second != nullptr) second->start();
     const std::int64_t part = index / b_.col_tasks, c0 = index % b_.col_tasks * b_.task_cols;
     const std::int64_t c1 = c0 + b_.task_cols;
     if (b_.column_sums.empty()) {
-      rows(part * b_.task_rows, std::min(b_.rows, (part + 1) * b_.task_rows), c0, c1);
+      const std::int64_t begin = part * b_.task_rows, end = std::min(b_.rows, begin + b_.task_rows);
+      if (second != nullptr) turns(begin, end, *second);
+      else rows(begin, end, c0, c1);
     } else {
       column_task(part, c0, c1);
     }
@@ -63,7 +66,37 @@ class Runner {
     }
   }
 
+  /// The last stage of a row, which writes past the caches, in turns with the other stages of the next row: memory
+  /// takes what is written while the next row is computed.
+  void turns(std::int64_t begin, std::int64_t end, Runner& second) {
+    Runner *now = this, *before = &second;
+    const StageCode& last = b_.stages.back();
+    const auto stages = static_cast<std::int64_t>(b_.stages.size());
+    for (std::int64_t r = begin; r < end; ++r, std::swap(now, before)) {
+      now->open(r, 1);
+      now->ahead_rows_ = r + 1 < end && (r + 1) % b_.inner != 0;
+      std::int64_t stored = r == begin ? last.cols : 0;
+      for (const StageCode& stage : b_.stages) {
+        now->enter(stage, 0);
+        if (&stage == &last) break;
+        for (std::int64_t c = 0; c < stage.cols; c += kTurn) {
+          now->columns(stage, c, std::min(kTurn, stage.cols - c), stage.cols);
+          const std::int64_t until = (&stage - b_.stages.data()) * last.cols + std::min(c + kTurn, stage.cols);
+          for (; stored < last.cols && stored * (stages - 1) < until; stored += kTurn)
+            before->columns(last, stored, std::min(kTurn, last.cols - stored), last.cols);
+        }
+        now->execute_rows(stage.post, 1);
+      }
+      if (r != begin) before->execute_rows(last.post, 1);
+    }
+    for (std::int64_t c = 0; c < last.cols; c += kTurn)
+      before->columns(last, c, std::min(kTurn, last.cols - c), last.cols);
+    before->execute_rows(last.post, 1);
+  }
+
  private:
+  static constexpr std::int64_t kTurn = 512;
+
   void put_slot(const SlotUse& use, std::uint64_t bits) {
     char* to = scratch_ + use.offset;
     double real;
@@ -91,32 +124,14 @@ class Runner {
   }
 
   void block(std::int64_t row, int n, std::int64_t c0, std::int64_t c1) {
-    f_.row0 = row;
-    std::int64_t index[kMaxDims];
-    for (int d = b_.dims - 1; d >= 0; --d) {
-      index[d] = row % b_.extents[d];
-      row /= b_.extents[d];
-    }
+    open(row, n);
     for (const StageCode& stage : b_.stages) {
-      const std::int64_t end = std::min(stage.cols, c1);
-      f_.col0 = c0;
-      f_.stage_cols = stage.cols;
-      execute_rows(stage.pre, n);
-      place(stage, index);
-      f_.rows = n;
+      enter(stage, c0);
       if (stage.loop.begin != stage.loop.end) {
+        const std::int64_t end = std::min(stage.cols, c1);
         std::int64_t c = c0;
         do {  // at least once: a reduction over no columns has a value, too
-          f_.col0 = c;
-          f_.cols = static_cast<int>(std::min<std::int64_t>(b_.block_cols, end - c));
-          for (int i = stage.moving.begin; i < stage.moving.end; ++i)
-            bases_[1 + i].ptr = origins_[i] + c * b_.moving[i].step;
-          if (tile_ != nullptr) fetch_next_tile(stage, n, c);
-          if (tile_ == nullptr && !b_.ahead.empty() && find_ahead(stage, n, c, end)) {
-            execute_fetching(stage);
-          } else {
-            execute(stage.loop);
-          }
+          columns(stage, c, std::min<std::int64_t>(b_.block_cols, end - c), end);
           c += b_.block_cols;
         } while (c < end);
       }
@@ -124,10 +139,40 @@ class Runner {
     }
   }
 
+  void open(std::int64_t row, int n) {
+    f_.row0 = row;
+    rows_ = n;
+    for (int d = b_.dims - 1; d >= 0; --d) {
+      index_[d] = row % b_.extents[d];
+      row /= b_.extents[d];
+    }
+  }
+  void enter(const StageCode& stage, std::int64_t c0) {
+    f_.col0 = c0;
+    f_.stage_cols = stage.cols;
+    execute_rows(stage.pre, rows_);
+    place(stage);
+    f_.rows = rows_;
+  }
+  /// n columns from c of a stage that ends at `end`.
+  void columns(const StageCode& stage, std::int64_t c, std::int64_t n, std::int64_t end) {
+    f_.col0 = c;
+    f_.cols = static_cast<int>(n);
+    for (int i = stage.moving.begin; i < stage.moving.end; ++i) bases_[1 + i].ptr = origins_[i] + c * b_.moving[i].step;
+    if (tile_ != nullptr) fetch_next_tile(stage, rows_, c);
+    if (tile_ == nullptr && !b_.ahead.empty() && find_ahead(stage, rows_, c, end)) {
+      execute_fetching(stage);
+    } else {
+      execute(stage.loop);
+    }
+  }
+
   /// What is read after this block, if it is known: the next block's columns, or the share of the next rows that falls
   /// to this block, so that all stages of a row together fetch the next one.
   bool find_ahead(const StageCode& stage, int n, std::int64_t c, std::int64_t end) {
-    const std::int64_t stages = static_cast<std::int64_t>(b_.stages.size()), number = &stage - b_.stages.data();
+    const std::int64_t stages = static_cast<std::int64_t>(b_.stages.size()) - b_.ahead_from;
+    const std::int64_t number = &stage - b_.stages.data() - b_.ahead_from;
+    if (number < 0) return false;
     if (b_.ahead_of == Body::kColumns && number == 0 && c + b_.block_cols < end) {
       ahead_ = {0, n, c + b_.block_cols, std::min(c + 2 * b_.block_cols, end)};
       return true;
@@ -135,9 +180,13 @@ class Runner {
     if (ahead_rows_ <= 0 || stage.cols == 0) return false;
     ahead_ = {n, static_cast<int>(ahead_rows_), c, c + f_.cols};
     if (b_.ahead_of == Body::kRows) {
-      const std::int64_t cols = b_.stages[0].cols, all = stages * stage.cols;
-      ahead_.begin = cols * (number * stage.cols + c) / all;
-      ahead_.end = cols * (number * stage.cols + c + f_.cols) / all;
+      const bool alone = b_.ahead_stage >= 0;
+      if (alone && number + b_.ahead_from != b_.ahead_stage) return false;
+      const std::int64_t cols = b_.stages[static_cast<std::size_t>(b_.ahead_from)].cols;
+      const std::int64_t before = alone ? 0 : number * stage.cols;
+      const std::int64_t all = alone ? stage.cols : stages * stage.cols;
+      ahead_.begin = cols * (before + c) / all;
+      ahead_.end = cols * (before + c + f_.cols) / all;
     } else if (number + 1 != stages || c != 0) {
       return false;
     }
@@ -146,7 +195,7 @@ class Runner {
   /// In smaller blocks, with a share of the cache lines before each instruction: asked for all at once they keep other
   /// requests waiting.
   void execute_fetching(const StageCode& stage) {
-    constexpr int kPiece = 1024;
+    constexpr int kPiece = 512;
     const Range range = stage.loop;
     const int whole = f_.cols, pieces = f_.rows > 1 ? 1 : (whole + kPiece - 1) / kPiece;
     const int parts = (range.end - range.begin) * pieces;
@@ -191,7 +240,7 @@ class Runner {
   }
 
   /// The operands of a stage at the block's first row and column 0.
-  void place(const StageCode& stage, const std::int64_t* index) {
+  void place(const StageCode& stage) {
     for (int i = stage.moving.begin; i < stage.moving.end; ++i) {
       const Moving& m = b_.moving[i];
       char*& origin = origins_[i];
@@ -207,7 +256,7 @@ class Runner {
         continue;
       }
       std::int64_t at = a.offset;
-      for (int d = 0; d < a.dims; ++d) at += index[d] * a.strides[d];
+      for (int d = 0; d < a.dims; ++d) at += index_[d] * a.strides[d];
       origin = static_cast<char*>(f_.buffers[a.buffer]) + at * a.size;
       bases_[1 + i].stride = a.dims ? a.strides[a.dims - 1] * a.size : 0;
     }
@@ -254,6 +303,8 @@ class Runner {
     std::int64_t begin, end;  // columns
   } ahead_{};
   std::int64_t ahead_rows_ = 0;  // rows of the block after this one
+  int rows_ = 0;                 // of the block
+  std::int64_t index_[kMaxDims];
   char* tile_ = nullptr;
   std::int64_t tile_row_ = 0;  // bytes
 };
@@ -273,11 +324,16 @@ std::unique_ptr<RowProgram> RowProgram::lower(const KernelProgram& program, Tile
 
 std::int64_t RowProgram::tasks() const { return body_->tasks; }
 
-std::size_t RowProgram::scratch_bytes() const { return static_cast<std::size_t>(body_->scratch) + 64; }
+std::size_t RowProgram::scratch_bytes() const {
+  return static_cast<std::size_t>(body_->scratch) * (body_->in_turns ? 2 : 1) + 64;
+}
 
 void RowProgram::run(void* const* buffers, const std::uint64_t* slots, std::int64_t task, void* scratch,
                      std::atomic<int>* index_error) const {
-  vm::Runner(*body_, buffers, slots, scratch, index_error).task(task);
+  vm::Runner runner(*body_, buffers, slots, scratch, index_error);
+  if (!body_->in_turns) return runner.task(task, nullptr);
+  vm::Runner second(*body_, buffers, slots, static_cast<char*>(scratch) + body_->scratch, index_error);
+  runner.task(task, &second);
 }
 
 bool RowProgram::tileable(const KernelProgram& program) {

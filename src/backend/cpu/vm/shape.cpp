@@ -194,7 +194,7 @@ double value_cost(const KValue& v) {
 
 void choose_tasks(const KernelProgram& p, const ProgramShape& s, Body& body) {
   constexpr double kTask = 15000;  // nanoseconds
-  constexpr std::int64_t kMost = 4096;
+  constexpr std::int64_t kMost = 4096, kFew = 256;
   double work = 0;
   bool row_store = false;
   std::int64_t widest = 0;
@@ -209,6 +209,8 @@ void choose_tasks(const KernelProgram& p, const ProgramShape& s, Body& body) {
   }
   const bool free_columns = !s.row_reduces && p.stages.size() == 1;
   std::int64_t wanted = std::clamp<std::int64_t>(static_cast<std::int64_t>(work / kTask), 1, kMost);
+  // A task begins with what nobody has fetched, and ends waiting for its last stores.
+  if (body.streams) wanted = std::min(wanted, kFew);
   body.batch = p.batch;
   body.chunks = p.col_chunks;
   if (s.column_reduces) {
