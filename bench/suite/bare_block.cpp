@@ -12,6 +12,7 @@
 
 #include "backend/cpu/gemm/gemm.h"
 #include "backend/cpu/gemm/kernels.h"
+#include "backend/cpu/intrinsics.h"
 #include "backend/cpu/kernels/attention.h"
 #include "base/pool.h"
 #include "base/thread_pool.h"
@@ -19,14 +20,6 @@
 #include "suite/suite.h"
 
 #if defined(__x86_64__)
-
-#include <hwy/base.h>
-
-HWY_DIAGNOSTICS(push)  // g++ 12's own header starts from undefined vectors
-HWY_DIAGNOSTICS_OFF(disable : 4701, ignored "-Wmaybe-uninitialized")
-HWY_DIAGNOSTICS_OFF(disable : 4701, ignored "-Wuninitialized")
-#include <immintrin.h>
-HWY_DIAGNOSTICS(pop)
 
 HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")  // GCC's pragma or clang's
 namespace bench {

@@ -3,7 +3,9 @@
 #include "metal_candle/compiled.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <mutex>
+#include <utility>
 
 #include "graph/epoch.h"
 #include "graph/record.h"

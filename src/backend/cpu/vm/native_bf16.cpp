@@ -3,17 +3,10 @@
 #include "backend/cpu/vm/native_bf16.h"
 
 #include "backend/cpu/gemm/kernels.h"
+#include "backend/cpu/intrinsics.h"
 #include "backend/cpu/vm/instr.h"
 
 #if defined(__x86_64__)
-
-#include <hwy/base.h>
-
-HWY_DIAGNOSTICS(push)  // g++ 12's own header starts from undefined vectors
-HWY_DIAGNOSTICS_OFF(disable : 4701, ignored "-Wmaybe-uninitialized")
-HWY_DIAGNOSTICS_OFF(disable : 4701, ignored "-Wuninitialized")
-#include <immintrin.h>
-HWY_DIAGNOSTICS(pop)
 
 HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")  // GCC's pragma or clang's
 namespace metal_candle::cpu::vm {
