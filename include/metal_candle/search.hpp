@@ -39,8 +39,8 @@ struct SearchOptions {
 /// Immutable; copies share everything, and any thread may use one.
 class SearchIndex {
  public:
-  /// Opens the corpus's index, making it where it is missing or of another corpus or model. Throws FileError; one that
-  /// is no index is not written over.
+  /// Opens the corpus's index, making it where it is missing, damaged, or of another corpus or model. Throws FileError; a
+  /// file that is no index is not written over.
   static SearchIndex open(const EmbeddingModel& model, const std::filesystem::path& corpus,
                           const SearchOptions& options = {});
 

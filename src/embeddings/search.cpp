@@ -21,6 +21,9 @@ struct SearchIndex::State {
   std::shared_ptr<const io::MappedFile> corpus;
   bool jsonl = false, made = false;
   Tensor vectors, begins;  // [n, width] f32, [n] i64
+
+  /// False: what the index holds is not of this corpus's lines.
+  bool read(const std::filesystem::path& index);
 };
 
 namespace {
@@ -28,6 +31,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kKind = "metal-candle search index 1";
+constexpr std::string_view kAnyKind = "metal-candle search index";
 constexpr std::int64_t kScanned = 8192;  // rows whose scores exist at a time
 
 std::string hash_of(const io::MappedFile& file) {
@@ -61,7 +65,7 @@ void scale(std::span<float> row) {
 /// Header, padded to a size known before the number of rows is; rows; where they begin.
 std::string header(std::int64_t rows, std::int64_t width, const FileMetadata& metadata) {
   constexpr std::size_t kSize = 1024, kLength = 8;
-  Json about = Json::object();
+  Json about = Json::object({{"kind", kKind}});  // first: by it a damaged file is known
   for (const auto& [key, value] : metadata) about.set(key, value);
   const auto end = static_cast<std::uint64_t>(rows) * static_cast<std::uint64_t>(width) * sizeof(float);
   std::string head(kLength, '\0');
@@ -103,22 +107,32 @@ void make(const EmbeddingModel& model, const fs::path& corpus, const fs::path& i
   file.commit();
 }
 
-/// Whether there is an index of just this. A file that is none is somebody else's.
+/// Whether a file begins as indexes do, as far as it goes: one that was cut short, or spoilt further on.
+bool begins_as_index(const fs::path& path) {
+  std::string ours = header(0, 0, {});
+  ours.resize(ours.find(kAnyKind) + kAnyKind.size());
+  const auto file = io::MappedFile::open(path);
+  const auto bytes = file->bytes();
+  return ours.starts_with({reinterpret_cast<const char*>(bytes.data()), std::min(bytes.size(), ours.size())});
+}
+
+/// Whether there is an index of just this; a damaged one is as good as none. A file that is none is somebody else's.
 bool is_current(const fs::path& index, const FileMetadata& wanted) {
   std::error_code error;
   if (!fs::exists(index, error)) return false;
   const auto refuse = [&] {
     throw FileError(FileFault::create, index.string(), "", "a whole search index, or no file",
-                    "something else, which is not written over");
+                    "something else, which is not written over: remove it, or name another index");
   };
   try {
     const FileMetadata found = SafeTensors::open(index).metadata();
     const auto kind = found.find("kind");
-    if (kind == found.end() || !kind->second.starts_with("metal-candle search index")) refuse();
+    if (kind == found.end() || !kind->second.starts_with(kAnyKind)) refuse();
     return found == wanted;
   } catch (const FileError& e) {
-    if (e.fault() == FileFault::bad) refuse();
-    throw;
+    if (e.fault() != FileFault::bad) throw;
+    if (!begins_as_index(index)) refuse();
+    return false;
   }
 }
 
@@ -157,25 +171,28 @@ std::vector<std::vector<Found>> scan(const Tensor& vectors, const Tensor& querie
 
 }  // namespace
 
+bool SearchIndex::State::read(const fs::path& index) {
+  const SafeTensors file = SafeTensors::open(index);
+  vectors = file.load("vectors");
+  begins = file.load("begins");
+  const auto size = static_cast<std::int64_t>(corpus->bytes().size());
+  const bool fits = vectors.rank() == 2 && vectors.dim(1) == model.width() && vectors.dtype() == DType::f32 &&
+                    begins.dtype() == DType::i64 && begins.shape() == Shape{vectors.dim(0)};
+  const auto* first = fits ? begins.data<std::int64_t>() : nullptr;
+  return fits && std::all_of(first, first + begins.dim(0), [&](auto at) { return at >= 0 && at <= size; });
+}
+
 SearchIndex SearchIndex::open(const EmbeddingModel& model, const fs::path& corpus, const SearchOptions& options) {
   State state{.model = model, .path = corpus, .corpus = io::MappedFile::open(corpus)};
   fs::path index = options.index;
   if (index.empty()) (index = corpus) += ".mc-index";
   const FileMetadata wanted = stamp(model, *state.corpus);
-  if (!is_current(index, wanted)) {
+  if (!is_current(index, wanted) || !state.read(index)) {
     make(model, corpus, index, wanted, options);
     state.made = true;
+    if (!state.read(index))
+      throw FileError(FileFault::bad, index.string(), "vectors, begins", "vectors of the corpus's lines", "others");
   }
-  const SafeTensors file = SafeTensors::open(index);
-  state.vectors = file.load("vectors");
-  state.begins = file.load("begins");
-  const auto size = static_cast<std::int64_t>(state.corpus->bytes().size());
-  const bool fits = state.vectors.rank() == 2 && state.vectors.dim(1) == model.width() &&
-                    state.vectors.dtype() == DType::f32 && state.begins.dtype() == DType::i64 &&
-                    state.begins.shape() == Shape{state.vectors.dim(0)};
-  const auto* begins = fits ? state.begins.data<std::int64_t>() : nullptr;
-  if (!fits || !std::all_of(begins, begins + state.begins.dim(0), [&](auto at) { return at >= 0 && at <= size; }))
-    throw FileError(FileFault::bad, index.string(), "vectors, begins", "vectors of the corpus's lines", "others");
   state.jsonl = TextReader(corpus).is_jsonl();
   return SearchIndex(std::make_shared<State>(std::move(state)));
 }

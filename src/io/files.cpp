@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "io/temporary.h"
 #include "metal_candle/error.hpp"
 
 namespace metal_candle::io {
@@ -112,14 +113,6 @@ void sync_folder(const fs::path& folder) {
   if (sync(fd) != 0 && errno != EINVAL && errno != ENOTSUP) refuse(FileFault::transfer, folder, "synced", errno);
 }
 
-/// "name.tmp-<process>-<count>", beside the target, so that renaming never crosses file systems.
-fs::path temporary_for(const fs::path& target) {
-  static std::atomic<unsigned> count{0};
-  fs::path out = target;
-  out += fmt::format(".tmp-{}-{}", ::getpid(), count.fetch_add(1));
-  return out;
-}
-
 void remove_quietly(const fs::path& path) {
   std::error_code ignored;
   fs::remove_all(path, ignored);
@@ -172,12 +165,16 @@ std::string read_file(const fs::path& path) {
 // ---- a file ---------------------------------------------------------------------------------------------------------
 
 AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)) {
+  remove_abandoned(path_);
   for (int attempt = 0;; ++attempt) {  // a killed process with our number may have left its own
     temporary_ = temporary_for(path_);
     fd_ = open_new(temporary_);
-    if (fd_ >= 0) break;
-    if (errno != EEXIST || attempt == 100) refuse(FileFault::create, path_, "created", errno);
+    if (fd_ >= 0 && claim(fd_, temporary_)) break;
+    const int error = fd_ < 0 ? errno : EEXIST;
+    if (fd_ >= 0) ::close(std::exchange(fd_, -1));
+    if (error != EEXIST || attempt == 100) refuse(FileFault::create, path_, "created", error);
   }
+  lock_ = ::fcntl(fd_, F_DUPFD_CLOEXEC, 0);
   struct stat before;
   if (::stat(path_.c_str(), &before) == 0 && S_ISREG(before.st_mode)) ::fchmod(fd_, before.st_mode & 07777);
 }
@@ -185,6 +182,7 @@ AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)) {
 AtomicFile::~AtomicFile() {
   if (fd_ >= 0) ::close(fd_);
   if (!temporary_.empty()) ::unlink(temporary_.c_str());
+  if (lock_ >= 0) ::close(lock_);
 }
 
 void AtomicFile::write(std::span<const std::byte> bytes) {
@@ -230,15 +228,21 @@ AtomicFolder::AtomicFolder(fs::path target, Existing existing) : target_(std::mo
   struct stat info;
   if (::lstat(target_.c_str(), &info) == 0 && (existing == Existing::refuse || !S_ISDIR(info.st_mode)))
     refuse(FileFault::create, target_, "created", existing == Existing::refuse ? EEXIST : ENOTDIR);
+  remove_abandoned(target_);
   for (int attempt = 0;; ++attempt) {
     temporary_ = temporary_for(target_);
-    if (!sabotaged(true) && ::mkdir(temporary_.c_str(), 0777) == 0) return;
-    if (errno != EEXIST || attempt == 100) refuse(FileFault::create, target_, "created", errno);
+    const bool made = !sabotaged(true) && ::mkdir(temporary_.c_str(), 0777) == 0;
+    if (!made && (errno != EEXIST || attempt == 100)) refuse(FileFault::create, target_, "created", errno);
+    if (!made) continue;
+    lock_ = retried([&] { return ::open(temporary_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); });
+    if (lock_ < 0 || claim(lock_, temporary_)) return;
+    ::close(std::exchange(lock_, -1));
   }
 }
 
 AtomicFolder::~AtomicFolder() {
   if (!done_) remove_quietly(temporary_);
+  if (lock_ >= 0) ::close(lock_);
 }
 
 void AtomicFolder::commit() {

@@ -7,7 +7,8 @@
 //
 // A writer throws FileError: `create` when the output cannot be made there, `transfer` when writing failed half-way (a
 // full disk). Its temporary is then removed and what stood at the target before is untouched. Only a failing last step,
-// the fsync of the folder, leaves the new content, whole, in place. What a killed process leaves is named "*.tmp-*".
+// the fsync of the folder, leaves the new content, whole, in place. The "*.tmp-*" that a killed process leaves is
+// removed by the next writer of the same target.
 #pragma once
 
 #include <atomic>
@@ -65,7 +66,7 @@ class AtomicFile {
 
  private:
   std::filesystem::path path_, temporary_;
-  int fd_ = -1;
+  int fd_ = -1, lock_ = -1;  // the lock outlives the descriptor that is written through
   std::size_t written_ = 0;
 };
 
@@ -93,6 +94,7 @@ class AtomicFolder {
   void put_in_place();
 
   std::filesystem::path target_, temporary_;
+  int lock_ = -1;
   Existing existing_;
   bool done_ = false;
 };

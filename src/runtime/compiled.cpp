@@ -249,6 +249,8 @@ CompiledFunction::CompiledFunction(Function function, CompileOptions options) : 
 
 void CompiledFunction::run(const std::vector<Tensor>& inputs, std::vector<Tensor>& results) const {
   if (!state_) throw UserError(ErrorKind::argument, "compiled function: an empty one was called");
+  if (&inputs == &results)
+    throw UserError(ErrorKind::argument, "compiled function: its inputs and its results are one list");
   for (const Tensor& t : inputs)
     if (!t) throw UserError(ErrorKind::argument, "compiled function: an input is an empty tensor handle");
   for (const int i : state_->options.donate)

@@ -116,21 +116,33 @@ TEST_F(BadFolder, SaysWhatAFolderIsNot) {
   EXPECT_THAT(error_of(folder_ / "empty"), HasSubstr("empty: expected a folder with modules.json or config.json"));
 }
 
-TEST_F(BadFolder, IndexesAreRefusedWhereverTheyEnd) {
+TEST_F(BadFolder, DamagedIndexesAreMadeAgain) {
   const EmbeddingModel model = EmbeddingModel::load(folder_.path());
   folder_.write("corpus.txt", "the cat\na dog\nred fox\n");
   EXPECT_EQ(SearchIndex::open(model, folder_ / "corpus.txt").size(), 3);
   const std::string name = "corpus.txt.mc-index", whole = folder_.read(name);
+  const auto is_made_again = [&](const std::string& damaged) {
+    folder_.write(name, damaged);
+    EXPECT_TRUE(SearchIndex::open(model, folder_ / "corpus.txt").is_new());
+    EXPECT_EQ(folder_.read(name), whole);
+  };
   for (std::size_t n = 0; n < whole.size(); n += 13) {
-    folder_.write(name, whole.substr(0, n));
-    EXPECT_THROW(SearchIndex::open(model, folder_ / "corpus.txt"), FileError) << n << " of " << whole.size();
-    EXPECT_EQ(folder_.read(name), whole.substr(0, n));
+    SCOPED_TRACE(n);
+    is_made_again(whole.substr(0, n));
   }
+  is_made_again(whole + "x");
   for (const std::size_t place : {whole.size() - 1, whole.size() - 9}) {  // where a line begins: far outside
     std::string damaged = whole;
     damaged[place] = '\x7f';
-    folder_.write(name, damaged);
-    EXPECT_THROW(SearchIndex::open(model, folder_ / "corpus.txt"), FileError) << place;
+    is_made_again(damaged);
+  }
+  EXPECT_FALSE(SearchIndex::open(model, folder_ / "corpus.txt").is_new());
+  // What does not begin as an index does is somebody's.
+  for (std::string other : {"x" + whole, whole.substr(1), std::string("notes\n"), whole}) {
+    if (other == whole) other[40] = '?';
+    folder_.write(name, other);
+    EXPECT_THROW(SearchIndex::open(model, folder_ / "corpus.txt"), FileError);
+    EXPECT_EQ(folder_.read(name), other);
   }
 }
 

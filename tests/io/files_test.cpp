@@ -142,6 +142,74 @@ TEST(AtomicFile, AKilledWriterLeavesOldOrNew) {
   }
 }
 
+/// Runs `write` in a process that dies at its n-th call; false: it came to its end.
+bool dies_at(int nth, const std::function<void()>& write) {
+  const pid_t child = fork();
+  if (child == 0) {
+    const WriteFaults faults(nth, WriteFaults::Kind::die);
+    write();
+    _exit(0);
+  }
+  int status = 0;
+  EXPECT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status));
+  return WEXITSTATUS(status) == 137;
+}
+
+TEST(AtomicFile, TheNextWriterRemovesWhatAKilledOneLeft) {
+  const TempFolder folder;
+  int left = 0;
+  for (int nth = 1; dies_at(nth, [&] { write_file(folder / "a", "new"); }); ++nth) {
+    left = std::max(left, folder.entries() - static_cast<int>(std::filesystem::exists(folder / "a")));
+    write_file(folder / "a", "next");
+    EXPECT_EQ(folder.read("a"), "next");
+    EXPECT_EQ(folder.entries(), 1) << "killed at call " << nth;
+  }
+  EXPECT_EQ(left, 1);
+}
+
+TEST(AtomicFile, LeavesWhatIsNotADeadWriters) {
+  const TempFolder folder;
+  for (const char* name : {"b.tmp-1-1", "a.tmp-1-1x", "a.tmp-1", "a.tmp--1", "a.tmp-x-1", "a.tmp-1-"})
+    folder.write(name, "somebody's");
+  std::filesystem::create_symlink("b.tmp-1-1", folder / "a.tmp-3-1");
+  ASSERT_EQ(mkfifo((folder / "a.tmp-4-1").c_str(), 0600), 0);
+  AtomicFile first(folder / "a");
+  first.write("first");
+  write_file(folder / "a", "second");
+  EXPECT_EQ(folder.read("a"), "second");
+  EXPECT_EQ(folder.entries(), 8 + 2);
+  first.commit();
+  EXPECT_EQ(folder.read("a"), "first");
+  EXPECT_EQ(folder.entries(), 8 + 1);
+  folder.write("a.tmp-1-1", "a dead writer's");
+  write_file(folder / "a", "third");
+  EXPECT_EQ(folder.entries(), 8 + 1);
+}
+
+TEST(AtomicFolder, TheNextWriterRemovesWhatAKilledOneLeft) {
+  const TempFolder folder;
+  const auto save = [&](const char* text) {
+    AtomicFolder out(folder / "d/", AtomicFolder::Existing::replace);
+    write_file(out.path() / "a", text);
+    out.commit();
+  };
+  save("old");
+  int left = 0;
+  for (int nth = 1; dies_at(nth, [&] { save("new"); }); ++nth) {
+    left = std::max(left, folder.entries() - 1);
+    AtomicFolder alive(folder / "d", AtomicFolder::Existing::replace);
+    write_file(alive.path() / "a", "late");
+    save("next");
+    EXPECT_EQ(folder.read("d/a"), "next");
+    EXPECT_EQ(folder.entries(), 2) << "killed at call " << nth;
+    alive.commit();
+    EXPECT_EQ(folder.read("d/a"), "late");
+    EXPECT_EQ(folder.entries(), 1);
+  }
+  EXPECT_EQ(left, 1);
+}
+
 TEST(AtomicFolder, AppearsWhole) {
   const TempFolder folder;
   {

@@ -161,6 +161,9 @@ TEST(CompiledFunction, RefusesToEvaluateItsInputs) {
 TEST(CompiledFunction, TellsWhatWentWrong) {
   EXPECT_THROW(CompiledFunction()({}), UserError);
   EXPECT_THROW(CompiledFunction(CompiledFunction::Function()), UserError);
+  std::vector<Tensor> both{row({1, 2, 3})};
+  EXPECT_THROW(Doubled().function.run(both, both), UserError);
+  EXPECT_EQ(values(both[0]), (std::vector<float>{1, 2, 3}));
   const CompiledFunction donates([](const Inputs& in) { return Inputs{in[0] + 1.0f}; }, {.donate = {1}});
   EXPECT_THROW(donates({row({1})}), UserError);
   EXPECT_THROW(donates({row({1}), Tensor()}), UserError);

@@ -6,6 +6,7 @@
 #include <new>
 
 #include "metal_candle/autograd.hpp"
+#include "metal_candle/compiled.hpp"
 #include "metal_candle/ops.hpp"
 #include "runtime/queue.h"
 #include "tests/runtime/probe.h"
@@ -118,6 +119,47 @@ TEST(Allocation, NeitherDoesOneInThisThread) {
     loop.take_over();
   }
 }
+
+/// The same step as a compiled function of the weights and a learning rate; the results come into one list.
+void run_compiled(std::vector<int> donate) {
+  Loop loop;
+  int recorded = 0;
+  const CompiledFunction step(
+      [&](const std::vector<LazyTensor>& in) {
+        ++recorded;
+        const LazyTensor e = matmul(tanh(matmul(loop.x, in[0]) * 0.1f), in[1]) - loop.y, loss = mean(e * e);
+        const Tensors g = grad(loss, {in[0], in[1]});
+        return std::vector<LazyTensor>{loss, in[0] - g[0] * in[2], in[1] - g[1] * in[2]};
+      },
+      {.donate = std::move(donate)});
+  std::vector<Tensor> inputs{Tensor(loop.w1), Tensor(loop.w2), Tensor()}, results;
+  loop.w1 = loop.w2 = LazyTensor();
+  double first = 0, last = 0;
+  for (int call = 0; call < 8; ++call) {
+    inputs[2] = Tensor::scalar(static_cast<float>(0.01 / (call + 1)));
+    const test::Counted counted;
+    const std::uint64_t before = allocations, mapped = counters().memory_requests;
+    step.run(inputs, results);
+    const std::uint64_t after = allocations;
+    if (call >= 1) {
+      EXPECT_EQ(after - before, 0u) << "in call " << call;
+      EXPECT_EQ(counters().memory_requests, mapped) << "in call " << call;
+      EXPECT_EQ(counted.compiled(), 0u) << "in call " << call;
+      EXPECT_EQ(counted.replays(), 1u) << "in call " << call;
+    }
+    last = results[0].item<float>();
+    if (call == 0) first = last;
+    inputs[0] = results[1];
+    inputs[1] = results[2];
+    results.resize(1);  // the next call owns its inputs alone
+  }
+  EXPECT_EQ(recorded, 1);
+  EXPECT_LT(last, first);
+}
+
+TEST(Allocation, NeitherDoesACompiledFunction) { run_compiled({}); }
+
+TEST(Allocation, NeitherDoesACompiledFunctionThatMayOverwriteItsInputs) { run_compiled({0, 1}); }
 
 TEST(Allocation, NeitherDoesAnEagerOne) {
   if (!MC_COUNTS_ALLOCATIONS) GTEST_SKIP() << "sanitizers allocate";
