@@ -144,7 +144,7 @@ class Assembler {
     o.strides = v.strides;
     o.offset = v.offset;
     o.dense = v.dense && node(v.base).shape.numel() == node(root).shape.numel();
-    plan_.outputs.push_back(std::move(o));
+    plan_.outputs.push_back(o);
   }
 
   bool streams(int n) const {

@@ -85,8 +85,9 @@ void Packed::add(const Backbone& backbone, const Ids& tokens, std::int32_t slot,
   first.push_back(pooled > 0 ? begin + from : 0);
   last.push_back(pooled > 0 ? begin + n - 1 : 0);
   count.push_back(static_cast<float>(pooled));
-  places.push_back(static_cast<float>(static_cast<std::int64_t>(n) * (n + 1) / 2 -
-                                      static_cast<std::int64_t>(from) * (from + 1) / 2));
+  const std::int64_t sum = static_cast<std::int64_t>(n) * (n + 1) / 2;
+  const std::int64_t before = static_cast<std::int64_t>(from) * (from + 1) / 2;
+  places.push_back(static_cast<float>(sum - before));
   longest = std::max<std::int64_t>(longest, n);
 }
 

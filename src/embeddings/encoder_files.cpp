@@ -85,7 +85,7 @@ class Source {
       if (file_.contains(start + name)) return start + name;
       for (const auto& [now, then] : {std::pair(".weight", ".gamma"), std::pair(".bias", ".beta")}) {
         if (!name.ends_with(now)) continue;
-        const std::string old = start + name.substr(0, name.size() - std::string_view(now).size()) + then;
+        std::string old = start + name.substr(0, name.size() - std::string_view(now).size()) + then;
         if (file_.contains(old)) return old;
       }
     }

@@ -100,7 +100,7 @@ struct TextReader::Impl {
     std::size_t seen = at;
     for (;;) {
       const std::size_t end = buffer.find('\n', seen);
-      if (end != buffer.npos) return end;
+      if (end != std::string::npos) return end;
       if (buffer.size() - at > kLongestLine)
         throw FileError(FileFault::bad, fmt::format("{}:{}", name, line + 1), "", "a line of at most 64 MiB", "more");
       const std::size_t length = buffer.size() - at;
@@ -142,7 +142,7 @@ bool TextReader::next(TextRow& row) {
   std::uint64_t begin = 0;
   do {
     if (!impl_->next_line(text, begin)) return false;
-  } while (jsonl && text.find_first_not_of(" \t") == text.npos);
+  } while (jsonl && text.find_first_not_of(" \t") == std::string::npos);
   row = parse(std::move(text), jsonl, fmt::format("{}:{}", impl_->name, impl_->line));
   row.line = impl_->line;
   row.begin = begin;

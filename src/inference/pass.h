@@ -1,6 +1,7 @@
 // One pass of the model over tokens of several slots of a cache, in sizes of which there are few.
 #pragma once
 
+#include <array>
 #include <optional>
 #include <span>
 #include <vector>
@@ -52,7 +53,7 @@ class Passes {
 
   Model model_;
   nn::Weights weights_;
-  CompiledFunction functions_[4][2];  // by what is wanted, and whether of some tokens only
+  std::array<std::array<CompiledFunction, 2>, 4> functions_;  // by what is wanted, and whether of some tokens only
   std::vector<Tensor> inputs_, outputs_;
 };
 

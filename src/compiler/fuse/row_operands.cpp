@@ -106,8 +106,7 @@ int RowLowering::inline_iota(const GraphNode& base, const View& v, const Shape& 
   for (int d = 0; d < shape.rank(); ++d) {
     const std::int64_t last = strides[d] * (shape[d] - 1);
     const bool within = strides[d] % inner != 0 && last < inner;  // all of it lies at one index
-    if (shape[d] == 1 || strides[d] == 0 || within) along[d] = 0;
-    else if (strides[d] % (inner * dims[axis]) == 0) along[d] = 0;
+    if (shape[d] == 1 || strides[d] == 0 || within || strides[d] % (inner * dims[axis]) == 0) along[d] = 0;
     else if (strides[d] % inner == 0 && last / inner < dims[axis]) along[d] = strides[d] / inner;
     else plain = false;
   }

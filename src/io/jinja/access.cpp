@@ -143,7 +143,8 @@ const std::string& Parameters::text(std::size_t i) const {
 }
 
 std::string Parameters::text_or(std::size_t i, std::string otherwise) const {
-  return values_[i] && !values_[i]->is_none() ? text(i) : std::move(otherwise);
+  if (values_[i] && !values_[i]->is_none()) return text(i);
+  return otherwise;
 }
 
 namespace {

@@ -1,6 +1,7 @@
 // ==, <, in; hashes of keys.
 #include <algorithm>
 #include <cmath>
+#include <compare>
 #include <functional>
 
 #include "io/jinja/budget.h"
@@ -10,11 +11,16 @@ namespace metal_candle::jinja {
 
 namespace {
 
+std::partial_ordering turned(std::partial_ordering order) {
+  if (std::is_lt(order)) return std::partial_ordering::greater;
+  return std::is_gt(order) ? std::partial_ordering::less : order;
+}
+
 /// Numbers of different kinds compare by value, and no int is rounded on the way.
 std::partial_ordering order_numbers(const Value& a, const Value& b) {
   if (a.is_whole() && b.is_whole()) return a.whole() <=> b.whole();
   if (a.kind() == Kind::real && b.kind() == Kind::real) return a.real() <=> b.real();
-  if (a.kind() == Kind::real) return 0 <=> order_numbers(b, a);
+  if (a.kind() == Kind::real) return turned(order_numbers(b, a));
   const double real = b.real();
   if (std::isnan(real)) return std::partial_ordering::unordered;
   if (real >= 9223372036854775808.0) return std::partial_ordering::less;
@@ -58,10 +64,10 @@ const char* symbol(Comparison c) {
 
 bool holds(Comparison c, std::partial_ordering order) {
   switch (c) {
-    case Comparison::less: return order < 0;
-    case Comparison::less_equal: return order <= 0;
-    case Comparison::greater: return order > 0;
-    default: return order >= 0;
+    case Comparison::less: return std::is_lt(order);
+    case Comparison::less_equal: return std::is_lteq(order);
+    case Comparison::greater: return std::is_gt(order);
+    default: return std::is_gteq(order);
   }
 }
 
@@ -93,7 +99,7 @@ std::size_t hash_number(const Value& v) {
 
 bool equal(const Value& a, const Value& b) {
   spend(1);
-  if (a.is_number() && b.is_number()) return order_numbers(a, b) == 0;
+  if (a.is_number() && b.is_number()) return std::is_eq(order_numbers(a, b));
   if (a.kind() != b.kind()) return false;
   switch (a.kind()) {
     case Kind::text: return a.text() == b.text();

@@ -95,8 +95,7 @@ Value Interpreter::call(const Expression& e, std::optional<Value> caller) {
   at(e);
   require_defined(callee);
   if (callee.kind() != Kind::object) fail_type("'" + type_name(callee) + "' object is not callable");
-  const std::shared_ptr<Object> object = callee.object();
-  return object->call(with);
+  return callee.object()->call(with);
 }
 
 Value Interpreter::filter(const Expression& e) {
