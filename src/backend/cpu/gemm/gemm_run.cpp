@@ -61,7 +61,8 @@ class TileRun {
  private:
   struct Left {
     const char* data;
-    std::int64_t row, step;  // bytes; row == 0: k-major by row tiles
+    std::int64_t row, step;  // bytes
+    bool panels = false;     // k-major by row tiles instead
   };
   struct Right {
     const char* data;
@@ -125,9 +126,9 @@ class TileRun {
                                                    std::int64_t rows) const {
     const std::int64_t unit = f_.unit_bytes;
     m.steps = p.count;
-    m.a = p.left.data + row * (p.left.row == 0 ? p.count * unit : p.left.row);
-    m.a_row = p.left.row == 0 ? unit : p.left.row;
-    m.a_step = p.left.row == 0 ? rows * unit : p.left.step;
+    m.a = p.left.data + row * (p.left.panels ? p.count * unit : p.left.row);
+    m.a_row = p.left.panels ? unit : p.left.row;
+    m.a_step = p.left.panels ? rows * unit : p.left.step;
     m.b = p.right.data;
     m.b_step = p.right.step;
     m.b_panel = p.right.panel;
@@ -158,7 +159,7 @@ class TileRun {
         m.next = &next;
       }
       // The first columns bring the rows of A in, which others find in L2.
-      if (g.col == col0_ && part.left.row != 0 && i + 1 < tiles_)
+      if (g.col == col0_ && !part.left.panels && i + 1 < tiles_)
         m.next_a = part.left.data + tile_row(i + 1) * part.left.row;
       if (!accumulate) fetch_c(r0, rows, g);
       const MicroKernel kernel = f_.by_width[g.width][rows - 1];
@@ -214,7 +215,7 @@ class TileRun {
             kind_, {source + (r0 * a.outer + done * a.k) * bytes, a.outer, a.k, rows, std::min(padded, k - done), rows,
                     padded, target + (r0 * count + done / f_.k_per_step * rows) * unit});
       }
-    return {target, 0, 0};
+    return {target, 0, 0, true};
   }
 
   Right right_block(int s, std::int64_t step, std::int64_t count, const Group& g) {
