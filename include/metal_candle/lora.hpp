@@ -103,7 +103,8 @@ class LoRALayer {
 
 class LoRAAdapter {
  public:
-  /// A fresh adapter: it changes nothing until it is trained. Throws UserError where the config fits no module.
+  /// A fresh adapter: it changes nothing until it is trained. Targets may also be named embeddings, head, q, k, v, o,
+  /// gate, up and down; its config has the model's names. Throws UserError for each target that no module has.
   static LoRAAdapter create(const Model& model, const LoRAConfig& config, Key key);
   /// PEFT's folder, or mlx-lm's. Everything is checked against the model; FileError names file, tensor, expected, got.
   static LoRAAdapter load(const std::filesystem::path& folder, const Model& model);
@@ -115,6 +116,8 @@ class LoRAAdapter {
   const ParamTree& trainable() const { return trainable_; }
   /// The same adapter with other tensors. Paths and shapes must match.
   LoRAAdapter with(ParamTree trainable) const;
+  /// The same adapter, to be trained with another dropout.
+  LoRAAdapter with_dropout(double dropout) const;
   /// Adds the terms to weights of the model that the adapter was made for. Dropout is the trainer's affair
   /// (nn::Weights::lora_dropout).
   void apply(nn::Weights& weights) const;

@@ -36,6 +36,7 @@ struct TrainOptions {
   LoRAConfig lora{.rank = 16, .alpha = 32};
   /// A PEFT or mlx-lm folder to begin with. Its settings take the place of `lora`.
   std::optional<std::filesystem::path> init_adapter;
+  std::optional<double> init_dropout;  // in place of the init_adapter's
 
   double learning_rate = 2e-4;
   ScheduleKind schedule = ScheduleKind::linear;
@@ -48,7 +49,9 @@ struct TrainOptions {
   std::int64_t accumulate = 1;  // micro-batches of a step
   std::int64_t max_length = 1024;
   TrainOn train_on = TrainOn::answers;
-  /// A micro-batch is as many rows as fit into batch_size × max_length tokens, instead of batch_size rows.
+  /// The step's batch_size × accumulate rows go into as few micro-batches as hold them, each of at most
+  /// batch_size × max_length tokens, instead of accumulate micro-batches of batch_size rows: fewer and fuller passes over
+  /// the same rows, with the same loss. Rows lie end to end, each seeing itself only, with this and without it.
   bool packing = false;
   bool shuffle = true;
   /// Activations of layers are computed again in the backward pass instead of being kept.

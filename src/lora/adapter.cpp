@@ -1,4 +1,6 @@
 // LoRAAdapter: the terms of a model. Files are in adapter_files.cpp, merging is in merge.cpp.
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "lora/initial.h"
@@ -51,6 +53,57 @@ void add_saved(const Model& model, const LoRAConfig& config, Layout& layout) {
   }
 }
 
+bool is_name_of(std::string_view module, std::string_view name) {
+  return module.ends_with(name) && (module.size() == name.size() || module[module.size() - name.size() - 1] == '.') &&
+         !name.empty();
+}
+
+/// The last words of the modules' names, each once: "embed_tokens, q_proj, ..., lm_head".
+std::string kinds_of(const std::vector<std::string>& modules) {
+  std::vector<std::string_view> kinds;
+  for (const std::string_view module : modules) {
+    const std::string_view kind = module.substr(module.rfind('.') + 1);
+    if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) kinds.push_back(kind);
+  }
+  return fmt::format("{}", fmt::join(kinds, ", "));
+}
+
+/// The name that the model has for a word people use; any other word as it is.
+std::string_view real_name(std::string_view word) {
+  constexpr std::pair<std::string_view, std::string_view> kWords[] = {{"embeddings", "embed_tokens"},
+                                                                      {"embedding", "embed_tokens"},
+                                                                      {"q", "q_proj"},
+                                                                      {"k", "k_proj"},
+                                                                      {"v", "v_proj"},
+                                                                      {"o", "o_proj"},
+                                                                      {"gate", "gate_proj"},
+                                                                      {"up", "up_proj"},
+                                                                      {"down", "down_proj"},
+                                                                      {"head", "lm_head"}};
+  for (const auto& [usual, real] : kWords)
+    if (word == usual) return real;
+  return word;
+}
+
+/// Every target by the model's own name. A name that nothing has is a mistake: what it meant would not be trained, and
+/// the adapter would say that it was.
+LoRAConfig with_real_names(const Model& model, LoRAConfig config) {
+  const bool all = config.target_modules.size() == 1 && config.target_modules[0] == "all-linear";
+  if (config.target_regex || all) return config;
+  const std::vector<std::string> modules = candidates(model);
+  std::vector<std::string> unknown;
+  const auto is_there = [&](std::string_view name) {
+    return std::any_of(modules.begin(), modules.end(), [&](const std::string& m) { return is_name_of(m, name); });
+  };
+  for (std::string& name : config.target_modules)
+    if (is_there(real_name(name)) && !is_there(name)) name = real_name(name);
+    else if (!is_there(name)) unknown.push_back(fmt::format("\"{}\"", name));
+  if (!unknown.empty())
+    throw UserError(ErrorKind::argument, fmt::format("LoRA: target modules: the model has no {}; its modules are {}",
+                                                     fmt::join(unknown, ", "), kinds_of(modules)));
+  return config;
+}
+
 }  // namespace
 
 Layout layout_of(const Model& model, const LoRAConfig& config) {
@@ -59,10 +112,9 @@ Layout layout_of(const Model& model, const LoRAConfig& config) {
   for (const std::string& path : candidates(model))
     if (config.targets(path, path != kHead && path != kEmbedding)) add_module(model, config, path, layout);
   if (layout.modules.empty() && !config.target_modules.empty()) {
-    std::string wanted;
-    for (const std::string& name : config.target_modules) wanted += (wanted.empty() ? "" : ", ") + name;
-    throw UserError(ErrorKind::argument, "LoRA: no module of the model matches \"" + wanted +
-                                             "\"; modules are, for example, " + candidates(model).at(1));
+    throw UserError(ErrorKind::argument,
+                    fmt::format("LoRA: no module of the model matches \"{}\"; its modules are {}",
+                                fmt::join(config.target_modules, ", "), kinds_of(candidates(model))));
   }
   add_saved(model, config, layout);
   return layout;
@@ -78,7 +130,8 @@ LoRAAdapter::LoRAAdapter(LoRAConfig config, lora::Layout layout, ParamTree train
       dtype_(dtype) {}
 
 LoRAAdapter LoRAAdapter::create(const Model& model, const LoRAConfig& config, Key key) {
-  lora::Layout layout = lora::layout_of(model, config);
+  const LoRAConfig named = lora::with_real_names(model, config);
+  lora::Layout layout = lora::layout_of(model, named);
   ParamTree trainable;
   std::size_t next = 0;
   for (const lora::Module& m : layout.modules) {
@@ -90,7 +143,7 @@ LoRAAdapter LoRAAdapter::create(const Model& model, const LoRAConfig& config, Ke
   }
   for (const std::string& path : layout.saved) trainable.insert(path, cast(model.weights()[path], DType::f32) * 1.0);
   eval(trainable.tensors());
-  return {config, std::move(layout), std::move(trainable), {}, model.dtype()};
+  return {named, std::move(layout), std::move(trainable), {}, model.dtype()};
 }
 
 LoRAAdapter LoRAAdapter::with(ParamTree trainable) const {
@@ -101,6 +154,13 @@ LoRAAdapter LoRAAdapter::with(ParamTree trainable) const {
   if (!fits) throw UserError(ErrorKind::argument, "LoRAAdapter::with: the tensors are not those of this adapter");
   LoRAAdapter result = *this;
   result.trainable_ = std::move(trainable);
+  return result;
+}
+
+LoRAAdapter LoRAAdapter::with_dropout(double dropout) const {
+  LoRAAdapter result = *this;
+  result.config_.dropout = dropout;
+  result.config_.check();
   return result;
 }
 

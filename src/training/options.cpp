@@ -62,7 +62,8 @@ Json TrainOptions::to_json() const {
                             {"max_bad_steps", max_bad_steps},
                             {"seed", seed}});
   if (init_adapter) json.set("init_adapter", init_adapter->string());
-  else json.set("lora", lora.to_json());
+  if (init_adapter && init_dropout) json.set("dropout", *init_dropout);
+  if (!init_adapter) json.set("lora", lora.to_json());
   return json;
 }
 

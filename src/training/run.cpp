@@ -20,7 +20,10 @@ using Status = TrainResult::Status;
 double since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
 LoRAAdapter first_adapter(const Model& model, const TrainOptions& options) {
-  if (options.init_adapter) return LoRAAdapter::load(*options.init_adapter, model);
+  if (options.init_adapter) {
+    const LoRAAdapter first = LoRAAdapter::load(*options.init_adapter, model);
+    return options.init_dropout ? first.with_dropout(*options.init_dropout) : first;
+  }
   return LoRAAdapter::create(model, options.lora, Key(options.seed));
 }
 
@@ -46,6 +49,8 @@ Run::Run(Model model, Dataset train, Dataset valid, TrainOptions options)
       stepper_(model_, adapter_, options_),
       total_(count_steps()),
       schedule_{options_.schedule, options_.learning_rate, options_.warmup, total_} {
+  if (options_.early_stop > 0 && valid_.size() == 0)
+    throw UserError(ErrorKind::argument, "training: early_stop needs validation rows, and there are none");
   if (!options_.resume) {
     if (checkpoints_.any())
       throw FileError(FileFault::create, (options_.output / "checkpoints").string(), "",
@@ -70,32 +75,41 @@ Json Run::identity() const {
 
 std::int64_t Run::count_steps() const {
   if (options_.steps) return *options_.steps;
-  double all = static_cast<double>(train_.size()), each = static_cast<double>(options_.batch_size);
-  if (options_.packing) {
-    all = 0;
-    for (const Sample& s : train_) all += static_cast<double>(s.tokens.size());
-    each = static_cast<double>(budget());
-  }
-  const double steps = std::ceil(options_.epochs * all / (each * static_cast<double>(options_.accumulate)));
+  const double all = static_cast<double>(train_.size()), each = static_cast<double>(rows_of_step());
+  const double steps = std::ceil(options_.epochs * all / each);
   return static_cast<std::int64_t>(std::clamp(steps, 1.0, 1e12));
 }
 
 // ---- rows -----------------------------------------------------------------------------------------------------------
 
-/// The rows of the next micro-batch; moves the position.
+/// The rows of the next step; moves the position.
 std::vector<const Sample*> Run::next_rows(std::int64_t& position) {
   std::vector<const Sample*> rows;
-  for (std::int64_t tokens = 0;; ++position) {
-    const Sample& row = train_[order_[position]];
-    tokens += std::ssize(row.tokens);
-    if (!rows.empty() && (options_.packing ? tokens > budget() : std::ssize(rows) == options_.batch_size)) return rows;
-    rows.push_back(&row);
-  }
+  for (const std::int64_t end = position + rows_of_step(); position < end; ++position)
+    rows.push_back(&train_[order_[position]]);
+  return rows;
 }
 
-PackedRows Run::packed(const std::vector<const Sample*>& rows) const {
-  // With packing their number varies; the powers of two keep the number of plans small.
-  return pack(rows, options_.packing ? static_cast<std::int64_t>(std::bit_ceil(rows.size())) : options_.batch_size);
+/// A step's rows as its micro-batches: batch_size rows each, or, packed, as many as fit into the tokens that so many of
+/// the longest rows have. Which rows share a micro-batch changes no loss.
+std::vector<PackedRows> Run::micro_batches(const std::vector<const Sample*>& rows) const {
+  const std::span<const Sample* const> all(rows);
+  const std::int64_t most = options_.batch_size * options_.max_length;
+  std::vector<PackedRows> batches;
+  for (std::size_t from = 0, to = 0; from < all.size(); from = to) {
+    for (std::int64_t tokens = 0; to < all.size(); ++to) {
+      tokens += std::ssize(all[to]->tokens);
+      const auto taken = static_cast<std::int64_t>(to - from);
+      if (taken > 0 && (options_.packing ? tokens > most : taken == options_.batch_size)) break;
+    }
+    // Numbers of rows are part of a plan: the powers of two keep plans few.
+    const auto count = static_cast<std::int64_t>(to - from);
+    const bool usual = count <= options_.batch_size;
+    batches.push_back(pack(
+        all.subspan(from, to - from),
+        usual ? options_.batch_size : static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(count)))));
+  }
+  return batches;
 }
 
 // ---- the loop -------------------------------------------------------------------------------------------------------
@@ -150,14 +164,9 @@ Status Run::loop(const std::atomic<bool>& stop) {
 StepEvent Run::one_step() {
   const auto begin = Clock::now();
   StepEvent e{.step = progress_.step + 1, .learning_rate = schedule_.at(progress_.step)};
-  std::vector<PackedRows> batches;
-  std::vector<const Sample*> all;
-  for (std::int64_t i = 0; i < options_.accumulate; ++i) {
-    const std::vector<const Sample*> rows = next_rows(progress_.position);
-    batches.push_back(packed(rows));
-    e.tokens += batches.back().tokens;
-    all.insert(all.end(), rows.begin(), rows.end());
-  }
+  const std::vector<const Sample*> rows = next_rows(progress_.position);
+  const std::vector<PackedRows> batches = micro_batches(rows);
+  for (const PackedRows& batch : batches) e.tokens += batch.tokens;
   const Key key = Key(options_.seed).fold(kDropoutKeys).fold(static_cast<std::uint64_t>(e.step));
   const StepOutcome out = stepper_.step(batches, e.learning_rate, key);
   e.loss = progress_.loss = out.loss;
@@ -166,7 +175,7 @@ StepEvent Run::one_step() {
   progress_.step = e.step;
   progress_.updates = stepper_.moments().updates;
   if (out.applied) progress_.bad_in_row = 0;
-  else note_bad_step(all, out.loss, out.norm);
+  else note_bad_step(rows, out.loss, out.norm);
   e.seconds = since(begin);
   e.peak_bytes = peak_resident_bytes();
   return e;
@@ -247,10 +256,9 @@ Trainer::Outlook Run::outlook() {
   PackedRows longest;
   const std::int64_t steps = std::min<std::int64_t>(total_ - progress_.step, 4096);
   std::int64_t position = progress_.position;
-  for (std::int64_t i = 0; i < steps * options_.accumulate; ++i) {
-    PackedRows batch = packed(next_rows(position));
-    if (batch.ids.size() > longest.ids.size()) longest = std::move(batch);
-  }
+  for (std::int64_t i = 0; i < steps; ++i)
+    for (PackedRows& batch : micro_batches(next_rows(position)))
+      if (batch.ids.size() > longest.ids.size()) longest = std::move(batch);
   o.longest_batch = std::ssize(longest.ids);
   for (const auto& [path, t] : stepper_.parameters()) o.trainable += t.numel();
   o.base_bytes = bytes_of(model_.parameters());

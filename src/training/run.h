@@ -27,9 +27,9 @@ class Run {
  private:
   Json identity() const;
   std::int64_t count_steps() const;
-  std::int64_t budget() const { return options_.batch_size * options_.max_length; }
+  std::int64_t rows_of_step() const { return options_.batch_size * options_.accumulate; }
   std::vector<const Sample*> next_rows(std::int64_t& position);
-  PackedRows packed(const std::vector<const Sample*>& rows) const;
+  std::vector<PackedRows> micro_batches(const std::vector<const Sample*>& rows) const;
 
   TrainResult::Status loop(const std::atomic<bool>& stop);
   StepEvent one_step();

@@ -229,6 +229,33 @@ TEST(LoRAAdapter, ConfigsThatFitNothingAreUserErrors) {
   EXPECT_THROW(a.with({}), UserError);
 }
 
+TEST(LoRAAdapter, EveryTargetIsAModuleAndTheConfigHasItsName) {
+  const Model model = test::tiny_llama();
+  const auto create = [&](const char* targets) {
+    LoRAConfig config{.rank = 2, .alpha = 4};
+    config.set_targets(targets);
+    return LoRAAdapter::create(model, config, Key(0));
+  };
+  const LoRAAdapter words = create("embeddings,lm_head,q,k,v,o,gate,up,down");
+  EXPECT_EQ(words.config().target_modules,
+            (std::vector<std::string>{"embed_tokens", "lm_head", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj",
+                                      "up_proj", "down_proj"}));
+  EXPECT_EQ(words.modules(),
+            create("embed_tokens,lm_head,q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj").modules());
+  EXPECT_THAT(words.modules(), testing::IsSupersetOf({"model.embed_tokens", "lm_head", "model.layers.1.mlp.up_proj"}));
+  for (const char* targets : {"q_proj,vproj", "vproj", "q_proj,norm", "q_proj,_proj", "all-linear,vproj"}) {
+    try {
+      create(targets);
+      ADD_FAILURE() << targets;
+    } catch (const UserError& e) {
+      const std::string wrong = targets;
+      EXPECT_THAT(e.what(), testing::HasSubstr("\"" + wrong.substr(wrong.rfind(',') + 1) + "\"")) << targets;
+      EXPECT_THAT(e.what(), testing::HasSubstr("embed_tokens, ")) << targets;
+      EXPECT_THAT(e.what(), testing::Not(testing::HasSubstr("no \"q_proj\""))) << targets;
+    }
+  }
+}
+
 TEST(LoRALayer, DropoutInBothForms) {
   const LoRAConfig config{.rank = 3, .alpha = 6, .dropout = 0.5};
   LoRALayer layer(randn({3, 10}, {.key = Key(1)}).eval(), randn({7, 3}, {.key = Key(2)}).eval(), 2.0, config.dropout);

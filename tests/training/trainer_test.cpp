@@ -300,17 +300,62 @@ TEST(Trainer, EndsAsDivergedAfterSeveralBadStepsAndKeepsTheLastGoodCheckpoint) {
   EXPECT_THAT(text_of(folder.path / "training_log.jsonl"), testing::HasSubstr("\"NaN\""));
 }
 
-TEST(Trainer, PackingFillsBatchesWithRows) {
-  const TempFolder folder;
-  TrainOptions options = quick(folder.path, 6);
-  options.packing = true;
-  options.batch_size = 2;
-  options.max_length = 32;
-  Trainer trainer(test::tiny_llama(), Dataset(test::tiny_rows(24)), {}, options);
-  trainer.run({.step = [&](const StepEvent& e) {
-    EXPECT_LE(e.tokens, 64);
-    EXPECT_GT(e.tokens, 64 - 15);
-  }});
+TEST(Trainer, PackingReadsTheSameRowsAStep) {
+  const Dataset rows(test::tiny_rows(13));
+  struct Run {
+    std::vector<double> losses, norms, tokens;
+    std::int64_t steps = 0;
+  };
+  const auto run = [&](std::int64_t batch, std::int64_t accumulate, bool packing, std::int64_t max_length = 1024) {
+    const TempFolder folder;
+    TrainOptions options = quick(folder.path, 1);
+    options.steps.reset();
+    options.epochs = 2;
+    options.batch_size = batch;
+    options.accumulate = accumulate;
+    options.packing = packing;
+    options.max_length = max_length;
+    Run r;
+    Trainer trainer(test::tiny_llama(), rows, {}, options);
+    r.steps = trainer
+                  .run({.step =
+                            [&](const StepEvent& e) {
+                              r.losses.push_back(e.loss);
+                              r.norms.push_back(e.grad_norm);
+                              r.tokens.push_back(static_cast<double>(e.tokens));
+                            }})
+                  .steps;
+    return r;
+  };
+  const Run plain = run(6, 1, false);
+  EXPECT_EQ(plain.steps, 5) << "26 rows, 6 a step";
+  for (const Run& packed : {run(6, 1, true), run(2, 3, true), run(3, 2, true), run(2, 3, true, 16)}) {
+    EXPECT_EQ(packed.steps, plain.steps);
+    EXPECT_EQ(packed.tokens, plain.tokens) << "the same rows";
+    EXPECT_THAT(packed.losses, testing::Pointwise(testing::DoubleNear(1e-4), plain.losses));
+    EXPECT_THAT(packed.norms, testing::Pointwise(testing::DoubleNear(1e-3), plain.norms));
+  }
+  EXPECT_EQ(run(6, 1, true).losses, plain.losses) << "without --accumulate it changes nothing";
+}
+
+TEST(Trainer, PackingTakesFewerPassesOverTheRowsOfAStep) {
+  const auto replays = [](bool packing, std::int64_t max_length) {
+    const TempFolder folder;
+    TrainOptions options = quick(folder.path, 4);
+    options.batch_size = 2;
+    options.accumulate = 3;
+    options.packing = packing;
+    options.max_length = max_length;
+    std::uint64_t last = 0, before = 0;
+    Trainer(test::tiny_llama(), even_rows(12), {}, options).run({.step = [&](const StepEvent&) {
+      last = counters().replays - before;
+      before = counters().replays;
+    }});
+    return last;
+  };
+  EXPECT_EQ(replays(false, 32), 3u);
+  EXPECT_EQ(replays(true, 32), 1u) << "6 rows of 8 tokens fit into 2 x 32";
+  EXPECT_EQ(replays(true, 16), 2u) << "4 of them into 2 x 16";
 }
 
 TEST(Trainer, SeveralThreadsGiveTheSameBytes) {
