@@ -10,7 +10,9 @@
 #pragma once
 
 #include <atomic>
+#include <concepts>
 #include <cstdint>
+#include <initializer_list>
 #include <span>
 #include <string>
 #include <utility>
@@ -24,6 +26,7 @@ namespace metal_candle {
 
 class Node;
 class Tensor;
+struct Sorted;
 
 /// A host number as an operand. In C++ arithmetic it is a *slot*: its value is no part of a plan, so a new value never
 /// compiles anything. Inside a `LiteralScope` (rules, decompositions, gradients) it is structure and may be folded.
@@ -77,8 +80,10 @@ class LazyTensor {
 
   // Named methods: the elementwise table, then the rest. Free functions of the same names are in ops.hpp.
 #define MC_UNARY(name, ...) LazyTensor name() const;
-#define MC_BINARY(name, ...) LazyTensor name(const LazyTensor& other) const;
-#define MC_COMPARE(name, ...) LazyTensor name(const LazyTensor& other) const;
+#define MC_BINARY(name, ...)                      \
+  LazyTensor name(const LazyTensor& other) const; \
+  LazyTensor name(Scalar other) const;
+#define MC_COMPARE(name, ...) MC_BINARY(name)
 #define MC_LOGIC(name, ...) LazyTensor name(const LazyTensor& other) const;
 #include "metal_candle/elementwise.def"
   LazyTensor add_scalar(Scalar s) const;
@@ -87,18 +92,35 @@ class LazyTensor {
   LazyTensor clamp(Scalar low, Scalar high) const;
   LazyTensor cast(DType dtype) const;
   LazyTensor matmul(const LazyTensor& other) const;
-  LazyTensor sum(std::span<const int> axes = {}, bool keepdim = false) const;
-  LazyTensor sum(int axis, bool keepdim = false) const;
-  LazyTensor mean(int axis, bool keepdim = false) const;
-  LazyTensor max(int axis, bool keepdim = false) const;
-  LazyTensor min(int axis, bool keepdim = false) const;
+  LazyTensor powi(int exponent) const;
+  LazyTensor pow(std::same_as<int> auto exponent) const { return powi(exponent); }
+  LazyTensor sum(const Axes& axes = {}, bool keepdim = false) const;
+  LazyTensor mean(const Axes& axes = {}, bool keepdim = false) const;
+  LazyTensor max(const Axes& axes = {}, bool keepdim = false) const;
+  LazyTensor min(const Axes& axes = {}, bool keepdim = false) const;
+  LazyTensor prod(const Axes& axes = {}, bool keepdim = false) const;
+  LazyTensor var(const Axes& axes = {}, bool keepdim = false, int correction = 1) const;
+  LazyTensor logsumexp(const Axes& axes = {}, bool keepdim = false) const;
   LazyTensor argmax(int axis, bool keepdim = false) const;
-  LazyTensor softmax(int axis) const;
-  LazyTensor log_softmax(int axis) const;
+  LazyTensor argmax() const;
+  LazyTensor argmin(int axis, bool keepdim = false) const;
+  LazyTensor argmin() const;
+  LazyTensor cumsum(int axis) const;
+  Sorted sort(int axis = -1, bool descending = false) const;
+  Sorted topk(std::int64_t k) const;
+  LazyTensor take(const LazyTensor& indices) const;
+  LazyTensor softmax(int axis = -1) const;
+  LazyTensor log_softmax(int axis = -1) const;
   LazyTensor rms_norm(double eps = 1e-5) const;
+  LazyTensor rms_norm(const LazyTensor& weight, double eps = 1e-5) const;
+  LazyTensor layer_norm(double eps = 1e-5) const;
+  LazyTensor layer_norm(const LazyTensor& weight, const LazyTensor& bias, double eps = 1e-5) const;
+  /// One extent may be -1 and is inferred.
+  LazyTensor reshape(std::initializer_list<std::int64_t> dims) const;
   LazyTensor reshape(const Shape& shape) const;
+  LazyTensor flatten(int first = 0, int last = -1) const;
   LazyTensor transpose(int a = -2, int b = -1) const;
-  LazyTensor permute(std::span<const int> axes) const;
+  LazyTensor permute(const Axes& axes) const;
   LazyTensor slice(int axis, std::int64_t begin, std::int64_t end, std::int64_t step = 1) const;
   LazyTensor expand(const Shape& shape) const;
   LazyTensor squeeze(int axis) const;

@@ -15,8 +15,6 @@
 
 namespace metal_candle {
 
-using Axes = std::vector<int>;
-
 // ---- elementwise ---------------------------------------------------------------------------------------------------
 #define MC_UNARY(name, ...) LazyTensor name(const LazyTensor& x);
 #define MC_BINARY(name, ...)                                 \
@@ -39,7 +37,24 @@ MC_OPERATOR(+)
 MC_OPERATOR(-)
 MC_OPERATOR(*)
 MC_OPERATOR(/)
+// Elementwise, like the functions `less`, `less_equal`, ...; equality is `equal` only, since == of handles reads as identity.
+MC_OPERATOR(<)
+MC_OPERATOR(<=)
+MC_OPERATOR(>)
+MC_OPERATOR(>=)
 #undef MC_OPERATOR
+// The handle becomes another tensor's; what the old one named is not written to. A Tensor always has its values, so it
+// cannot become one that has not.
+#define MC_ASSIGN(symbol)                                               \
+  LazyTensor& operator symbol(LazyTensor& x, const LazyTensor& z);      \
+  LazyTensor& operator symbol(LazyTensor& x, Scalar z);                 \
+  LazyTensor& operator symbol(Tensor& x, const LazyTensor& z) = delete; \
+  LazyTensor& operator symbol(Tensor& x, Scalar z) = delete;
+MC_ASSIGN(+=)
+MC_ASSIGN(-=)
+MC_ASSIGN(*=)
+MC_ASSIGN(/=)
+#undef MC_ASSIGN
 
 /// x to an integer power: structure, expanded into products for |exponent| <= 4.
 LazyTensor powi(const LazyTensor& x, int exponent);
@@ -68,6 +83,8 @@ LazyTensor full(const Shape& shape, Scalar value, DType dtype = DType::f32);
 /// The index along `axis` of each element.
 LazyTensor iota(const Shape& shape, int axis, DType dtype = DType::i32);
 LazyTensor arange(std::int64_t end, DType dtype = DType::i64);
+/// begin, begin + step, ... up to but without end; the numbers are no slots, since the extent follows from them.
+LazyTensor arange(std::int64_t begin, std::int64_t end, std::int64_t step = 1, DType dtype = DType::i64);
 
 // ---- reductions (no axes: all of them) -------------------------------------------------------------------------------
 LazyTensor sum(const LazyTensor& x, const Axes& axes = {}, bool keepdim = false);
@@ -81,6 +98,9 @@ LazyTensor logsumexp(const LazyTensor& x, const Axes& axes = {}, bool keepdim = 
 /// Index (i32) of the first largest / smallest element along an axis.
 LazyTensor argmax(const LazyTensor& x, int axis, bool keepdim = false);
 LazyTensor argmin(const LazyTensor& x, int axis, bool keepdim = false);
+/// The same among all elements, counted in row-major order.
+LazyTensor argmax(const LazyTensor& x);
+LazyTensor argmin(const LazyTensor& x);
 LazyTensor cumsum(const LazyTensor& x, int axis);
 
 // ---- views: no data moves ----------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 #include <initializer_list>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace metal_candle {
 
@@ -46,6 +47,15 @@ class Shape {
  private:
   std::int64_t dims_[kMaxRank];
   int rank_ = 0;
+};
+
+/// Axes of an operation, counted from either end: one number, a list, or nothing, which for reductions means all.
+///
+///   mc::sum(x); mc::sum(x, -1); mc::sum(x, {0, 2}, true);
+struct Axes : std::vector<int> {
+  using std::vector<int>::vector;
+  Axes(int axis) : Axes({axis}) {}  // NOLINT: implicit by intent
+  Axes(bool) = delete;              // `sum(x, true)` meant keepdim
 };
 
 /// Numpy broadcasting of two shapes; throws UserError naming both.

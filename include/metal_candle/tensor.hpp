@@ -17,6 +17,8 @@
 
 namespace metal_candle {
 
+struct RandomOptions;
+
 class Tensor : public LazyTensor {
  public:
   Tensor() = default;
@@ -46,6 +48,9 @@ class Tensor : public LazyTensor {
   static Tensor full(const Shape& shape, Scalar value, DType dtype = DType::f32);
   /// begin, begin + step, ... up to but without end.
   static Tensor arange(Scalar begin, Scalar end, Scalar step = 1, DType dtype = DType::i64);
+  /// Random numbers in a buffer at once; `rand` and `randn` (random.hpp) record the same.
+  static Tensor rand(const Shape& shape, const RandomOptions& options);
+  static Tensor randn(const Shape& shape, const RandomOptions& options);
   /// Dense row-major memory that somebody else owns; `owner` is kept alive as long as any tensor uses it. The memory
   /// must not change while the tensor lives.
   static Tensor from_external(const void* data, const Shape& shape, DType dtype, std::shared_ptr<void> owner);

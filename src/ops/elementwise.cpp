@@ -129,6 +129,18 @@ MC_OPERATOR(+, add)
 MC_OPERATOR(-, sub)
 MC_OPERATOR(*, mul)
 MC_OPERATOR(/, div)
+MC_OPERATOR(<, less)
+MC_OPERATOR(<=, less_equal)
+MC_OPERATOR(>, greater)
+MC_OPERATOR(>=, greater_equal)
 #undef MC_OPERATOR
+#define MC_ASSIGN(symbol, name)                                                              \
+  LazyTensor& operator symbol(LazyTensor& x, const LazyTensor& z) { return x = name(x, z); } \
+  LazyTensor& operator symbol(LazyTensor& x, Scalar z) { return x = name(x, z); }
+MC_ASSIGN(+=, add)
+MC_ASSIGN(-=, sub)
+MC_ASSIGN(*=, mul)
+MC_ASSIGN(/=, div)
+#undef MC_ASSIGN
 
 }  // namespace metal_candle

@@ -79,4 +79,16 @@ LazyTensor iota(const Shape& shape, int axis, DType dtype) {
 
 LazyTensor arange(std::int64_t end, DType dtype) { return iota(Shape{end}, 0, dtype); }
 
+LazyTensor arange(std::int64_t begin, std::int64_t end, std::int64_t step, DType dtype) {
+  if (step == 0) throw UserError(ErrorKind::argument, "arange: the step is 0");
+  const LiteralScope literal;
+  // Unsigned: the distance of two i64 need not be one.
+  const auto low = static_cast<std::uint64_t>(step > 0 ? begin : end),
+             high = static_cast<std::uint64_t>(step > 0 ? end : begin);
+  const std::uint64_t stride = step > 0 ? static_cast<std::uint64_t>(step) : -static_cast<std::uint64_t>(step);
+  const bool none = step > 0 ? begin >= end : begin <= end;
+  const std::uint64_t count = none ? 0 : (high - low - 1) / stride + 1;
+  return iota(Shape{static_cast<std::int64_t>(count)}, 0, dtype) * step + begin;
+}
+
 }  // namespace metal_candle

@@ -189,5 +189,12 @@ LazyTensor layer_norm(const LazyTensor& x, const LazyTensor& weight, const LazyT
   return record(ops::layer_norm_def, {x}, attrs);
 }
 LazyTensor LazyTensor::rms_norm(double eps) const { return metal_candle::rms_norm(*this, eps); }
+LazyTensor LazyTensor::rms_norm(const LazyTensor& weight, double eps) const {
+  return metal_candle::rms_norm(*this, weight, eps);
+}
+LazyTensor LazyTensor::layer_norm(double eps) const { return metal_candle::layer_norm(*this, {}, {}, eps); }
+LazyTensor LazyTensor::layer_norm(const LazyTensor& weight, const LazyTensor& bias, double eps) const {
+  return metal_candle::layer_norm(*this, weight, bias, eps);
+}
 
 }  // namespace metal_candle

@@ -99,6 +99,13 @@ LazyTensor randn(const Shape& shape, RandomOptions options) {
   return cast(ops::draw(ops::random_normal_def, ops::key_tensor(options.key), shape), options.dtype);
 }
 
+Tensor Tensor::rand(const Shape& shape, const RandomOptions& options) {
+  return metal_candle::rand(shape, options).eval();
+}
+Tensor Tensor::randn(const Shape& shape, const RandomOptions& options) {
+  return metal_candle::randn(shape, options).eval();
+}
+
 LazyTensor bernoulli(const Shape& shape, double p, Key key) {
   ops::check_probability(ops::random_uniform_def, p);
   return less(rand(shape, {.key = key}), p);

@@ -173,6 +173,8 @@ LazyTensor min(const LazyTensor& x, const Axes& axes, bool keepdim) {
 LazyTensor argmax(const LazyTensor& x, int axis, bool keepdim) {
   return ops::index_of(ops::argmax_def, x, axis, keepdim);
 }
+LazyTensor argmax(const LazyTensor& x) { return argmax(flatten(x), 0); }
+LazyTensor argmin(const LazyTensor& x) { return argmin(flatten(x), 0); }
 LazyTensor argmin(const LazyTensor& x, int axis, bool keepdim) {
   return ops::index_of(ops::argmin_def, x, axis, keepdim);
 }
