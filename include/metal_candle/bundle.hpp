@@ -4,7 +4,8 @@
 //   mc::Generator generator(bundle);
 //   std::string prompt = bundle.chat_template().render(
 //       mc::Json::parse(R"([{"role": "user", "content": "Hello"}])", "prompt"));
-//   std::cout << generator.generate(prompt, {.max_tokens = 64}, false).text;
+//   // The template wrote the special tokens, so none are added.
+//   std::cout << generator.generate(prompt, {.max_tokens = 64}, {}, /*add_special_tokens=*/false).text;
 #pragma once
 
 #include <filesystem>

@@ -1,4 +1,6 @@
 // Where a tensor lives. This build has the CPU.
+//
+//   mc::rand({4}, {.key = mc::Key(1)}).device().str();                // "cpu"
 #pragma once
 
 #include <cstdint>

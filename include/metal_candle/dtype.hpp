@@ -1,4 +1,7 @@
 // Element types, their promotion, and the two 16-bit floats as C++ types.
+//
+//   mc::promote(mc::DType::bf16, mc::DType::i32);                     // bf16
+//   const mc::bf16 half(1.5f);
 #pragma once
 
 #include <bit>

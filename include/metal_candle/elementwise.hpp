@@ -1,4 +1,6 @@
 // The elementwise table as an enum and as names.
+//
+//   mc::info(mc::Elementwise::silu).name;                             // "silu"
 #pragma once
 
 #include <cstdint>

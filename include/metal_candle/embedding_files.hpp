@@ -2,7 +2,9 @@
 //
 //   mc::TextReader texts("corpus.jsonl");                      // or lines of text; "-" is standard input
 //   mc::EmbeddingWriter out("corpus.npy", model.width());      // or .jsonl, .safetensors
-//   model.for_each([&](std::string& text) { … }, [&](std::int64_t, std::span<const float> v) { out.add(v); });
+//   mc::TextRow row;
+//   model.for_each([&](std::string& text) { return texts.next(row) ? (text = row.text, true) : false; },
+//                  [&](std::int64_t, std::span<const float> v) { out.add(v); });
 //   out.commit();                                              // before that, nothing is at that place
 //
 // Errors are FileErrors that name file and line. Objects are one thread's.

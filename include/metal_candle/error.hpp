@@ -2,6 +2,10 @@
 //
 // UserError: your shapes, your file, your machine's memory. InternalError: our bug, please report it.
 // Recording throws at the call that made the mistake; evaluation throws where you wait.
+//
+//   try { mc::matmul(a, b).eval(); }
+//   catch (const mc::OutOfMemory& e) { shrink_the_batch(e.bytes_asked()); }
+//   catch (const mc::UserError& e) { std::cerr << e.what() << '\n'; }               // op, shapes, dtypes, scope
 #pragma once
 
 #include <cstddef>

@@ -5,7 +5,7 @@
 //   generator.generate("Once", {}, [](const mc::Piece& p) { std::cout << p.text; return true; });   // false: stop here
 //   auto stream = generator.stream("Once", {});
 //   while (auto piece = stream.next()) std::cout << piece->text;                 // meanwhile elsewhere:
-//   stream.cancel()
+//   stream.cancel();
 //
 // A token is one replayed plan: keys and values are kept, and where a sequence ends is data. What a prompt gives
 // depends on the prompt, the options and the weights, bit for bit; not on other prompts of a batch, on threads, or on

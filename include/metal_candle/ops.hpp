@@ -1,5 +1,9 @@
 // The operations. Everything here records and returns at once; shapes and dtypes are checked by the call.
 //
+//   mc::LazyTensor h = mc::gelu(mc::linear(mc::rms_norm(x, norm), w, bias));
+//   mc::LazyTensor loss = mc::mean(mc::square(h - target), {0, 1});
+//   mc::Tensor value = loss.eval();                                   // one plan, fused
+//
 // Binary operations broadcast as numpy does and promote as `promote` says (dtype.hpp). Axes count from either end.
 #pragma once
 

@@ -1,4 +1,7 @@
 // ParamTree: named tensors in a fixed order, path -> tensor.
+//
+//   mc::ParamTree p{{"w", mc::zeros({4, 8})}, {"b", mc::zeros({8})}};
+//   for (auto& [path, tensor] : p) tensor = tensor - gradients[path] * 0.1f;
 #pragma once
 
 #include <string>

@@ -1,4 +1,8 @@
 // Counter-based random numbers: a value depends on its key and its place, never on what was drawn before.
+//
+//   const mc::Key key(42);
+//   auto w = mc::randn({64, 64}, {.key = key.fold(0)}) * 0.02f, b = mc::rand({64}, {.key = key.fold(1)});
+//   auto kept = mc::dropout(h, 0.1, key.fold(step));                  // a key is a slot: a new one is no new plan
 #pragma once
 
 #include <cstdint>

@@ -1,8 +1,8 @@
 // Tensors in files: the safetensors format, single or in shards.
 //
 //   const auto file = mc::SafeTensors::open("model/");        // model.safetensors, or the index and its shards
-//   mc::Tensor w = file.load("model.norm.weight");            // a view of the mapped file: no page is read before its
-//   use mc::save_safetensors("out.safetensors", {{"w", w}}, {{"format", "pt"}});
+//   mc::Tensor w = file.load("model.norm.weight");            // a view of the mapped file: pages are read when used
+//   mc::save_safetensors("out.safetensors", {{"w", w}}, {{"format", "pt"}});
 //
 // Opening reads the headers alone and checks them as the reference implementation does: names that differ, data that
 // lies end to end without holes from the first byte to the last, sizes that are the shape's. More strictly than it, a

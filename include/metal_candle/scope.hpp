@@ -1,4 +1,7 @@
 // Names for errors, explain and traces: what is recorded while a Scope lives carries its path.
+//
+//   const mc::Scope layer("layer.3");
+//   const auto q = [&] { const mc::Scope scope("q"); return mc::matmul(x, wq); }();   // recorded as layer.3.q
 #pragma once
 
 #include <string>

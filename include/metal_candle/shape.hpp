@@ -1,10 +1,15 @@
 // Shapes: up to eight non-negative extents, held inline.
+//
+//   const mc::Shape s{2, 3, 4};
+//   s.dim(-1);                              // 4
+//   mc::broadcast({2, 1}, {3});             // [2, 3]
 #pragma once
 
 #include <cstdint>
 #include <initializer_list>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace metal_candle {
@@ -54,8 +59,9 @@ class Shape {
 ///   mc::sum(x); mc::sum(x, -1); mc::sum(x, {0, 2}, true);
 struct Axes : std::vector<int> {
   using std::vector<int>::vector;
-  Axes(int axis) : Axes({axis}) {}  // NOLINT: implicit by intent
-  Axes(bool) = delete;              // `sum(x, true)` meant keepdim
+  Axes(int axis) : Axes({axis}) {}                                    // NOLINT: implicit by intent, and below
+  Axes(std::vector<int> axes) : std::vector<int>(std::move(axes)) {}  // NOLINT
+  Axes(bool) = delete;                                                // `sum(x, true)` meant keepdim
 };
 
 /// Numpy broadcasting of two shapes; throws UserError naming both.

@@ -66,6 +66,18 @@ TEST(Threads, RecordingFromWhatOthersEvaluate) {
   }
 }
 
+// Where graphs had locks, a + b on one thread and b + a on another could each hold one and wait for the other.
+TEST(Threads, TwoGraphsJoinedInOppositeOrder) {
+  for (int round = 0; round < 30; ++round) {
+    const LazyTensor a = exp(Tensor::full({64}, 0.0f)) * 3, b = sqrt(Tensor::full({64}, 16.0f)) + 1;
+    on_threads([&](int i) {
+      LazyTensor y = i % 2 ? a - b : b - a;
+      for (int k = 0; k < 20; ++k) y = i % 2 ? (y + a) + b : (b + y) + a;
+      EXPECT_EQ(y.eval().to_vector<float>()[63], (i % 2 ? -2.0f : 2.0f) + 20 * 8);
+    });
+  }
+}
+
 TEST(Threads, AsyncFromAll) {
   set_queue_depth(4);
   on_threads([](int i) {
