@@ -94,7 +94,9 @@ void training_loop() {
     mc::eval({loss, w, velocity});                    // step 1 plans, the others replay
   }
 
-  check("6 a training loop", mc::counters().plans_compiled == compiled_before + 1 && near(mc::Tensor(loss).item<float>(), 0) && near(mc::Tensor(w).to_vector<float>()[2], 3));
+  check("6 a training loop", mc::counters().plans_compiled == compiled_before + 1 &&
+                                 near(mc::Tensor(loss).item<float>(), 0) &&
+                                 near(mc::Tensor(w).to_vector<float>()[2], 3));
 }
 
 // 7
