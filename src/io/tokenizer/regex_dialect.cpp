@@ -31,21 +31,78 @@ std::string short_name(std::string name) {
   return name;
 }
 
+/// How PCRE2 calls it. A long name is a script unless it is a property of other kinds; a bare \p{Han} would also take in
+/// what scripts share, such as 、 and 。, which the reference leaves out.
+std::string property_name(std::string_view name) {
+  constexpr std::string_view kNoScripts[] = {"any",
+                                             "ascii",
+                                             "alphabetic",
+                                             "alpha",
+                                             "lowercase",
+                                             "lower",
+                                             "uppercase",
+                                             "upper",
+                                             "whitespace",
+                                             "hexdigit",
+                                             "asciihexdigit",
+                                             "idstart",
+                                             "idcontinue",
+                                             "xidstart",
+                                             "xidcontinue",
+                                             "ideographic",
+                                             "unifiedideograph",
+                                             "math",
+                                             "dash",
+                                             "emoji",
+                                             "emojipresentation",
+                                             "emojimodifier",
+                                             "emojimodifierbase",
+                                             "emojicomponent",
+                                             "extendedpictographic",
+                                             "diacritic",
+                                             "extender",
+                                             "cased",
+                                             "caseignorable",
+                                             "quotationmark",
+                                             "radical",
+                                             "variationselector",
+                                             "joincontrol",
+                                             "noncharactercodepoint"};
+  std::string plain;
+  for (const char c : name)
+    if (c != '_' && c != '-' && c != ' ') plain += static_cast<char>(c >= 'A' && c <= 'Z' ? c | 0x20 : c);
+  const bool script =
+      name.size() > 2 && std::find(std::begin(kNoScripts), std::end(kNoScripts), plain) == std::end(kNoScripts);
+  return (script ? "sc:" : "") + std::string(name);
+}
+
 /// Members of \p{name}, for within a class.
 std::string property(std::string name) {
   name = short_name(std::move(name));
   std::string out = "\\p{";
-  out.append(name).append("}");
-  constexpr std::pair<std::string_view, std::string_view> kYoungScripts[] = {
-      {"Han", R"(\x{31350}-\x{323AF}\x{2EBF0}-\x{2EE5D})"},
+  out.append(property_name(name)).append("}");
+  if (name == "Alphabetic" || name == "Alpha") {
+    for (const char* letters : {"L", "Nl"}) out += property(letters);
+  }
+  constexpr std::string_view kYoungAlphabetic =
+      R"(\x{363}-\x{36F}\x{897}\x{C04}\x{CF3}\x{F82}\x{F83}\x{1DD3}-\x{1DE6}\x{10D69}\x{10EFC}\x{11080}\x{11081})"
+      R"(\x{11241}\x{113B8}-\x{113C0}\x{113C2}\x{113C5}\x{113C7}-\x{113CA}\x{113CC}\x{113CD}\x{11F00}\x{11F01})"
+      R"(\x{11F03}\x{11F34}-\x{11F3A}\x{11F3E}-\x{11F40}\x{1611E}-\x{1612E}\x{1E08F})";
+  constexpr std::pair<std::string_view, std::string_view> kYoung[] = {
+      {"Alphabetic", kYoungAlphabetic},
+      {"Alpha", kYoungAlphabetic},
+      {"Emoji", R"(\x{1F6DC}\x{1FA75}-\x{1FA77}\x{1FA87}-\x{1FA89}\x{1FA8F}\x{1FAAD}-\x{1FAAF}\x{1FABB}-\x{1FABF})"
+                R"(\x{1FAC6}\x{1FACE}\x{1FACF}\x{1FADA}-\x{1FADC}\x{1FADF}\x{1FAE8}\x{1FAE9}\x{1FAF7}\x{1FAF8})"},
+      {"Devanagari", R"(\x{11B00}-\x{11B09})"},
+      {"Han", R"(\x{2B739}\x{31350}-\x{323AF}\x{2EBF0}-\x{2EE5D})"},
       {"Hiragana", R"(\x{1B132})"},
       {"Katakana", R"(\x{1B155})"},
       {"Latin", R"(\x{A7CB}-\x{A7CD}\x{A7DA}-\x{A7DC}\x{1DF25}-\x{1DF2A})"},
       {"Cyrillic", R"(\x{1C89}\x{1C8A}\x{1E030}-\x{1E06D}\x{1E08F})"},
       {"Arabic", R"(\x{897}\x{10EC2}-\x{10EC4}\x{10EFC}-\x{10EFF})"},
   };
-  for (const auto& [script, young] : kYoungScripts) {
-    if (name == script) out += young;
+  for (const auto& [whole, young] : kYoung) {
+    if (name == whole) out += young;
   }
   const bool cased = name == "L&";
   if (name.empty() || (name.size() > 2 && !cased)) return out;
@@ -57,16 +114,21 @@ std::string property(std::string name) {
   return out;
 }
 
-/// Members of \w: letters, marks, digits, connectors, and what else is alphabetic; and six numbers of Latin-1.
+/// What \w has outside of a class, and not within one: six numbers of Latin-1.
+constexpr std::string_view kLatinNumbers = R"(\xB2\xB3\xB9\xBC-\xBE)";
+
+/// Members of \w within a class: letters, marks, digits, connectors, and what else is alphabetic.
 std::string word_set() {
   std::string out;
   for (const char* category : {"L", "M", "Nd", "Nl", "Pc"}) out += property(category);
-  return out + R"(\x{24B6}-\x{24E9}\x{1F130}-\x{1F149}\x{1F150}-\x{1F169}\x{1F170}-\x{1F189}\xB2\xB3\xB9\xBC-\xBE)";
+  return out + R"(\x{24B6}-\x{24E9}\x{1F130}-\x{1F149}\x{1F150}-\x{1F169}\x{1F170}-\x{1F189})";
 }
 
 class Translator {
  public:
-  explicit Translator(const std::string& in) : in_(in), word_(word_set()) {}
+  explicit Translator(const std::string& in) : in_(in), word_in_class_(word_set()) {
+    word_.append(word_in_class_).append(kLatinNumbers);
+  }
 
   std::string run() {
     refuse_long_folds();
@@ -277,7 +339,7 @@ class Translator {
       case 'P': {
         const std::string name = at_ < in_.size() ? braced() : "";
         const bool caret = name.starts_with('^');
-        if ((c == 'P') != caret) out_.append("\\P{").append(short_name(name.substr(caret))).append("}");
+        if ((c == 'P') != caret) out_.append("\\P{").append(property_name(short_name(name.substr(caret)))).append("}");
         else out_ += property(name.substr(caret));
         return;
       }
@@ -285,7 +347,7 @@ class Translator {
       case 'S': out_ += "\\S\\x{180E}"; return;  // which PCRE2 holds for a space
       case 'd': out_ += property("Nd"); return;
       case 'D': out_ += "\\P{Nd}"; return;
-      case 'w': out_ += word_; return;
+      case 'w': out_ += word_in_class_; return;
       case 'h': out_ += "0-9A-Fa-f"; return;
       case 'W':
       case 'H':
@@ -296,7 +358,7 @@ class Translator {
   }
 
   const std::string& in_;
-  std::string out_, word_;
+  std::string out_, word_, word_in_class_;
   std::size_t at_ = 0, atom_ = 0;
   int depth_ = 0;
   std::vector<std::size_t> groups_;  // where they begin in out_
