@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "io/files.h"
 #include "lora/layout.h"
@@ -69,13 +70,28 @@ class Reader {
   std::map<std::string, Shape> left_;
 };
 
+/// Which setting is to blame where no module fits: without the choice of layers some would.
+const char* misfit(const Model& model, LoRAConfig config) {
+  if (config.layers_to_transform.empty()) return "target_modules";
+  config.layers_to_transform.clear();
+  try {
+    lora::layout_of(model, config);
+    return "layers_to_transform";
+  } catch (const UserError&) {
+    return "target_modules";
+  }
+}
+
 /// The settings fit a module, or it is the file that is wrong.
 lora::Layout layout_for_file(const Model& model, const LoRAConfig& config, const fs::path& file,
                              const std::string& bases) {
   try {
     return lora::layout_of(model, config);
   } catch (const UserError& e) {
-    throw FileError(FileFault::bad, file.string(), "target_modules", "modules of this model", e.what() + bases);
+    const std::string field = misfit(model, config);
+    const bool layers = field == "layers_to_transform";
+    throw FileError(FileFault::bad, file.string(), field, layers ? "layers of this model" : "modules of this model",
+                    (layers ? fmt::format("{}", fmt::join(config.layers_to_transform, ", ")) : e.what()) + bases);
   }
 }
 
@@ -100,6 +116,30 @@ Json mlx_setting(const Json& config, std::string_view key) {
   const Json* parameters = config.find_value("lora_parameters");
   const Json* value = parameters ? parameters->find_value(key) : nullptr;
   return value ? *value : Json();
+}
+
+/// The settings say what the tensors are; where they say something else, one of the two belongs to another adapter.
+void check_mlx(const Json& config, const LoRAConfig& c, const Model& model, const std::string& tensors) {
+  const auto refuse = [&](const char* field, const std::string& has, std::int64_t stated) {
+    throw FileError(FileFault::bad, config.file(), field, fmt::format("{}, as in {}", has, tensors),
+                    std::to_string(stated));
+  };
+  if (const Json rank = mlx_setting(config, "rank"); !rank.is_null()) {
+    if (rank.as_int64() != c.rank) refuse("rank", fmt::format("a rank of {}", c.rank), rank.as_int64());
+    if (!c.rank_pattern.empty())
+      refuse("rank", fmt::format("a rank of {} for {}", c.rank_pattern[0].second, c.rank_pattern[0].first),
+             rank.as_int64());
+  }
+  const Json* layers = config.find_value("num_layers");
+  if (!layers || layers->as_int64() < 0) return;  // of all
+  std::set<std::string_view> adapted;
+  constexpr std::string_view kLayers = "model.layers.";
+  for (const std::string& module : c.target_modules)
+    if (module.starts_with(kLayers))
+      adapted.insert(std::string_view(module).substr(0, module.find('.', kLayers.size())));
+  const auto count = static_cast<std::int64_t>(adapted.size());
+  if (count > 0 && count != std::min(layers->as_int64(), model.config().layers))
+    refuse("num_layers", fmt::format("{} layers", count), layers->as_int64());
 }
 
 /// Modules and ranks are what the file has; the scale is in the settings.
@@ -161,6 +201,7 @@ LoRAAdapter LoRAAdapter::load_peft(const fs::path& folder, const Model& model, c
 LoRAAdapter LoRAAdapter::load_mlx(const fs::path& folder, const Model& model, const Json& config) {
   const fs::path file = folder / kMlxTensors;
   LoRAConfig settings = mlx_config(config, SafeTensors::open(file), file.string());
+  check_mlx(config, settings, model, std::string(kMlxTensors));
   const std::string models = bases(config, "model", model);
   lora::Layout layout = layout_for_file(model, settings, file, models);
   Reader reader(file, models);

@@ -95,7 +95,7 @@ bool is_blank(const Json& value) {
 }
 
 // Keys that are read below, or say nothing about how the adapter computes.
-constexpr std::array<std::string_view, 29> kHarmless{"r",
+constexpr std::array<std::string_view, 28> kHarmless{"r",
                                                      "lora_alpha",
                                                      "lora_dropout",
                                                      "use_rslora",
@@ -122,7 +122,6 @@ constexpr std::array<std::string_view, 29> kHarmless{"r",
                                                      "runtime_config",
                                                      "bias",
                                                      "init_lora_weights",
-                                                     "ensure_weight_tying",
                                                      "fan_in_fan_out"};
 
 void refuse_what_is_not_supported(const Json& config) {
@@ -290,7 +289,11 @@ void LoRAConfig::check() const {
   if (const auto fault = fault_of(*this)) throw UserError(ErrorKind::argument, "LoRA: " + fault->why);
 }
 
-bool LoRAConfig::saves(std::string_view module) const { return any_end(module, modules_to_save); }
+// Unlike target_modules these are ends of the name wherever they begin: "norm" is "post_attention_layernorm" too.
+bool LoRAConfig::saves(std::string_view module) const {
+  return std::any_of(modules_to_save.begin(), modules_to_save.end(),
+                     [&](const std::string& end) { return !end.empty() && module.ends_with(end); });
+}
 
 bool LoRAConfig::targets(std::string_view module, bool linear_not_head) const {
   if (!exclude_modules.empty() &&

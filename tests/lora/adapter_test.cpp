@@ -160,6 +160,22 @@ TEST(LoRAAdapter, ReadsMlxAdapters) {
   mlx.save(folder.path / "converted");
   const LoRAAdapter converted = LoRAAdapter::load(folder.path / "converted", model);
   EXPECT_EQ(logits(model, &converted), logits(model, &mlx));
+  const auto refusal = [&](const char* settings) -> std::string {
+    write(folder.path / "adapter_config.json", settings);
+    try {
+      LoRAAdapter::load(folder.path, model);
+    } catch (const FileError& e) {
+      return e.what();
+    }
+    return "loaded";
+  };
+  EXPECT_EQ(refusal(R"({"fine_tune_type": "lora", "num_layers": -1, "lora_parameters": {}})"), "loaded");
+  EXPECT_EQ(refusal(R"({"fine_tune_type": "lora", "num_layers": 16, "lora_parameters": {}})"), "loaded") << "as mlx-lm";
+  EXPECT_THAT(
+      refusal(R"({"fine_tune_type": "lora", "num_layers": 1, "lora_parameters": {}})"),
+      testing::HasSubstr("adapter_config.json: num_layers: expected 2 layers, as in adapters.safetensors, got 1"));
+  EXPECT_THAT(refusal(R"({"fine_tune_type": "lora", "lora_parameters": {"rank": 8}})"),
+              testing::HasSubstr("adapter_config.json: rank: expected a rank of 4, as in adapters.safetensors, got 8"));
   write(folder.path / "adapter_config.json", R"({"fine_tune_type": "dora"})");
   EXPECT_THROW(LoRAAdapter::load(folder.path, model), FileError);
 }
@@ -193,6 +209,8 @@ TEST(LoRAAdapter, FilesThatDoNotFitAreErrorsThatSayWhere) {
               testing::HasSubstr("q_proj.lora_A.weight: expected shape [5, 16], got [4, 16]"));
   EXPECT_THAT(config("\"up_proj\"", "\"nothing\""), testing::HasSubstr("up_proj"));
   EXPECT_THAT(config("\"LORA\"", "\"LOHA\""), testing::HasSubstr("peft_type"));
+  EXPECT_THAT(config("\"layers_to_transform\": null", "\"layers_to_transform\": [99]"),
+              testing::HasSubstr("adapter_config.json: layers_to_transform: expected layers of this model, got 99"));
   EXPECT_THAT(complaint([](const fs::path& f) { fs::remove(f / "adapter_model.safetensors"); }),
               testing::HasSubstr("adapter_model.safetensors"));
   EXPECT_THAT(

@@ -93,6 +93,19 @@ TEST(LoRAConfig, WhatChangesTheMathematicsIsRefusedByName) {
       "accepted");
 }
 
+TEST(LoRAConfig, SavedModulesAreNamedByAnyEnd) {
+  const LoRAConfig c{.modules_to_save = {"norm", ""}};
+  EXPECT_TRUE(c.saves("model.norm"));
+  EXPECT_TRUE(c.saves("model.layers.0.post_attention_layernorm"));
+  EXPECT_FALSE(c.saves("model.layers.0.self_attn.q_proj"));
+}
+
+TEST(LoRAConfig, TiedWeightsThatAreToStayTiedAreRefusedByName) {
+  EXPECT_EQ(refusal(R"("target_modules": ["q_proj"], "ensure_weight_tying": false)"), "accepted");
+  EXPECT_THAT(refusal(R"("target_modules": ["q_proj"], "ensure_weight_tying": true)"),
+              testing::HasSubstr("ensure_weight_tying"));
+}
+
 TEST(LoRAConfig, MalformedFilesNameTheField) {
   EXPECT_THAT(refusal(R"("r": 8)"), testing::HasSubstr("target_modules"));
   EXPECT_THAT(refusal(R"("target_modules": [3])"), testing::HasSubstr("target_modules[0]"));
