@@ -1,9 +1,13 @@
 #include "training/run.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
+#include <cerrno>
 #include <chrono>
 #include <cmath>
 
@@ -31,6 +35,32 @@ std::size_t bytes_of(const ParamTree& tree) {
   std::size_t bytes = 0;
   for (const auto& [path, t] : tree) bytes += static_cast<std::size_t>(t.numel()) * size_of(t.dtype());
   return bytes;
+}
+
+/// Holds a folder: two runs that write to one would take each other's checkpoints away. Where folders cannot be locked
+/// (some network disks) it holds nothing.
+class FolderLock {
+ public:
+  explicit FolderLock(const std::filesystem::path& folder) : fd_(::open(folder.c_str(), O_RDONLY | O_CLOEXEC)) {
+    if (fd_ < 0 || ::flock(fd_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return;
+    ::close(fd_);
+    throw FileError(FileFault::create, folder.string(), "", "an output that no other training writes to",
+                    "one that is in use");
+  }
+  ~FolderLock() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+ private:
+  int fd_;
+};
+
+void make_folder(const std::filesystem::path& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) throw FileError(FileFault::create, folder.string(), "", "cannot be created: " + error.message());
 }
 
 // The keys of dropout are not those that the adapter began with.
@@ -120,6 +150,8 @@ void Run::tell(const std::string& message) const {
 
 TrainResult Run::run(const TrainCallbacks& callbacks, const std::atomic<bool>& stop) {
   callbacks_ = &callbacks;
+  make_folder(options_.output);
+  const FolderLock lock(options_.output);
   begin_output();
   for (const std::string& m : early_messages_) tell(m);
   early_messages_.clear();
@@ -224,9 +256,6 @@ void Run::note_best() {
 // ---- the output folder ----------------------------------------------------------------------------------------------
 
 void Run::begin_output() {
-  std::error_code error;
-  std::filesystem::create_directories(options_.output, error);
-  if (error) throw FileError(FileFault::create, options_.output.string(), "", "cannot be created: " + error.message());
   checkpoints_.clean();
   log_ = std::make_unique<RunLog>(options_.output, progress_.log, progress_.step);
 }

@@ -358,6 +358,24 @@ TEST(Trainer, PackingTakesFewerPassesOverTheRowsOfAStep) {
   EXPECT_EQ(replays(true, 16), 2u) << "4 of them into 2 x 16";
 }
 
+TEST(Trainer, TwoOnOneOutputAreOneTooMany) {
+  const TempFolder folder;
+  Trainer first(test::tiny_llama(), even_rows(8), {}, quick(folder.path, 2)),
+      second(test::tiny_llama(), even_rows(8), {}, quick(folder.path, 2));
+  int refused = 0;
+  first.run({.step = [&](const StepEvent&) {
+    try {
+      second.run();
+    } catch (const FileError& e) {
+      EXPECT_EQ(e.fault(), FileFault::create);
+      EXPECT_THAT(e.what(), testing::HasSubstr(folder.path.string()));
+      ++refused;
+    }
+  }});
+  EXPECT_EQ(refused, 2);
+  EXPECT_NO_THROW(second.run()) << "the first is done";
+}
+
 TEST(Trainer, SeveralThreadsGiveTheSameBytes) {
   std::vector<std::string> adapters;
   for (const int n : {1, 2, 3}) {
