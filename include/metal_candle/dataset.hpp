@@ -73,9 +73,10 @@ class Dataset {
   auto end() const { return samples_.end(); }
 
   struct Counts {
-    std::int64_t rows = 0;      // read: size() + left_out
-    std::int64_t cut = 0;       // to max_length
-    std::int64_t left_out = 0;  // because nothing to predict remained
+    std::int64_t rows = 0;                     // read: size() + left_out
+    std::int64_t cut = 0;                      // to max_length
+    std::int64_t left_out = 0;                 // because nothing to predict remained
+    std::vector<std::int64_t> first_left_out;  // lines, at most five
   };
   const Counts& counts() const { return counts_; }
   /// Of all tokens and of what is predicted: another dataset has another one.

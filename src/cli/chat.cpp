@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <iostream>
@@ -71,10 +72,45 @@ class Talk {
     if (run_.has("--system")) messages_.push_back(message("system", run_.text("--system")));
   }
 
+  /// The tokens of a conversation that fits into the context with some room for an answer: its oldest questions and
+  /// answers are dropped until it does. False where the newest message alone is too long.
+  bool fit(Json& messages, std::vector<std::int32_t>& prompt) {
+    const std::int64_t context = bundle_.model.config().context();
+    const std::int64_t room = std::min<std::int64_t>(options_.max_tokens, context / 4);
+    const std::size_t first = run_.has("--system") ? 1 : 0;
+    int dropped = 0;
+    for (;; ++dropped) {
+      prompt = chat_tokens(bundle_, chat_, messages);
+      if (std::ssize(prompt) + room <= context || messages.size() <= first + 1) break;
+      Json rest = Json::array();
+      for (std::size_t i = 0; i < messages.size(); ++i)
+        if (i < first || i >= first + 2) rest.push_back(messages.elements()[i]);
+      messages = std::move(rest);
+    }
+    const bool fits = std::ssize(prompt) <= context;
+    if (fits && dropped > 0)
+      warn(run_, fmt::format("the conversation fills the model's context of {} tokens: the oldest {} of its questions "
+                             "and answers {} forgotten",
+                             context, dropped, dropped == 1 ? "is" : "are"));
+    return fits;
+  }
+
+  /// The conversation goes on without the message.
+  void refuse(std::size_t tokens) {
+    const std::string why = fmt::format(
+        "the message has {} tokens (with the system message and the template), the "
+        "model's context {}; it was left out",
+        tokens, bundle_.model.config().context());
+    if (run_.json()) write_event(Json::object({{"event", "error"}, {"index", turn_}, {"message", why}}));
+    fmt::print(stderr, "metal-candle: {}\n", why);
+  }
+
   void answer(const std::string& line) {
     Json messages = messages_;
     messages.push_back(message("user", line));
-    const auto prompt = chat_tokens(bundle_, chat_, messages);
+    std::vector<std::int32_t> prompt;
+    if (!fit(messages, prompt)) return refuse(prompt.size());
+    check_ids(run_, bundle_, prompt);
     interrupted = false;
     std::size_t shown = 0;
     const Generated g = generator_.generate(prompt, options_, [&](const Piece& piece) {
@@ -89,6 +125,7 @@ class Talk {
                                 {"tokens", ids_json(g.tokens)},
                                 {"finish_reason", name(g.finish)}}));
     else write_text(g.text.substr(std::min(shown, g.text.size())) + "\n");
+    if (!interrupted) warn_if_full(run_, bundle_, g, options_.max_tokens);
     messages.push_back(message("assistant", g.text));
     messages_ = std::move(messages);
     ++turn_;
@@ -110,7 +147,9 @@ class Talk {
 int chat(const Invocation& run) {
   generate_options(run);
   const Bundle bundle = load_bundle(run);
-  return Talk(run, bundle).run();
+  int code = kDone;
+  naming_model(run, [&] { code = Talk(run, bundle).run(); });
+  return code;
 }
 
 }  // namespace metal_candle::cli

@@ -71,8 +71,10 @@ int embed(const Invocation& run) {
   Input input(run);
   const EmbeddingModel model = EmbeddingModel::load(run.text("--model"), {.dtype = run.dtype()});
   std::optional<EmbeddingWriter> writer;
-  if (const auto output = run.maybe("--output"))
+  if (const auto output = run.maybe("--output")) {
+    make_parents(*output);
     writer.emplace(*output, options.dimensions > 0 ? options.dimensions : model.width());
+  }
   const auto total = input.count();
   std::optional<Progress> progress;
   if (total && *total > 1) progress.emplace(run, "texts", *total);

@@ -37,6 +37,10 @@ class Prompts {
         out.push_back({of_row(row), row.place});
       } catch (const TemplateError& e) {
         fail_row(row, e.what());
+      } catch (const FileError&) {
+        throw;
+      } catch (const UserError& e) {
+        fail_row(row, e.what());
       }
     }
     return out;
@@ -53,6 +57,11 @@ class Prompts {
     if (!messages) return of_text(row_text(row, "prompt"));
     if (!messages->is_array() || messages->size() == 0)
       fail_row(row, "messages: expected an array of messages, got " + messages->shown());
+    for (const Json& message : messages->elements()) {
+      const Json* role = message.is_object() ? message.find("role") : nullptr;
+      if (!role || !role->is_string())
+        fail_row(row, "messages: expected objects with a role and content, got " + message.shown());
+    }
     const Json* tools = row.json.find("tools");
     return chat_tokens(bundle_, chat_of(run_, bundle_), *messages, tools ? *tools : Json());
   }
@@ -61,14 +70,21 @@ class Prompts {
   const Bundle& bundle_;
 };
 
-/// Refuses what the model cannot read, by the row it stands in.
-void check(const std::vector<Prompt>& prompts, const Model& model) {
-  const std::int64_t context = model.config().context();
+/// Refuses what the model cannot read, by the row it stands in. The last token of an answer is never read: it needs no
+/// room.
+void check(const Invocation& run, const Bundle& bundle, const std::vector<Prompt>& prompts, const GenerateOptions& o) {
+  const std::int64_t context = bundle.model.config().context();
   for (const Prompt& prompt : prompts) {
+    check_ids(run, bundle, prompt.tokens, prompt.place);
     const auto size = static_cast<std::int64_t>(prompt.tokens.size());
     std::string why;
     if (size == 0) why = "the prompt has no tokens";
-    if (size >= context) why = fmt::format("the prompt has {} tokens, the model's context {}", size, context);
+    else if (size > context) why = fmt::format("the prompt has {} tokens, the model's context {}", size, context);
+    else if (o.ignore_eos && size + o.max_tokens - 1 > context)
+      why = fmt::format(
+          "--ignore-eos wants exactly {} tokens behind {} of the prompt; the model's context of {} has room "
+          "for {}",
+          o.max_tokens, size, context, context - size + 1);
     if (why.empty()) continue;
     if (prompt.place.empty()) throw UserError(ErrorKind::argument, why);
     throw FileError(FileFault::bad, prompt.place, "", why);
@@ -94,8 +110,9 @@ Json result_event(std::size_t index, const Generated& g) {
 
 class Answers {
  public:
-  Answers(const Invocation& run, Generator& generator, std::vector<Prompt> prompts, GenerateOptions options)
-      : run_(run), generator_(generator), prompts_(std::move(prompts)), options_(std::move(options)) {}
+  Answers(const Invocation& run, const Bundle& bundle, Generator& generator, std::vector<Prompt> prompts,
+          GenerateOptions options)
+      : run_(run), bundle_(bundle), generator_(generator), prompts_(std::move(prompts)), options_(std::move(options)) {}
 
   void run() {
     Progress progress(run_, "prompts", static_cast<std::int64_t>(prompts_.size()));
@@ -134,6 +151,8 @@ class Answers {
     else
       write_text((prompts_.size() > 1 ? fmt::format("[{}] ", index) : "") +
                  g.text.substr(std::min(shown_, g.text.size())) + "\n");
+    const std::string& place = prompts_[index].place;
+    warn_if_full(run_, bundle_, g, options_.max_tokens, place.empty() ? "" : place + ": ");
     if (prompts_.size() == 1)
       say(run_, fmt::format("{} + {} tokens, {}; first after {:.2f} s, then {:.1f} a second", g.prompt_tokens.size(),
                             g.tokens.size(), sampling_text(options_), g.prefill_s,
@@ -141,6 +160,7 @@ class Answers {
   }
 
   const Invocation& run_;
+  const Bundle& bundle_;
   Generator& generator_;
   std::vector<Prompt> prompts_;
   GenerateOptions options_;
@@ -156,9 +176,10 @@ int generate(const Invocation& run) {
   const int batch = static_cast<int>(run.whole("--batch-size", 8, 1, 1024));
   const Bundle bundle = load_bundle(run);
   std::vector<Prompt> prompts = Prompts(run, bundle).read();
-  check(prompts, bundle.model);
+  const GenerateOptions options = generate_options(run, bundle);
+  check(run, bundle, prompts, options);
   Generator generator = make_generator(run, bundle, run.has("--prompt") ? 1 : batch);
-  Answers(run, generator, std::move(prompts), generate_options(run, bundle)).run();
+  naming_model(run, [&] { Answers(run, bundle, generator, std::move(prompts), options).run(); });
   return kDone;
 }
 

@@ -47,7 +47,13 @@ std::string help(const Command& command) {
   std::string out = fmt::format("{}.\n\nusage: metal-candle {}{}{} [OPTION]...\n", command.summary, command.name,
                                 command.positional.empty() ? "" : " ", command.positional);
   if (!command.options.empty()) out += "\noptions:\n" + lines(command.options);
-  out += "\noptions of every command:\n" + lines(common_options()) + "\nexamples:\n";
+  out += "\noptions of every command:\n" + lines(common_options());
+  if (command.name == "train")
+    out +=
+        "\nEach may be set in the environment, too: METAL_CANDLE_LEARNING_RATE=1e-4 is --learning-rate 1e-4, and a "
+        "switch\n"
+        "like METAL_CANDLE_PACKING takes true or false. Flags go before the environment, and that before --config.\n";
+  out += "\nexamples:\n";
   for (std::string_view example : command.examples) out += fmt::format("  {}\n", example);
   return out;
 }

@@ -108,6 +108,37 @@ std::vector<std::int32_t> chat_tokens(const Bundle& bundle, const ChatTemplate& 
   return bundle.tokenizer.encode(chat.render(messages, {.tools = tools}), {.add_special_tokens = false});
 }
 
+void check_ids(const Invocation& run, const Bundle& bundle, std::span<const std::int32_t> ids,
+               const std::string& place) {
+  const std::int64_t vocabulary = bundle.model.config().vocabulary;
+  for (const std::int32_t id : ids) {
+    if (id < vocabulary) continue;
+    std::filesystem::path file = run.text("--model");
+    if (std::filesystem::is_directory(file)) file /= "tokenizer.json";
+    throw FileError(FileFault::bad, place.empty() ? file.string() : place, "",
+                    fmt::format("token ids below the model's vocab_size {}", vocabulary),
+                    fmt::format("{} for {}{}", id, Json(bundle.tokenizer.id_to_token(id)).dump(),
+                                place.empty() ? "" : " of " + file.string()));
+  }
+}
+
+void naming_model(const Invocation& run, const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const FileError& e) {
+    if (e.file() != "the model") throw;
+    const auto adapter = run.has("--adapter") ? " with " + run.text("--adapter") : "";
+    throw FileError(e.fault(), run.text("--model"), e.field(), e.expected(), e.got() + adapter);
+  }
+}
+
+void warn_if_full(const Invocation& run, const Bundle& bundle, const Generated& g, std::int64_t most,
+                  const std::string& which) {
+  if (g.finish == Finish::length && std::ssize(g.tokens) < most)
+    warn(run, fmt::format("{}the model's context of {} tokens is full: {} of the prompt, {} of at most {} generated",
+                          which, bundle.model.config().context(), g.prompt_tokens.size(), g.tokens.size(), most));
+}
+
 Json message(std::string_view role, std::string_view content) {
   return Json::object({{"role", role}, {"content", content}});
 }

@@ -1,7 +1,9 @@
 // What several commands load the same way.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -31,6 +33,14 @@ std::string sampling_text(const GenerateOptions& options);
 /// The tokens that make a model answer these messages.
 std::vector<std::int32_t> chat_tokens(const Bundle& bundle, const ChatTemplate& chat, const Json& messages,
                                       const Json& tools = {});
+/// Refuses ids that the model has no embedding for: FileError of `place`, or of the tokenizer's file where it is empty.
+void check_ids(const Invocation& run, const Bundle& bundle, std::span<const std::int32_t> ids,
+               const std::string& place = {});
+/// Calls f; an error of "the model" gets the model's name.
+void naming_model(const Invocation& run, const std::function<void()>& f);
+/// A warning where the context ended an answer that might have had more tokens. `which` begins it.
+void warn_if_full(const Invocation& run, const Bundle& bundle, const Generated& g, std::int64_t most,
+                  const std::string& which = {});
 Json message(std::string_view role, std::string_view content);
 Json ids_json(const std::vector<std::int32_t>& ids);
 

@@ -1,6 +1,7 @@
 // The metal-candle command: finds the command, runs it, and turns what it throws into a message and an exit code.
 #include <fmt/format.h>
 
+#include <csignal>
 #include <cstdio>
 
 #include "cli/failure.h"
@@ -15,7 +16,7 @@ namespace {
 
 int complain(int code, const char* message) {
   const bool colour = colours();
-  fmt::print(stderr, "{}metal-candle:{} {}\n", colour ? "\033[31m" : "", colour ? "\033[0m" : "", message);
+  fmt::print(stderr, "{}metal-candle:{} {}\n", colour ? "\033[31m" : "", colour ? "\033[0m" : "", printable(message));
   return code;
 }
 
@@ -74,4 +75,8 @@ int guarded(const std::vector<std::string_view>& words) {
 
 }  // namespace metal_candle::cli
 
-int main(int argc, char** argv) { return metal_candle::cli::guarded({argv + 1, argv + argc}); }
+int main(int argc, char** argv) {
+  // A limit on the size of files is an error of the write that reaches it, as a full disk is.
+  std::signal(SIGXFSZ, SIG_IGN);
+  return metal_candle::cli::guarded({argv + 1, argv + argc});
+}

@@ -30,13 +30,27 @@ Model load_as_stored(const Invocation& run) {
   return Model::load(source, {.dtype = named ? run.dtype() : stored_dtype(source)});
 }
 
+/// Weights that are not finite are a fault of what the files hold.
+Model merged_of(const LoRAAdapter& adapter, const Model& model, const Invocation& run) {
+  try {
+    return adapter.merge(model);
+  } catch (const OutOfMemory&) {
+    throw;
+  } catch (const FileError&) {
+    throw;
+  } catch (const UserError& e) {
+    throw FileError(FileFault::bad, run.text("--model"), "with " + run.text("--adapter"), e.what());
+  }
+}
+
 }  // namespace
 
 int merge(const Invocation& run) {
   const std::string &output = run.text("--output"), &adapter = run.text("--adapter"), &source = run.text("--model");
   refuse_existing(output);
   const Model model = load_as_stored(run);
-  const Model merged = LoRAAdapter::load(adapter, model).merge(model);
+  const Model merged = merged_of(LoRAAdapter::load(adapter, model), model, run);
+  make_parents(output);
   save_model(output, merged, source);
   return written(run, output, merged);
 }
@@ -45,6 +59,7 @@ int convert(const Invocation& run) {
   const std::string &output = run.text("--output"), &source = run.text("--model");
   refuse_existing(output);
   const Model model = load_as_stored(run);
+  make_parents(output);
   save_model(output, model, source);
   return written(run, output, model);
 }

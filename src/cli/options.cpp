@@ -22,7 +22,8 @@ constexpr Option kCommon[] = {
     {"--dtype", choice, "auto|f32|bf16|f16", "type of the model's weights",
      "auto: bf16 where the processor multiplies it, else f32; f32 for embed and search"},
     {"--seed", whole, "N", "seed of everything random", "0"},
-    {"--json", nothing, "", "JSON lines on standard output, text for people on standard error"},
+    {"--json", nothing, "",
+     "JSON lines on standard output (but for --help and completions), text for people on standard error"},
     {"--quiet", nothing, "", "errors only"},
     {"--help", nothing, "", "this help"},
     {"--version", nothing, "", "the version"},
@@ -32,17 +33,17 @@ constexpr Option kCommon[] = {
 constexpr const char *kOrModels = "the model's generation_config.json if it samples, else 0",
                      *kOrModels1 = "the model's generation_config.json if it samples, else 1";
 
-#define METAL_CANDLE_SAMPLING                                                                                 \
-  {"--max-tokens", whole, "N", "most tokens of an answer", "256"},                                            \
-      {"--temperature", number, "T", "0 takes the likeliest token, more is more varied", kOrModels},          \
-      {"--top-k", whole, "K", "of the K likeliest tokens only; 0: of all", kOrModels},                        \
-      {"--top-p", number, "P", "of the fewest likeliest tokens that reach this probability", kOrModels1},     \
-      {"--min-p", number, "P", "of tokens at least this many times as likely as the likeliest", kOrModels},   \
-      {"--repetition-penalty", number, "R", "makes tokens seen before less likely; 1: does not", kOrModels1}, \
-      {"--presence-penalty", number, "X", "taken from the logits of tokens generated before", "0"},           \
-      {"--frequency-penalty", number, "X", "the same, once for each time they were", "0"},                    \
-      {"--logit-bias", text, "ID=X", "added to the logit of a token", {}, true}, {                            \
-    "--stop", text, "TEXT", "ends an answer where this text begins", {}, true                                 \
+#define METAL_CANDLE_SAMPLING                                                                                     \
+  {"--max-tokens", whole, "N", "most tokens of an answer; a full context ends it sooner, with a warning", "256"}, \
+      {"--temperature", number, "T", "0 takes the likeliest token, more is more varied", kOrModels},              \
+      {"--top-k", whole, "K", "of the K likeliest tokens only; 0: of all", kOrModels},                            \
+      {"--top-p", number, "P", "of the fewest likeliest tokens that reach this probability", kOrModels1},         \
+      {"--min-p", number, "P", "of tokens at least this many times as likely as the likeliest", kOrModels},       \
+      {"--repetition-penalty", number, "R", "makes tokens seen before less likely; 1: does not", kOrModels1},     \
+      {"--presence-penalty", number, "X", "taken from the logits of tokens generated before", "0"},               \
+      {"--frequency-penalty", number, "X", "the same, once for each time they were", "0"},                        \
+      {"--logit-bias", text, "ID=X", "added to the logit of a token", {}, true}, {                                \
+    "--stop", text, "TEXT", "ends an answer where this text begins", {}, true                                     \
   }
 
 constexpr Option kGenerate[] = {
@@ -53,7 +54,8 @@ constexpr Option kGenerate[] = {
     kSystem,
     kAdapter,
     METAL_CANDLE_SAMPLING,
-    {"--ignore-eos", nothing, "", "exactly --max-tokens tokens: the model's end tokens end nothing"},
+    {"--ignore-eos", nothing, "",
+     "exactly --max-tokens tokens: the model's end tokens end nothing, and a context too small for them is an error"},
     {"--stream", nothing, "", "text as it comes"},
     {"--batch-size", whole, "N", "prompts in progress at a time", "8"},
 };
@@ -74,7 +76,9 @@ constexpr Option kTrain[] = {
     {"--alpha", number, "X", "its scale is alpha / rank", "twice the rank"},
     {"--dropout", number, "P", "dropout on the adapter's inputs", "0"},
     {"--rslora", nothing, "", "the scale is alpha / sqrt(rank)"},
-    {"--target-modules", text, "LIST", "module names with commas between, all-linear, or a regular expression",
+    {"--target-modules", text, "LIST",
+     "names of modules with commas between (embeddings, q, k, v, o, gate, up, down, lm_head, or the model's own), "
+     "all-linear, or a regular expression",
      "all-linear"},
     {"--learning-rate", number, "X", "at its peak", "2e-4"},
     {"--schedule", choice, "constant|linear|cosine", "of the learning rate", "linear"},
@@ -83,7 +87,8 @@ constexpr Option kTrain[] = {
     {"--max-grad-norm", number, "X", "clips the gradient's global norm; 0: does not", "1"},
     {"--batch-size", whole, "N", "rows at a time", "8"},
     {"--accumulate", whole, "N", "times that many rows a step", "1"},
-    {"--max-length", whole, "N", "tokens of a row; longer ones are cut", "1024"},
+    {"--max-length", whole, "N", "tokens of a row; longer ones are cut, at the latest where the model's context ends",
+     "1024"},
     {"--steps", whole, "N", "steps to train"},
     {"--epochs", number, "N", "rounds over the examples, where --steps is not given", "1"},
     {"--eval-every", whole, "N", "steps between evaluations; 0: at the end only", "0"},
@@ -91,13 +96,16 @@ constexpr Option kTrain[] = {
     {"--early-stop", whole, "N",
      "ends after N evaluations that were not better, and keeps the adapter of the best one; 0: never", "0"},
     {"--no-shuffle", nothing, "", "rows in the order of the file"},
-    {"--init-adapter", path, "DIR", "an adapter to begin with; it brings its rank, alpha and modules"},
+    {"--init-adapter", path, "DIR",
+     "an adapter to begin with; it brings its rank, alpha and modules, and its dropout unless --dropout is given"},
     {"--resume", nothing, "", "goes on from the newest good checkpoint below --output"},
-    {"--packing", nothing, "", "fills each batch with as many rows as fit"},
+    {"--packing", nothing, "",
+     "with --accumulate: a step's rows in as few passes as hold them, each of at most batch-size x max-length "
+     "tokens; the rows and the loss stay the same (rows lie end to end without padding in any case)"},
     {"--train-on", choice, "answers|all", "what of prompts and messages is learned", "answers"},
     {"--checkpointing", nothing, "", "less memory: activations are computed again in the backward pass"},
     {"--dry-run", nothing, "", "checks model, data and memory, trains nothing"},
-    {"--print-config", nothing, "", "prints all options as --config takes them, and ends"},
+    {"--print-config", nothing, "", "prints all options as --config takes them (with --json as one line), and ends"},
 };
 constexpr Option kEmbedder{"--model", path, "PATH", "folder in sentence-transformers' layout, or of a bare model"};
 constexpr Option kBatchTokens{"--batch-tokens", whole, "N", "most tokens that are computed together", "1024"};

@@ -10,6 +10,8 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "metal_candle/error.hpp"
+
 namespace metal_candle::cli {
 
 bool is_terminal(int file) { return isatty(file) != 0; }
@@ -28,12 +30,51 @@ void write_text(std::string_view text) {
 void write_event(const Json& event) { write_text(event.dump() + "\n"); }
 
 void say(const Invocation& run, std::string_view text) {
-  if (!run.quiet()) fmt::print(stderr, "{}\n", text);
+  if (!run.quiet()) fmt::print(stderr, "{}\n", printable(text));
 }
 
 void warn(const Invocation& run, std::string_view text) {
   if (!run.quiet())
-    fmt::print(stderr, "{}warning:{} {}\n", colours() ? "\033[33m" : "", colours() ? "\033[0m" : "", text);
+    fmt::print(stderr, "{}warning:{} {}\n", colours() ? "\033[33m" : "", colours() ? "\033[0m" : "", printable(text));
+}
+
+void make_parents(const std::filesystem::path& output) {
+  const std::filesystem::path folder = output.parent_path();
+  if (folder.empty()) return;
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) throw FileError(FileFault::create, folder.string(), "", "cannot be created: " + error.message());
+}
+
+namespace {
+
+/// Bytes of the character that begins here; 0 where none does, or one that controls something.
+std::size_t character(std::string_view text) {
+  const auto byte = [&](std::size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u; };
+  const unsigned first = byte(0);
+  if (first < 0x80) return (first >= 0x20 && first != 0x7f) || first == '\n' || first == '\t' ? 1 : 0;
+  const std::size_t size = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2;
+  if (first < 0xc2 || first > 0xf4) return 0;
+  for (std::size_t i = 1; i < size; ++i)
+    if ((byte(i) & 0xc0) != 0x80) return 0;
+  const unsigned second = byte(1);
+  if (first == 0xe0 && second < 0xa0) return 0;  // too long a form
+  if (first == 0xed && second > 0x9f) return 0;  // a surrogate
+  if ((first == 0xf0 && second < 0x90) || (first == 0xf4 && second > 0x8f)) return 0;
+  return first == 0xc2 && second < 0xa0 ? 0 : size;  // C1 controls
+}
+
+}  // namespace
+
+std::string printable(std::string_view text) {
+  std::string out;
+  while (!text.empty()) {
+    const std::size_t size = character(text);
+    if (size > 0) out += text.substr(0, size);
+    else out += fmt::format("\\x{:02x}", static_cast<unsigned char>(text[0]));
+    text.remove_prefix(std::max<std::size_t>(size, 1));
+  }
+  return out;
 }
 
 std::uint64_t peak_bytes() {

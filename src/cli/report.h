@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <string_view>
 
@@ -19,6 +20,11 @@ void write_text(std::string_view text);
 void say(const Invocation& run, std::string_view text);
 /// A line that starts with "warning: ".
 void warn(const Invocation& run, std::string_view text);
+
+/// Makes the folders that an output will lie in. Throws FileError.
+void make_parents(const std::filesystem::path& output);
+/// The text without what a terminal would take for commands: control bytes and bytes that are no UTF-8 as \x1b.
+std::string printable(std::string_view text);
 
 /// Standard error is a terminal that shows colours, and NO_COLOR is not set.
 bool colours();

@@ -44,13 +44,15 @@ int score(const Invocation& run) {
   for (std::size_t i = 0; i < texts.size(); ++i) {
     const auto tokens = bundle.tokenizer.encode(texts[i].text);
     const auto size = static_cast<std::int64_t>(tokens.size());
+    check_ids(run, bundle, tokens, texts[i].place);
     const std::string why = size == 0 ? "the text has no tokens"
                             : size > context
                                 ? fmt::format("the text has {} tokens, the model's context {}", size, context)
                                 : "";
     if (!why.empty() && texts[i].place.empty()) throw UserError(ErrorKind::argument, why);
     if (!why.empty()) throw FileError(FileFault::bad, texts[i].place, "", why);
-    const std::vector<double> logprobs = size > 1 ? generator.score(tokens) : std::vector<double>();
+    std::vector<double> logprobs;
+    if (size > 1) naming_model(run, [&] { logprobs = generator.score(tokens); });
     double nll = 0;
     for (const double p : logprobs) nll -= p;
     if (!logprobs.empty()) nll /= static_cast<double>(logprobs.size());

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <fstream>
@@ -19,19 +20,30 @@ namespace metal_candle::cli {
 namespace {
 
 std::atomic<Trainer*> running{nullptr};
+std::atomic<bool> over{false};
 std::atomic<int> got_signal{0};
 
-extern "C" void stop_training(int signal) {
-  // A second ^C does not wait for the step.
-  if (got_signal.exchange(signal) == SIGINT && signal == SIGINT) _exit(kInterrupted);
-  if (Trainer* trainer = running.load()) trainer->request_stop();
+// Nothing is written before the trainer runs, so there is nothing to put in order.
+[[noreturn]] void end_before_training(int signal) {
+  constexpr std::string_view kText =
+      "metal-candle: stopped before the first step, and nothing was written; the same command starts again\n";
+  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, kText.data(), kText.size());
+  _exit(signal == SIGINT ? kInterrupted : kStopped);
 }
 
-/// While it lives, SIGINT and SIGTERM end the step under way and save.
+extern "C" void stop_training(int signal) {
+  if (over) return;
+  Trainer* trainer = running.load();
+  if (!trainer) end_before_training(signal);
+  // A second ^C does not wait for the step.
+  if (got_signal.exchange(signal) == SIGINT && signal == SIGINT) _exit(kInterrupted);
+  trainer->request_stop();
+}
+
+/// While it lives, SIGINT and SIGTERM end the command: at once, or, while a trainer runs, after the step under way.
 class Signals {
  public:
-  explicit Signals(Trainer& trainer) {
-    running = &trainer;
+  Signals() {
     struct sigaction action = {};
     action.sa_handler = stop_training;
     action.sa_flags = SA_RESTART;
@@ -41,7 +53,6 @@ class Signals {
   ~Signals() {
     sigaction(SIGINT, &interrupt_, nullptr);
     sigaction(SIGTERM, &terminate_, nullptr);
-    running = nullptr;
   }
   Signals(const Signals&) = delete;
   Signals& operator=(const Signals&) = delete;
@@ -50,16 +61,32 @@ class Signals {
   struct sigaction interrupt_ = {}, terminate_ = {};
 };
 
+/// While it lives, signals are the trainer's; afterwards they come too late to change anything.
+class UnderWay {
+ public:
+  explicit UnderWay(Trainer& trainer) { running = &trainer; }
+  ~UnderWay() {
+    over = true;
+    running = nullptr;
+  }
+  UnderWay(const UnderWay&) = delete;
+  UnderWay& operator=(const UnderWay&) = delete;
+};
+
 struct Examples {
   Dataset train, valid;
 };
 
-void report_counts(const Invocation& run, const std::filesystem::path& file, const Dataset& data) {
+void report_counts(const Invocation& run, const std::filesystem::path& file, const Dataset& data, std::int64_t most,
+                   bool by_context) {
   const Dataset::Counts& c = data.counts();
-  if (c.cut > 0) warn(run, fmt::format("{}: {} of {} rows are cut to --max-length", file.string(), c.cut, c.rows));
+  if (c.cut > 0)
+    warn(run, fmt::format("{}: {} of {} rows are cut to {} tokens, {}", file.string(), c.cut, c.rows, most,
+                          by_context ? "the model's context" : "--max-length"));
   if (c.left_out > 0)
-    warn(run,
-         fmt::format("{}: {} of {} rows have nothing to learn and are left out", file.string(), c.left_out, c.rows));
+    warn(run, fmt::format("{}: {} of {} rows have nothing to learn and are left out: line{} {}{}", file.string(),
+                          c.left_out, c.rows, c.left_out == 1 ? "" : "s", fmt::join(c.first_left_out, ", "),
+                          c.left_out > std::ssize(c.first_left_out) ? ", ..." : ""));
 }
 
 Examples load_examples(const Invocation& run, const Bundle& bundle, const TrainOptions& options) {
@@ -67,11 +94,12 @@ Examples load_examples(const Invocation& run, const Bundle& bundle, const TrainO
   if (bundle.chat) chat = chat_renderer(*bundle.chat);
   else if (bundle.chat_fault)
     chat = [&](const Json&, const Json&, bool) -> std::string { throw TemplateError(*bundle.chat_fault); };
-  const DatasetOptions how{
-      .max_length = options.max_length, .train_on = options.train_on, .end_token = end_token(run, bundle)};
+  const std::int64_t context = bundle.model.config().context(), most = std::min(options.max_length, context);
+  const DatasetOptions how{.max_length = most, .train_on = options.train_on, .end_token = end_token(run, bundle)};
   auto load = [&](const std::filesystem::path& file) {
     Dataset data = Dataset::load(file, bundle.tokenizer, chat, how);
-    report_counts(run, file, data);
+    for (const Sample& row : data) check_ids(run, bundle, row.tokens, fmt::format("{}:{}", file.string(), row.line));
+    report_counts(run, file, data, most, context < options.max_length);
     return data;
   };
   const DatasetFiles files = DatasetFiles::find(run.text("--data"));
@@ -167,24 +195,32 @@ int finished(const Invocation& run, const TrainResult& result) {
 }  // namespace
 
 int train(const Invocation& given) {
+  const Signals signals;
   Invocation run = given;
   add_settings(run);
   run.prepare();
   TrainOptions options = train_options(run);
-  if (run.has("--print-config")) return write_text(as_toml(run, options)), kDone;
-  run.text("--data");
+  if (run.has("--print-config")) {
+    if (run.json()) write_event(as_event(run, options));
+    else write_text(as_toml(run, options));
+    return kDone;
+  }
+  const DatasetFiles files = DatasetFiles::find(run.text("--data"));
+  if (options.early_stop > 0 && !run.has("--valid") && !files.valid)
+    throw UsageError("--early-stop needs examples to evaluate on: --valid FILE, or a --data folder with valid.jsonl");
   options.check();
   TrainOptions anew = options;
   anew.resume = false;
   options.config_text = as_toml(run, anew);
   const Bundle bundle = load_bundle(run);
+  check_init_adapter(run, options, bundle.model);
   Examples examples = load_examples(run, bundle, options);
   Trainer trainer(bundle.model, std::move(examples.train), std::move(examples.valid), options);
   if (run.has("--dry-run")) return dry_run(run, trainer);
   if (trainer.step() > 0) say(run, fmt::format("going on from step {} of {}", trainer.step(), trainer.total_steps()));
-  const Signals signals(trainer);
   TrainResult result;
   {
+    const UnderWay under_way(trainer);
     Progress progress(run, "step", trainer.total_steps());
     result = trainer.run(callbacks(run, progress));
   }

@@ -2,6 +2,7 @@
 #include "cli/train_options.h"
 
 #include <fmt/format.h>
+#include <fmt/ostream.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -46,10 +47,12 @@ std::string text_of(const toml::node& node, const std::string& file, const std::
   if (const auto* number = node.as_floating_point()) return fmt::format("{}", number->get());
   if (const auto* on = node.as_boolean()) return on->get() ? "true" : "false";
   const auto* list = node.as_array();
-  if (!list) throw FileError(FileFault::bad, file, key, "a text, a number, true or false, or a list of texts");
+  const auto type = [](const toml::node& n) { return fmt::format("a {}", fmt::streamed(n.type())); };
+  if (!list)
+    throw FileError(FileFault::bad, file, key, "a text, a number, true or false, or a list of texts", type(node));
   std::string out;
   for (const toml::node& one : *list) {
-    if (!one.is_string()) throw FileError(FileFault::bad, file, key, "a list of texts");
+    if (!one.is_string()) throw FileError(FileFault::bad, file, key, "a list of texts", type(one) + " in it");
     out += (out.empty() ? "" : ",") + one.as_string()->get();
   }
   return out;
@@ -72,7 +75,8 @@ void add_file(Invocation& run, const std::string& path) {
       for (const Option* o : known) names.push_back(o->name.substr(2));
       const auto near = nearest(std::string_view(name).substr(2), names);
       throw FileError(FileFault::bad, path, std::string(key.str()),
-                      near ? fmt::format("an option of train (did you mean {}?)", *near) : "an option of train");
+                      "is no option of train that a file may set" +
+                          (near ? fmt::format("; did you mean {}?", *near) : std::string()));
     }
     run.set_default(name, text_of(node, path, std::string(key.str())), {path, true});
   }
@@ -91,12 +95,13 @@ TrainOptions train_options(const Invocation& run) {
   TrainOptions o;
   o.output = run.text("--output");
   o.lora.rank = run.whole("--rank", 16, 1, 1 << 16);
-  o.lora.alpha = run.number("--alpha", 2.0 * static_cast<double>(o.lora.rank), 0, 1e9);
+  o.lora.alpha = run.number("--alpha", 2.0 * static_cast<double>(o.lora.rank), 1e-9, 1e9);
   o.lora.dropout = run.number("--dropout", 0, 0, 0.999);
   o.lora.rslora = run.has("--rslora");
   o.lora.base_model = run.text("--model");
   o.lora.set_targets(run.maybe("--target-modules").value_or("all-linear"));
   if (run.has("--init-adapter")) o.init_adapter = run.text("--init-adapter");
+  if (run.has("--dropout")) o.init_dropout = o.lora.dropout;
   o.learning_rate = run.number("--learning-rate", 2e-4, 0, kInfinity);
   o.schedule = schedule_kind(run.maybe("--schedule").value_or("linear"));
   o.warmup = run.whole("--warmup", 0);
@@ -120,12 +125,39 @@ TrainOptions train_options(const Invocation& run) {
   return o;
 }
 
-std::string as_toml(const Invocation& run, const TrainOptions& o) {
-  std::string out;
-  auto text = [&](std::string_view key, const std::string& value) {
-    out += fmt::format("{} = {}\n", key, Json(value).dump());  // JSON's strings are TOML's
+void check_init_adapter(const Invocation& run, const TrainOptions& options, const Model& model) {
+  if (!options.init_adapter) return;
+  const LoRAAdapter adapter = LoRAAdapter::load(*options.init_adapter, model);
+  const LoRAConfig &its = adapter.config(), &said = options.lora;
+  const auto refuse = [&](std::string_view option, const std::string& has) {
+    throw UsageError(fmt::format("{} {} contradicts --init-adapter {}, which {}; it brings its own", option,
+                                 option == "--rslora" ? "" : run.text(option), options.init_adapter->string(), has));
   };
-  auto other = [&](std::string_view key, auto value) { out += fmt::format("{} = {}\n", key, value); };
+  if (run.has("--rank") && said.rank != its.rank) refuse("--rank", fmt::format("has rank {}", its.rank));
+  if (run.has("--alpha") && said.alpha != its.alpha) refuse("--alpha", fmt::format("has alpha {}", its.alpha));
+  if (run.has("--rslora") && !its.rslora) refuse("--rslora", "scales by alpha / rank");
+  if (!run.has("--target-modules")) return;
+  LoRAConfig small{.rank = 1};
+  small.set_targets(run.text("--target-modules"));
+  if (LoRAAdapter::create(model, small, Key(0)).modules() != adapter.modules())
+    refuse("--target-modules", fmt::format("has {}", fmt::join(its.target_modules, ",")));
+}
+
+namespace {
+
+/// An option as TOML shows it, and as JSON does.
+struct Setting {
+  std::string_view key;
+  std::string toml;
+  Json json;
+};
+
+std::vector<Setting> settings(const Invocation& run, const TrainOptions& o) {
+  std::vector<Setting> out;
+  auto text = [&](std::string_view key, const std::string& value) {
+    out.push_back({key, Json(value).dump(), value});  // JSON's strings are TOML's
+  };
+  auto other = [&](std::string_view key, auto value) { out.push_back({key, fmt::format("{}", value), value}); };
   auto given = [&](std::string_view key) {
     if (const auto value = run.maybe("--" + std::string(key))) text(key, *value);
   };
@@ -133,9 +165,11 @@ std::string as_toml(const Invocation& run, const TrainOptions& o) {
   given("data"), given("valid");
   text("output", o.output.string());
   given("init-adapter");
-  other("rank", o.lora.rank), other("alpha", o.lora.alpha), other("dropout", o.lora.dropout),
-      other("rslora", o.lora.rslora);
-  text("target-modules", run.maybe("--target-modules").value_or("all-linear"));
+  if (!o.init_adapter) {  // an adapter brings its own
+    other("rank", o.lora.rank), other("alpha", o.lora.alpha), other("rslora", o.lora.rslora);
+    text("target-modules", run.maybe("--target-modules").value_or("all-linear"));
+  }
+  if (!o.init_adapter || o.init_dropout) other("dropout", o.lora.dropout);
   other("learning-rate", o.learning_rate);
   text("schedule", std::string(name_of(o.schedule)));
   other("warmup", o.warmup), other("weight-decay", o.weight_decay), other("max-grad-norm", o.max_grad_norm);
@@ -151,6 +185,20 @@ std::string as_toml(const Invocation& run, const TrainOptions& o) {
   if (run.has("--threads")) other("threads", run.whole("--threads", 1));
   other("seed", o.seed);
   return out;
+}
+
+}  // namespace
+
+std::string as_toml(const Invocation& run, const TrainOptions& o) {
+  std::string out;
+  for (const Setting& s : settings(run, o)) out += fmt::format("{} = {}\n", s.key, s.toml);
+  return out;
+}
+
+Json as_event(const Invocation& run, const TrainOptions& o) {
+  Json event = Json::object({{"event", "config"}});
+  for (Setting& s : settings(run, o)) event.set(s.key, std::move(s.json));
+  return event;
 }
 
 }  // namespace metal_candle::cli

@@ -75,6 +75,11 @@ LazyTensor target_scores(const Model& model, const nn::Weights& w, const LazyTen
   return -model.cross_entropy(w, hidden, targets, each);
 }
 
+// Whose file it is that holds such weights, those who loaded it know.
+[[noreturn]] void not_finite() {
+  throw FileError(FileFault::bad, "the model", "", "weights that make finite logits", "NaN or infinity");
+}
+
 std::vector<double> first_of(const Tensor& row, std::size_t count) {
   const float* values = row.data<float>();
   return {values, values + count};
@@ -84,8 +89,7 @@ void read_choices(PassResult& result, const Tensor& tokens, const Tensor& values
   for (std::size_t i = 0; i < count; ++i) {
     result.best.push_back(tokens.data<std::int32_t>()[i]);
     result.best_logprob.push_back(static_cast<double>(values.data<float>()[i]));
-    if (!std::isfinite(result.best_logprob.back()))
-      throw Error(ErrorKind::argument, "generate: the model's logits are not finite");
+    if (!std::isfinite(result.best_logprob.back())) not_finite();
   }
 }
 
@@ -186,6 +190,8 @@ PassResult Passes::run(KvCache& cache, std::span<const Feed> feeds, Want want, s
   PassResult result;
   const auto one = [&](std::size_t i) { return std::move(outputs_[i]); };
   if (want == Want::scores) result.scores = first_of(one(0), targets.size());
+  for (const double score : result.scores)
+    if (!std::isfinite(score)) not_finite();
   if (want != Want::choice && want != Want::logits) return result;
   read_choices(result, one(0), one(1), feeds.size());
   if (want == Want::choice) return result;

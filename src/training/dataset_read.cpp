@@ -60,7 +60,7 @@ Dataset Dataset::parse(std::string_view jsonl, const std::string& origin, const 
     sample.line = number;
     ++dataset.counts_.rows;
     if (fit(sample, options.max_length, dataset.counts_)) dataset.samples_.push_back(std::move(sample));
-    else ++dataset.counts_.left_out;
+    else if (++dataset.counts_.left_out <= 5) dataset.counts_.first_left_out.push_back(number);
   }
   if (dataset.samples_.empty())
     throw FileError(FileFault::bad, origin, "", "at least one row to learn from",

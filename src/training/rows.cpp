@@ -75,6 +75,8 @@ std::vector<RowReader::Span> RowReader::answers(const Json& messages, const Json
   std::size_t cursor = 0;
   for (const Json& message : messages.elements()) {
     const Json& role = message.at("role");
+    if (role.as_string() == "assistant" && !message.find_value("content") && !message.find_value("tool_calls"))
+      message.at("content").fail("an answer");
     if (role.as_string() == "assistant" && message.find_value("content")) {
       if (before.size() > 0)
         if (const std::string prefix = render(before, row, true);

@@ -10,6 +10,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <fstream>
+#include <functional>
 #include <sstream>
 #include <thread>
 
@@ -133,19 +134,35 @@ Ran shell(const std::string& line) {
   return {code_of(status), text_of(out), text_of(err)};
 }
 
-Ran signalled(const std::vector<std::string>& arguments, int lines, int signal) {
+namespace {
+
+Ran signalled_when(const std::vector<std::string>& arguments, int signal, const std::function<bool(pid_t)>& ready) {
   const fs::path out = playground() / "out", err = playground() / "err";
   fs::remove(out);
   const pid_t child = start(arguments, {}, "/dev/null", out, err);
-  for (int wait = 0; wait < 3000; ++wait) {
-    const std::string text = text_of(out);
-    if (std::count(text.begin(), text.end(), '\n') >= lines) break;
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  }
+  for (int wait = 0; wait < 3000 && !ready(child); ++wait) std::this_thread::sleep_for(std::chrono::milliseconds(20));
   kill(child, signal);
   int status = 0;
   waitpid(child, &status, 0);
   return {code_of(status), text_of(out), text_of(err)};
+}
+
+}  // namespace
+
+Ran signalled(const std::vector<std::string>& arguments, int lines, int signal) {
+  return signalled_when(arguments, signal, [&](pid_t) {
+    const std::string text = text_of(playground() / "out");
+    return std::count(text.begin(), text.end(), '\n') >= lines;
+  });
+}
+
+Ran signalled_early(const std::vector<std::string>& arguments, int signal) {
+  return signalled_when(arguments, signal, [&](pid_t child) {
+    std::ifstream status("/proc/" + std::to_string(child) + "/status");
+    for (std::string line; std::getline(status, line);)
+      if (line.starts_with("SigCgt:")) return (std::stoull(line.substr(7), nullptr, 16) >> (signal - 1) & 1) != 0;
+    return false;
+  });
 }
 
 }  // namespace metal_candle::test

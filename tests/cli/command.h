@@ -23,6 +23,8 @@ Ran command(const std::vector<std::string>& arguments, const std::vector<std::st
 Ran shell(const std::string& line);
 /// Starts it, waits until standard output has as many lines, sends the signal, waits for the end.
 Ran signalled(const std::vector<std::string>& arguments, int lines, int signal);
+/// The same as soon as it handles the signal.
+Ran signalled_early(const std::vector<std::string>& arguments, int signal);
 
 /// A folder of the test, removed at the end of the program, with model/ (a tiny llama with tokenizer and chat template)
 /// and the .jsonl files that the tests use.

@@ -1,6 +1,8 @@
 // The command as people and programs use it: exit codes, mistakes of newcomers, JSON, help, completions.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 
 #include <cmath>
 #include <csignal>
@@ -300,6 +302,39 @@ TEST(Command, StopsOnSignalsAndGoesOn) {
   const Ran interrupted = signalled(training(out, {"--steps", "4000", "--resume"}), 2, SIGINT);
   EXPECT_EQ(interrupted.code, 130) << interrupted.err;
   EXPECT_THAT(interrupted.err, HasSubstr("going on from step"));
+}
+
+TEST(Command, StopsOnSignalsBeforeTheFirstStep) {
+  for (const int signal : {SIGTERM, SIGINT}) {
+    const std::string pipe = at("config.pipe"), out = at("never_began");
+    std::filesystem::remove(pipe);
+    ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+    // Reading the pipe never ends: the command has no model yet.
+    const Ran ran = signalled_early(training(out, {"--config", pipe}), signal);
+    EXPECT_EQ(ran.code, signal == SIGINT ? 130 : 75) << ran.err;
+    EXPECT_THAT(ran.err, HasSubstr("the same command starts again"));
+    EXPECT_FALSE(std::filesystem::exists(out));
+  }
+}
+
+TEST(Command, ALimitOnTheSizeOfFilesIsAnErrorOfTheWrite) {
+  const std::string out = at("limited"), adapter = at("limited_adapter");
+  ASSERT_EQ(command(training(adapter, {"--steps", "1"})).code, 0);
+  rlimit before = {};
+  getrlimit(RLIMIT_FSIZE, &before);
+  const auto limited = [&](const std::vector<std::string>& line) {
+    const rlimit small{4096, before.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &small);
+    const Ran ran = command(line);
+    setrlimit(RLIMIT_FSIZE, &before);
+    EXPECT_EQ(ran.code, 74) << ran.err;
+    EXPECT_THAT(ran.err, HasSubstr("File too large"));
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(playground()))
+      EXPECT_EQ(entry.path().string().find(".tmp-"), std::string::npos) << entry.path();
+  };
+  limited(training(out, {"--steps", "3", "--save-every", "1"}));
+  limited({"merge", "--model", model(), "--adapter", adapter, "--output", at("limited_merged")});
+  EXPECT_FALSE(std::filesystem::exists(at("limited_merged")));
 }
 
 TEST(Command, SaysWhenItDiverges) {

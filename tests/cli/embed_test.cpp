@@ -44,7 +44,7 @@ TEST(EmbedCommand, WritesAnEventAText) {
 
 TEST(EmbedCommand, WritesFiles) {
   std::ofstream(at("rows.jsonl")) << "{\"text\": \"Hello\", \"id\": \"a\"}\n{\"text\": \"world\", \"id\": 3}\n";
-  for (const char* name : {"e.npy", "e.jsonl", "e.safetensors"}) {
+  for (const char* name : {"e.npy", "e.jsonl", "e.safetensors", "new/folder/e.npy"}) {
     const Ran ran = command({"embed", "--model", model(), "--input", at("rows.jsonl"), "--output", at(name)});
     ASSERT_EQ(ran.code, 0) << ran.err;
     EXPECT_THAT(ran.out, IsEmpty());

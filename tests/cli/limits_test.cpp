@@ -1,0 +1,287 @@
+// What does not fit: tokens without an embedding, rows and conversations longer than the context, weights that are not
+// finite, flags that contradict what is there.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <sstream>
+
+#include "metal_candle/ops.hpp"
+#include "metal_candle/runtime.hpp"
+#include "metal_candle/safetensors.hpp"
+#include "tests/cli/command.h"
+
+namespace metal_candle::test {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::Not;
+
+std::string at(const char* name) { return (playground() / name).string(); }
+void write(const fs::path& file, const std::string& text) { std::ofstream(file, std::ios::binary) << text; }
+
+fs::path copy_of_model(const char* name) {
+  const fs::path to = playground() / name;
+  fs::remove_all(to);
+  fs::copy(model(), to, fs::copy_options::recursive);
+  return to;
+}
+
+std::vector<std::string> training(const std::string& output, const std::vector<std::string>& more,
+                                  const std::string& of = model()) {
+  std::vector<std::string> line = {"train",    "--model",      of,        "--data",  at("train.jsonl"),
+                                   "--output", output,         "--dtype", "f32",     "--rank",
+                                   "2",        "--batch-size", "4",       "--steps", "1"};
+  // What is given again takes the place of the usual.
+  for (std::size_t i = 0; i < more.size(); ++i) {
+    const auto usual = std::find(line.begin(), line.end(), more[i]);
+    if (more[i].starts_with("--") && usual != line.end()) line.erase(usual, usual + 2);
+  }
+  line.insert(line.end(), more.begin(), more.end());
+  return line;
+}
+
+std::string text_of_tokens(int count) {
+  std::string text = "a";
+  for (int i = 1; i < count; ++i) text += " a";
+  return text;
+}
+
+TEST(Limits, TokensWithoutAnEmbeddingNameTheTokenizer) {
+  const fs::path folder = copy_of_model("more_tokens");
+  Json tokenizer = Json::load(folder / "tokenizer.json");
+  const auto vocabulary = Json::load(folder / "config.json").at("vocab_size").as_int64();
+  Json added = tokenizer.at("added_tokens");
+  added.push_back(Json::parse("{\"id\": " + std::to_string(vocabulary) +
+                                  ", \"content\": \"<new>\", \"single_word\": false, \"lstrip\": false, \"rstrip\": "
+                                  "false, \"normalized\": false, \"special\": true}",
+                              "token"));
+  tokenizer.set("added_tokens", added);
+  write(folder / "tokenizer.json", tokenizer.dump());
+  const std::string id = std::to_string(vocabulary), rows = at("new_token.jsonl");
+  write(rows, "{\"text\": \"fine\"}\n{\"text\": \"a <new> one\", \"prompt\": \"a <new> one\"}\n");
+  const std::string prompts = at("new_prompts.jsonl"), texts = at("new_texts.jsonl");
+  write(prompts, "{\"prompt\": \"fine\"}\n{\"prompt\": \"a <new> one\"}\n");
+  write(texts, "{\"text\": \"fine\"}\n{\"text\": \"a <new> one\"}\n");
+  const std::string m = folder.string();
+  const auto refused = [&](const std::vector<std::string>& line, const char* place) {
+    const Ran ran = command(line);
+    EXPECT_EQ(ran.code, 65) << line[0] << ran.err;
+    EXPECT_THAT(ran.err, AllOf(HasSubstr(place), HasSubstr("tokenizer.json"), HasSubstr("got " + id + " for"),
+                               HasSubstr("vocab_size " + id)));
+  };
+  refused({"score", "--model", m, "--text", "a <new> one"}, "more_tokens");
+  refused({"score", "--model", m, "--data", texts}, "new_texts.jsonl:2");
+  refused({"generate", "--model", m, "--prompt", "a <new> one"}, "more_tokens");
+  refused({"generate", "--model", m, "--prompts", prompts}, "new_prompts.jsonl:2");
+  refused(training(at("never_trained"), {"--data", texts}, m), "new_texts.jsonl:2");
+}
+
+TEST(Limits, RowsAreCutToTheContext) {
+  const std::string rows = at("long.jsonl");
+  write(rows, Json::object({{"text", text_of_tokens(500)}}).dump() + "\n{\"text\": \"short\"}\n");
+  for (const char* longest : {"1024", "4096"}) {
+    const std::string out = at("cut");
+    fs::remove_all(out);
+    const Ran dry = command(training(out, {"--data", rows, "--max-length", longest, "--dry-run"}));
+    EXPECT_EQ(dry.code, 0) << dry.err;
+    EXPECT_THAT(dry.err, HasSubstr("1 of 2 rows are cut to 128 tokens, the model's context"));
+    const Ran ran = command(training(out, {"--data", rows, "--max-length", longest, "--batch-size", "2", "--json"}));
+    EXPECT_EQ(ran.code, 0) << ran.err;
+    EXPECT_THAT(ran.err, HasSubstr("1 of 2 rows are cut to 128 tokens, the model's context"));
+    EXPECT_LE(ran.events().at(0).at("tokens").as_int64(), 128 + 16);
+  }
+  const Ran ran = command(training(at("cut"), {"--data", rows, "--max-length", "50", "--dry-run"}));
+  EXPECT_THAT(ran.err, HasSubstr("cut to 50 tokens, --max-length"));
+}
+
+TEST(Limits, AnswersEndWhereTheContextDoes) {
+  const auto text = [](std::size_t tokens) { return text_of_tokens(128).substr(0, tokens); };  // one a character
+  const auto counted = command({"tokenize", "--model", model(), "--text", text(128), "--json"}).events();
+  ASSERT_EQ(counted.at(0).at("tokens").size(), 128u);
+  const auto run = [&](std::size_t tokens, std::vector<std::string> more) {
+    std::vector<std::string> line = {"generate", "--model", model(), "--prompt", text(tokens), "--json"};
+    line.insert(line.end(), more.begin(), more.end());
+    return command(line);
+  };
+  // The context's last token can still be answered with one, which nobody reads.
+  const Ran full = run(128, {"--max-tokens", "1", "--ignore-eos"});
+  ASSERT_EQ(full.code, 0) << full.err;
+  EXPECT_EQ(full.events().at(0).at("tokens").size(), 1u);
+  EXPECT_EQ(full.events().at(0).at("finish_reason").as_string(), "length");
+  EXPECT_THAT(full.err, Not(HasSubstr("warning")));
+  const Ran longer = run(129, {"--max-tokens", "1"});
+  EXPECT_EQ(longer.code, 2);
+  EXPECT_THAT(longer.err, AllOf(HasSubstr("129"), HasSubstr("128")));
+  // Exactly as many tokens, or an error before the first.
+  const Ran exact = run(124, {"--max-tokens", "5", "--ignore-eos"});
+  EXPECT_EQ(exact.events().at(0).at("tokens").size(), 5u) << exact.err;
+  const Ran more = run(124, {"--max-tokens", "6", "--ignore-eos"});
+  EXPECT_EQ(more.code, 2);
+  EXPECT_EQ(more.out, "");
+  EXPECT_THAT(more.err, AllOf(HasSubstr("exactly 6 tokens"), HasSubstr("128"), HasSubstr("room for 5")));
+  const Ran warned = run(124, {"--max-tokens", "6", "--logit-bias", "0=-1e9"});
+  EXPECT_EQ(warned.code, 0) << warned.err;
+  if (warned.events().at(0).at("finish_reason").as_string() == "length") {
+    EXPECT_THAT(warned.err, HasSubstr("warning: the model's context of 128 tokens is full"));
+  }
+}
+
+TEST(Limits, AChatForgetsItsOldestTurns) {
+  std::string lines;
+  for (int i = 0; i < 12; ++i) lines += "question number " + std::to_string(i) + "\n";
+  const Ran ran =
+      command({"chat", "--model", model(), "--max-tokens", "12", "--system", "Be brief.", "--json"}, {}, lines);
+  EXPECT_EQ(ran.code, 0) << ran.err;
+  EXPECT_EQ(ran.events().size(), 12u) << "every line is answered";
+  EXPECT_THAT(ran.err, HasSubstr("the conversation fills the model's context of 128 tokens"));
+  // One message that is too long by itself is left out, and the next is answered.
+  const Ran one = command({"chat", "--model", model(), "--max-tokens", "4", "--json"}, {},
+                          "hello\n" + text_of_tokens(400) + "\nand now\n");
+  EXPECT_EQ(one.code, 0) << one.err;
+  const auto events = one.events();
+  ASSERT_EQ(events.size(), 3u);
+  EXPECT_EQ(events[0].at("event").as_string(), "result");
+  EXPECT_EQ(events[1].at("event").as_string(), "error");
+  EXPECT_EQ(events[2].at("event").as_string(), "result");
+  EXPECT_THAT(one.err, AllOf(HasSubstr("the message has"), HasSubstr("context 128")));
+}
+
+TEST(Limits, WeightsThatAreNotFiniteNameTheModel) {
+  const fs::path folder = copy_of_model("not_finite");
+  std::vector<NamedTensor> tensors;
+  {
+    const SafeTensors file = SafeTensors::open(folder / "model.safetensors");
+    for (const TensorInfo& t : file.tensors()) {
+      Tensor tensor = file.load(t.name).copy();
+      if (t.name == "model.layers.0.self_attn.q_proj.weight") {
+        auto values = Tensor(cast(tensor, DType::f32)).to_vector<float>();
+        values[3] = std::numeric_limits<float>::quiet_NaN();
+        tensor = Tensor::from(values, tensor.shape());
+      }
+      tensors.emplace_back(t.name, tensor);
+    }
+  }
+  save_safetensors(folder / "model.safetensors", tensors);
+  const std::string adapter = at("finite_adapter"), m = folder.string();
+  ASSERT_EQ(command(training(adapter, {})).code, 0);
+  for (const std::vector<std::string>& line :
+       {std::vector<std::string>{"generate", "--model", m, "--prompt", "a b"},
+        {"generate", "--model", m, "--prompt", "a b", "--temperature", "1"},
+        {"score", "--model", m, "--text", "a b", "--json"},
+        {"merge", "--model", m, "--adapter", adapter, "--output", at("never_merged")}}) {
+    const Ran ran = command(line);
+    EXPECT_EQ(ran.code, 65) << line[0] << ": " << ran.err;
+    EXPECT_THAT(ran.err, AllOf(HasSubstr(m), HasSubstr("finite")));
+    EXPECT_EQ(ran.out, "");
+  }
+}
+
+TEST(Limits, PromptsThatAreNoMessagesNameTheirLine) {
+  const std::string rows = at("bad_prompts.jsonl");
+  for (const char* bad : {R"({"messages": [5]})", R"({"messages": "x"})", R"({"messages": [{"content": "x"}]})",
+                          R"({"messages": [{"role": 5, "content": "x"}]})"}) {
+    write(rows, std::string("{\"prompt\": \"fine\"}\n") + bad + "\n");
+    const Ran ran = command({"generate", "--model", model(), "--prompts", rows});
+    EXPECT_EQ(ran.code, 65) << ran.err;
+    EXPECT_THAT(ran.err, AllOf(HasSubstr("bad_prompts.jsonl:2: "), HasSubstr("messages"))) << bad;
+  }
+}
+
+TEST(Limits, RowsWithNothingToLearnAreListed) {
+  const std::string rows = at("nothing.jsonl");
+  const std::string none = R"({"messages": [{"role": "user", "content": "x"}]})";
+  write(rows, "{\"text\": \"fine\"}\n" + none + "\n\n" + none + "\n");
+  const Ran ran = command(training(at("left_out"), {"--data", rows, "--dry-run"}));
+  EXPECT_EQ(ran.code, 0) << ran.err;
+  EXPECT_THAT(ran.err, HasSubstr("nothing.jsonl: 2 of 3 rows have nothing to learn and are left out: lines 2, 4\n"));
+  write(
+      rows,
+      "{\"text\": \"fine\"}\n{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}, {\"role\": \"assistant\"}]}\n");
+  const Ran empty = command(training(at("left_out"), {"--data", rows, "--dry-run"}));
+  EXPECT_EQ(empty.code, 65);
+  EXPECT_THAT(empty.err, AllOf(HasSubstr("nothing.jsonl:2"), HasSubstr("content")));
+}
+
+TEST(Limits, AnAdapterToBeginWithIsNotContradicted) {
+  const std::string first = at("first_adapter");
+  ASSERT_EQ(command(training(first, {"--target-modules", "q,v", "--alpha", "6"})).code, 0);
+  const auto again = [&](const std::vector<std::string>& more) {
+    const std::string out = at("second_adapter");
+    fs::remove_all(out);
+    std::vector<std::string> line = {
+        "train",    "--model", model(),   "--data", at("train.jsonl"), "--init-adapter", first,
+        "--output", out,       "--steps", "1"};
+    line.insert(line.end(), more.begin(), more.end());
+    return command(line);
+  };
+  for (const std::vector<std::string>& wrong : {std::vector<std::string>{"--rank", "4"},
+                                                {"--alpha", "2"},
+                                                {"--target-modules", "q_proj,k_proj"},
+                                                {"--rslora"}}) {
+    const Ran ran = again(wrong);
+    EXPECT_EQ(ran.code, 2) << wrong[0] << ran.err;
+    EXPECT_THAT(ran.err, AllOf(HasSubstr(wrong[0]), HasSubstr("contradicts --init-adapter")));
+  }
+  EXPECT_EQ(again({}).code, 0);
+  const Ran same = again({"--rank", "2", "--alpha", "6", "--target-modules", "v_proj,q_proj", "--dropout", "0.25"});
+  EXPECT_EQ(same.code, 0) << same.err;
+  const Json config = Json::load(fs::path(at("second_adapter")) / "adapter_config.json");
+  EXPECT_EQ(config.at("lora_dropout").as_double(), 0.25);
+  EXPECT_EQ(config.at("r").as_int64(), 2);
+  const fs::path kept = fs::path(at("second_adapter")) / "checkpoints/step-1/config.toml";
+  const Ran printed = command({"train", "--config", kept.string(), "--print-config", "--json"});
+  ASSERT_EQ(printed.code, 0) << printed.err;
+  const Json event = printed.events().at(0);
+  EXPECT_EQ(event.at("event").as_string(), "config");
+  EXPECT_EQ(event.at("dropout").as_double(), 0.25);
+  EXPECT_FALSE(event.contains("rank")) << "the adapter brings it";
+}
+
+TEST(Limits, FlagsThatCannotMeanAnything) {
+  const Ran early = command(training(at("no_early"), {"--early-stop", "2"}));
+  EXPECT_EQ(early.code, 2);
+  EXPECT_THAT(early.err, AllOf(HasSubstr("--early-stop"), HasSubstr("--valid")));
+  const Ran alpha = command(training(at("no_alpha"), {"--alpha", "0"}));
+  EXPECT_EQ(alpha.code, 2);
+  EXPECT_THAT(alpha.err, HasSubstr("--alpha"));
+  const Ran typo = command(training(at("no_typo"), {"--target-modules", "q_proj,vproj"}));
+  EXPECT_EQ(typo.code, 2);
+  EXPECT_THAT(typo.err, AllOf(HasSubstr("\"vproj\""), HasSubstr("v_proj")));
+  const std::string toml = at("table.toml");
+  write(toml, "foo = 1\n");
+  EXPECT_THAT(command({"train", "--config", toml}).err, HasSubstr("table.toml: foo: is no option of train"));
+  write(toml, "[rank]\nx = 1\n");
+  EXPECT_THAT(command({"train", "--config", toml}).err,
+              AllOf(HasSubstr("table.toml: rank: expected"), HasSubstr("got a table")));
+}
+
+TEST(Limits, OutputsMakeTheFoldersAboveThem) {
+  const std::string adapter = at("deep/er/adapter"), merged = at("other/deep/merged");
+  ASSERT_EQ(command(training(adapter, {})).code, 0);
+  const Ran merge = command({"merge", "--model", model(), "--adapter", adapter, "--output", merged});
+  EXPECT_EQ(merge.code, 0) << merge.err;
+  write(at("a_file"), "x");
+  const Ran under = command({"merge", "--model", model(), "--adapter", adapter, "--output", at("a_file/merged")});
+  EXPECT_EQ(under.code, 73);
+  EXPECT_THAT(under.err, HasSubstr("a_file"));
+}
+
+TEST(Limits, MessagesHoldNothingThatATerminalObeys) {
+  const Ran ran = command({"score", "--model", at("no\x1b[31m\x07\xff\xc2\x9b\xc3\xa4model"), "--text", "a"});
+  EXPECT_EQ(ran.code, 66);
+  EXPECT_THAT(ran.err, HasSubstr("no\\x1b[31m\\x07\\xff\\xc2\\x9b\xc3\xa4model"));
+  EXPECT_EQ(ran.err.find('\x1b'), std::string::npos);
+}
+
+TEST(Limits, HelpOfTrainNamesItsVariables) {
+  EXPECT_THAT(command({"train", "--help"}).out, HasSubstr("METAL_CANDLE_LEARNING_RATE"));
+}
+
+}  // namespace
+}  // namespace metal_candle::test
