@@ -117,6 +117,16 @@ TEST(Plans, RowProgramsThatNobodyNamedAreOneKernel) {
     EXPECT_EQ(steps(graphs().at(name)()), 1) << name;
 }
 
+TEST(Plans, NormsOfFewRowsStayWholeInGraphsOfSeveralWindows) {
+  Tensor w = ones({64, 64});
+  w.freeze();
+  const Tensor x = ones({64, 64}), g = ones({64});
+  LazyTensor y = x;
+  for (int i = 0; i < 600; ++i) y = y + matmul(rms_norm(y, g), w);
+  const std::string text = explain(vjp({y}, {x}, {x}));
+  for (const char* own : {" mean [", " mul+mean ["}) EXPECT_EQ(text.find(own), std::string::npos) << own;
+}
+
 TEST(Plans, TheSamePlanWhoeverRecorded) {
   const Tensor x = ones({4, 8});
   const ComputationGraph a = ComputationGraph::capture({softmax(x * 2.0) + 1.0});

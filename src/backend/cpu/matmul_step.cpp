@@ -48,6 +48,7 @@ std::size_t round_up(std::size_t x) { return (x + 63) / 64 * 64; }
 /// What a tile's sink needs.
 struct TileContext {
   const RowProgram* program;
+  const std::vector<FetchedRows>* fetched;
   const RunFrame* frame;
   std::int64_t m, first_batch;
   void* scratch;
@@ -58,6 +59,28 @@ void run_epilogue(void* user, const GemmTile& t) {
   const std::int64_t row0 = (c.first_batch + t.batch) * c.m + t.row0;
   c.program->run_tile(c.frame->buffers, c.frame->slots, row0, t.rows, t.col0, t.cols, static_cast<const float*>(t.data),
                       t.ld, c.scratch);
+}
+
+void fetch_for_epilogue(void* user, const GemmTile& t) {
+  const auto& c = *static_cast<const TileContext*>(user);
+  const std::int64_t row0 = (c.first_batch + t.batch) * c.m + t.row0;
+  for (const FetchedRows& f : *c.fetched) {
+    const char* p = static_cast<const char*>(c.frame->buffers[f.buffer]) + f.offset + row0 * f.row + t.col0 * f.element;
+    const std::int64_t bytes = t.cols * f.element;
+    for (std::int64_t r = 0; r < t.rows; ++r, p += f.row)
+      for (std::int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(p + at, 0, 2);
+  }
+}
+
+/// Bytes from one row of the program to the next, 0 where rows do not lie at one distance.
+std::int64_t row_bytes(const KernelProgram& p, const KAccess& a) {
+  std::int64_t inner = 0, rows = 1;
+  for (std::size_t d = p.row_dims.size(); d-- > 0; rows *= p.row_dims[d]) {
+    if (p.row_dims[d] == 1) continue;
+    if (rows == 1) inner = a.row_strides[d];
+    else if (a.row_strides[d] != inner * rows) return 0;
+  }
+  return inner * static_cast<std::int64_t>(size_of(a.dtype));
 }
 
 /// The program with the product read densely from memory, as `dtype`.
@@ -80,7 +103,7 @@ MatmulCallStep::MatmulCallStep(const Plan& plan, const PlanStep& step)
     : step_(step.matmul), dtype_(step.matmul.dtype), product_dtype_(dtype_), shape_(simplify(step.matmul)) {
   plain_ = !is_float(dtype_);
   if (dtype_ == DType::boolean) throw InternalError("matmul of bool");
-  if (step_.epilogue) lower_epilogue(step.program);
+  if (step_.epilogue) lower_epilogue(plan, step.program);
   if (!plain_) {
     choose_packing(plan);
     plan_product();
@@ -98,7 +121,7 @@ bool MatmulCallStep::tile_epilogue(const KernelProgram& p) const {
   });
 }
 
-void MatmulCallStep::lower_epilogue(const KernelProgram& program) {
+void MatmulCallStep::lower_epilogue(const Plan& plan, const KernelProgram& program) {
   if (is_half(dtype_)) product_dtype_ = DType::f32;
   const KernelProgram p = reading_memory(program, step_.tile, step_.n, product_dtype_);
   if (!tile_epilogue(p)) {
@@ -109,6 +132,23 @@ void MatmulCallStep::lower_epilogue(const KernelProgram& program) {
   const GemmTiling likely = plan_gemm(args_);
   const int lanes = family_of(current_kernels(), args_.type).lanes;
   tile_program_ = RowProgram::lower(p, {step_.tile, likely.swapped ? 64 : lanes << likely.width});
+  find_fetched(plan, p);
+}
+
+void MatmulCallStep::find_fetched(const Plan& plan, const KernelProgram& p) {
+  std::vector<int> seen;  // by memory: what is written in place is read as well
+  for (const KAccess& a : p.accesses) {
+    if (a.buffer == step_.tile || a.gather >= 0 || a.col_stride != 1 || a.stream || a.row_strides.empty()) continue;
+    const std::int64_t row = row_bytes(p, a);
+    if (row == 0) continue;
+    int memory = a.buffer;
+    while (plan.buffers[static_cast<std::size_t>(memory)].same_as >= 0)
+      memory = plan.buffers[static_cast<std::size_t>(memory)].same_as;
+    if (std::find(seen.begin(), seen.end(), memory) != seen.end()) continue;
+    seen.push_back(memory);
+    const auto element = static_cast<std::int64_t>(size_of(a.dtype));
+    fetched_.push_back({a.buffer, a.offset * element, row, element});
+  }
 }
 
 void MatmulCallStep::choose_packing(const Plan& plan) {
@@ -167,6 +207,7 @@ void MatmulCallStep::plan_product() {
   args_.c_row_stride = shape_.n;
   args_.c_batch = shape_.m * shape_.n;
   if (tile_program_) args_.sink = run_epilogue;
+  if (!fetched_.empty()) args_.fetch = fetch_for_epilogue;
   tiling_ = shape_.empty() ? GemmTiling{} : plan_gemm(args_);
   gemm_scratch_ = round_up(tiling_.scratch_bytes);
   const Weight& w = weights_[0];
@@ -264,7 +305,7 @@ void MatmulCallStep::run_gemm(const RunFrame& frame, std::int64_t task, char* sc
       at += index % shape_.extents[d] * weights_[i].strides[d];
     g.b.data = at;
   }
-  TileContext context{tile_program_.get(), &frame, shape_.m, first, scratch + gemm_scratch_};
+  TileContext context{tile_program_.get(), &fetched_, &frame, shape_.m, first, scratch + gemm_scratch_};
   args.user = &context;
   if (!tile_program_) args.c = out_ + first * shape_.m * shape_.n * static_cast<std::int64_t>(size_of(product_dtype_));
   const std::int64_t job = streams() ? stretch(task % threads_) + task / threads_ : task % tiling_.jobs;

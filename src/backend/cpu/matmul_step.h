@@ -13,6 +13,12 @@
 
 namespace metal_candle::cpu {
 
+/// What an epilogue reads and writes row by row: asked for while the product is being made.
+struct FetchedRows {
+  int buffer;
+  std::int64_t offset, row, element;  // bytes
+};
+
 class MatmulCallStep final : public Step {
  public:
   MatmulCallStep(const Plan& plan, const PlanStep& step);
@@ -31,7 +37,8 @@ class MatmulCallStep final : public Step {
   const char* take_failure() override { return second_ ? second_->take_failure() : nullptr; }
 
  private:
-  void lower_epilogue(const KernelProgram& program);
+  void lower_epilogue(const Plan& plan, const KernelProgram& program);
+  void find_fetched(const Plan& plan, const KernelProgram& program);
   bool tile_epilogue(const KernelProgram& program) const;
   void choose_packing(const Plan& plan);
   void plan_product();
@@ -50,6 +57,7 @@ class MatmulCallStep final : public Step {
   double nanoseconds_ = 0;
 
   std::unique_ptr<RowProgram> tile_program_;
+  std::vector<FetchedRows> fetched_;
   std::unique_ptr<ProgramStep> second_;
   std::size_t gemm_scratch_ = 0;
 

@@ -228,7 +228,7 @@ class Fuser {
   /// Whether merging would make others wait: a small unit that other units read, joined with one that must wait itself.
   bool delays(int small, int late) {
     const Unit& s = unit(small);
-    if (s.numel > kSmallUnit) return false;
+    if (s.numel > kSmallUnit || reach_.get(small, late)) return false;  // it waits for `late` anyway
     bool waits = false;
     for (const int x : unit(late).needs) waits |= x != small && !reach_.get(small, x);
     if (!waits) return false;

@@ -3,6 +3,8 @@
 // The scale moves to the narrow side, and the second product becomes a second K segment of the first: the adapter costs
 // its operations and no pass over the result. In a longer sum any product may take any such term. The gradient dy·Wᵀ +
 // s·((dy·Bᵀ)·Aᵀ) has the same form.
+#include <map>
+
 #include "compiler/rewrite.h"
 #include "ops/table.h"
 
@@ -22,8 +24,9 @@ class LoraFolder {
     int at = -1;
     rewriter_.run([&](GraphNode n) {
       ++at;
-      const int folded = fold(n);
-      const int id = folded >= 0 ? folded : rewriter_.add(std::move(n));
+      int id = scaled_before(n);
+      if (id < 0) id = fold(n);
+      if (id < 0) id = rewriter_.add(std::move(n));
       if (static_cast<std::size_t>(id) >= old_uses_.size()) old_uses_.resize(static_cast<std::size_t>(id) + 1, 0);
       old_uses_[static_cast<std::size_t>(id)] = uses_[static_cast<std::size_t>(at)];
       return id;
@@ -33,6 +36,17 @@ class LoraFolder {
  private:
   static bool is(const GraphNode& n, Elementwise op) {
     return n.op->kind == OpKind::elementwise && n.op->code == static_cast<std::uint16_t>(op);
+  }
+  /// s·(x·A) as a fold made it, where a gradient asks for it again; -1 where none did.
+  int scaled_before(const GraphNode& n) {
+    if (!is(n, Elementwise::mul) || n.inputs.size() != 2) return -1;
+    for (std::size_t side = 0; side < 2; ++side) {
+      const auto at = scaled_.find({n.inputs[side], n.inputs[1 - side]});
+      if (at != scaled_.end() && rewriter_.node(at->second).shape == n.shape &&
+          rewriter_.node(at->second).dtype == n.dtype)
+        return at->second;
+    }
+    return -1;
   }
   bool used_once(int id) const {
     return static_cast<std::size_t>(id) < old_uses_.size() && old_uses_[static_cast<std::size_t>(id)] == 1;
@@ -123,8 +137,7 @@ class LoraFolder {
         w.shape.numel() != n.shape.numel() || a.numel() / k != a2.numel() / rank)
       return -1;
     int left = t.inputs[0];
-    if (scale >= 0)
-      left = rewriter_.add(make_like(n, ops::elementwise_def(Elementwise::mul), t.dtype, a2, {left, scale}));
+    if (scale >= 0) left = scaled(n, left, scale, t.dtype, a2);
     Shape wanted = a;
     wanted[a.rank() - 1] = rank;
     if (!(a2 == wanted)) {
@@ -142,7 +155,15 @@ class LoraFolder {
     return out;
   }
 
+  int scaled(const GraphNode& like, int x, int scale, DType dtype, const Shape& shape) {
+    const auto [at, fresh] = scaled_.try_emplace({x, scale}, -1);
+    if (fresh)
+      at->second = rewriter_.add(make_like(like, ops::elementwise_def(Elementwise::mul), dtype, shape, {x, scale}));
+    return at->second;
+  }
+
   std::vector<int> uses_, old_uses_;
+  std::map<std::pair<int, int>, int> scaled_;  // (narrow product, scale)
   Rewriter rewriter_;
 };
 

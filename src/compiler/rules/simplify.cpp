@@ -15,8 +15,8 @@ class Simplifier {
 
   void run() {
     rewriter_.run([&](GraphNode n) {
-      for (auto rule : {&Simplifier::identity, &Simplifier::cast, &Simplifier::view, &Simplifier::neutral,
-                        &Simplifier::twice, &Simplifier::single}) {
+      for (auto rule : {&Simplifier::identity, &Simplifier::cast, &Simplifier::view, &Simplifier::number,
+                        &Simplifier::neutral, &Simplifier::twice, &Simplifier::single}) {
         const int id = (this->*rule)(n);
         if (id >= 0) return id;
       }
@@ -70,6 +70,20 @@ class Simplifier {
       return false;
     }();
     return !moves && in(n, 0).shape == n.shape && in(n, 0).op->kind != OpKind::scalar ? n.inputs[0] : -1;
+  }
+
+  // x ∘ cast(number, x's type) = x ∘ number. Kernels read numbers in the type that they compute in; 16 bits are computed
+  // in f32, and there a gradient's number is as exact as the forward pass's, so that both can be one value.
+  int number(GraphNode& n) {
+    if (n.op->kind != OpKind::elementwise || n.op->code >= static_cast<std::uint16_t>(Elementwise::kCount)) return -1;
+    for (std::size_t k = 0; k < 2 && n.inputs.size() == 2; ++k) {
+      const GraphNode& c = in(n, static_cast<int>(k));
+      const GraphNode& x = in(n, static_cast<int>(1 - k));
+      if (is_elementwise(c, ops::kCast) && is_float(c.dtype) && c.dtype == x.dtype &&
+          in(c, 0).op->kind == OpKind::scalar && x.shape.rank() > 0)
+        n.inputs[k] = c.inputs[0];
+    }
+    return -1;
   }
 
   // x·1 = x, 1·x = x, x/1 = x, x-0 = x. Not x+0, which would keep -0.

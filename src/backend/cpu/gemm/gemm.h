@@ -62,6 +62,9 @@ struct GemmTile {
 };
 /// Called by run_gemm_job, once for each piece; pieces of one product are disjoint and cover C.
 using GemmSink = void (*)(void* user, const GemmTile& tile);
+/// Called while the sums of a piece, or of a part of one, are about to be computed (there is no data yet): time to ask
+/// for the memory that the sink will touch.
+using GemmFetch = void (*)(void* user, const GemmTile& tile);
 
 struct GemmArgs {
   std::int64_t m = 0, n = 0;
@@ -73,6 +76,7 @@ struct GemmArgs {
   GemmType c_type = GemmType::f32;
   std::int64_t c_row_stride = 0, c_batch = 0;
   GemmSink sink = nullptr;
+  GemmFetch fetch = nullptr;  // only with a sink
   void* user = nullptr;
 };
 

@@ -168,8 +168,13 @@ class TileRun {
     }
   }
 
-  /// Lines of C that will be written: a store would wait for each.
+  /// Lines of C that will be written, or what the sink will touch: a store would wait for each.
   void fetch_c(std::int64_t row, std::int64_t rows, const Group& g) const {
+    if (args_.fetch != nullptr) {
+      GemmTile tile{batch_, row0_ + row, rows, g.col, g.cols, nullptr, 0};
+      if (t_.swapped) tile = {batch_, g.col, g.cols, row0_ + row, rows, nullptr, 0};
+      return args_.fetch(args_.user, tile);
+    }
     if (args_.c == nullptr || t_.swapped) return;
     const std::int64_t bytes = element_bytes(args_.c_type), row_bytes = args_.c_row_stride * bytes;
     const char* c = static_cast<const char*>(args_.c) + batch_ * args_.c_batch * bytes;

@@ -61,7 +61,7 @@ struct Body {
   bool streams = false;
   int tile_buffer = -1;
   // Arrays worth fetching ahead, those of the first stage that reads any: the next rows, in one stage or a share in
-  // every stage, or the next columns. On tiles: the columns of the next tile.
+  // every stage, or the next columns. None on tiles.
   std::vector<int> ahead;
   int ahead_from = 0;  // the stage that reads them
   enum Ahead : std::uint8_t { kColumns, kRows } ahead_of = kColumns;

@@ -69,6 +69,7 @@ void Lowering::find_needs() {
 }
 
 void Lowering::find_ahead() {
+  if (tile_.buffer >= 0) return;  // the product asks for it
   std::int64_t row_bytes = 0;
   // Stages that only make a number or two may stand before the one that walks through memory.
   for (b_.ahead_from = 0; b_.ahead_from < static_cast<int>(b_.stages.size()); ++b_.ahead_from) {

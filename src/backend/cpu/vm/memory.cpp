@@ -69,10 +69,14 @@ void widen(const Instr& in, const Frame& f) {
   const int n = static_cast<int>(hn::Lanes(df));
   float* out = at<float>(in.out, f);
   const std::uint16_t* a = at<const std::uint16_t>(in.a, f);
-  for (int r = 0; r < f.rows; ++r, out = step(out, pitch(in.out, f)), a = step(a, pitch(in.a, f))) {
+  const int rows = f.rows, cols = f.cols;  // read again after every store otherwise
+  const auto out_row = pitch(in.out, f), a_row = pitch(in.a, f);
+  for (int r = 0; r < rows; ++r, out = step(out, out_row), a = step(a, a_row)) {
     int c = 0;
-    for (; c + n <= f.cols; c += n) store(Format::widen(a + c), out + c);
-    if (const int rest = f.cols - c; rest > 0) {
+    for (; c + 4 * n <= cols; c += 4 * n)
+      for (int i = 0; i < 4; ++i) store(Format::widen(a + c + i * n), out + c + i * n);
+    for (; c + n <= cols; c += n) store(Format::widen(a + c), out + c);
+    if (const int rest = cols - c; rest > 0) {
       std::uint16_t some[HWY_MAX_BYTES / 4] = {};
       for (int i = 0; i < rest; ++i) some[i] = a[c + i];
       store_some(Format::widen(some), out + c, static_cast<std::size_t>(rest));

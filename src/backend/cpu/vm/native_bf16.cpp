@@ -36,17 +36,21 @@ inline __m512i round_two(__m512 low, __m512 high) {
   return (__m512i)_mm512_cvtne2ps_pbh(high, low);
 }
 
+inline __m512 widened(__m256i half) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)); }
+
 inline __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1); }
 
 void narrow(const Instr& in, const Frame& f) {
   std::uint16_t* out = at<std::uint16_t>(in.out, f);
   const float* a = at<const float>(in.a, f);
-  for (int r = 0; r < f.rows; ++r, out = step(out, pitch(in.out, f)), a = step(a, pitch(in.a, f))) {
+  const int rows = f.rows, cols = f.cols;  // read again after every store otherwise
+  const auto out_row = pitch(in.out, f), a_row = pitch(in.a, f);
+  for (int r = 0; r < rows; ++r, out = step(out, out_row), a = step(a, a_row)) {
     int c = 0;
-    for (; c + 32 <= f.cols; c += 32)
+    for (; c + 32 <= cols; c += 32)
       _mm512_storeu_si512(out + c, round_two(_mm512_loadu_ps(a + c), _mm512_loadu_ps(a + c + 16)));
-    for (; c < f.cols; c += 16) {
-      const __mmask16 there = f.cols - c < 16 ? first(f.cols - c) : first(16);
+    for (; c < cols; c += 16) {
+      const __mmask16 there = cols - c < 16 ? first(cols - c) : first(16);
       _mm256_mask_storeu_epi16(out + c, there, round_one(_mm512_maskz_loadu_ps(there, a + c)));
     }
   }
@@ -55,11 +59,19 @@ void narrow(const Instr& in, const Frame& f) {
 void rounded(const Instr& in, const Frame& f) {
   float* out = at<float>(in.out, f);
   const float* a = at<const float>(in.a, f);
-  for (int r = 0; r < f.rows; ++r, out = step(out, pitch(in.out, f)), a = step(a, pitch(in.a, f))) {
-    for (int c = 0; c < f.cols; c += 16) {
-      const __mmask16 there = f.cols - c < 16 ? first(f.cols - c) : first(16);
+  const int rows = f.rows, cols = f.cols;
+  const auto out_row = pitch(in.out, f), a_row = pitch(in.a, f);
+  for (int r = 0; r < rows; ++r, out = step(out, out_row), a = step(a, a_row)) {
+    int c = 0;
+    for (; c + 32 <= cols; c += 32) {
+      const __m512i both = round_two(_mm512_loadu_ps(a + c), _mm512_loadu_ps(a + c + 16));
+      _mm512_storeu_ps(out + c, widened(_mm512_castsi512_si256(both)));
+      _mm512_storeu_ps(out + c + 16, widened(_mm512_extracti64x4_epi64(both, 1)));
+    }
+    for (; c < cols; c += 16) {
+      const __mmask16 there = cols - c < 16 ? first(cols - c) : first(16);
       const __m256i half = round_one(_mm512_maskz_loadu_ps(there, a + c));
-      _mm512_mask_storeu_epi32(out + c, there, _mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+      _mm512_mask_storeu_ps(out + c, there, widened(half));
     }
   }
 }

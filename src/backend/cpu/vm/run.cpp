@@ -159,8 +159,7 @@ class Runner {
     f_.col0 = c;
     f_.cols = static_cast<int>(n);
     for (int i = stage.moving.begin; i < stage.moving.end; ++i) bases_[1 + i].ptr = origins_[i] + c * b_.moving[i].step;
-    if (tile_ != nullptr) fetch_next_tile(stage, rows_, c);
-    if (tile_ == nullptr && !b_.ahead.empty() && find_ahead(stage, rows_, c, end)) {
+    if (!b_.ahead.empty() && find_ahead(stage, rows_, c, end)) {
       execute_fetching(stage);
     } else {
       execute(stage.loop);
@@ -225,17 +224,6 @@ class Runner {
       for (int r = 0; r < ahead_.rows; ++r, p += stride) {
         for (std::int64_t at = begin; at < end; at += 64) __builtin_prefetch(p + at, 0, 3);
       }
-    }
-  }
-
-  /// Tiles of the same rows mostly follow one another along the columns.
-  HWY_INLINE void fetch_next_tile(const StageCode& stage, int n, std::int64_t c) {
-    const std::int64_t begin = c + f_.cols, end = std::min(begin + f_.cols, stage.cols);
-    for (int i : b_.ahead) {
-      const Moving& m = b_.moving[i];
-      const char* p = origins_[i];
-      for (int r = 0; r < n; ++r, p += bases_[1 + i].stride)
-        for (std::int64_t at = begin * m.step; at < end * m.step; at += 64) __builtin_prefetch(p + at, 0, 2);
     }
   }
 
