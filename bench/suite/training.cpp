@@ -6,6 +6,7 @@
 #include <metal_candle/model.hpp>
 #include <metal_candle/optimizer.hpp>
 
+#include "suite/bare_step.h"
 #include "suite/language.h"
 #include "suite/needed.h"
 
@@ -40,6 +41,20 @@ class LoraTraining {
     next.push_back(-100);
     next[static_cast<std::size_t>(kLength - 1)] = -100;
     targets_ = mc::Tensor::from(next, {n});
+  }
+
+  /// The same step for the bare kernels, which go on from the parameters as they are now.
+  BareWork by_hand() const {
+    return bare_step(
+        {.model = model_,
+         .parameters = parameters_,
+         .ids = batch_.ids.eval().to_vector<std::int32_t>(),
+         .targets = targets_.to_vector<std::int32_t>(),
+         .rows = kRows,
+         .rank = kRank,
+         .gradients =
+             [this] { return mc::value_and_grad([&](const mc::ParamTree& p) { return loss_of(p); }, parameters_); }},
+        model_.dtype());
   }
 
   void run() {
@@ -84,8 +99,10 @@ void training(Suite& suite) {
     const double begin = now();
     step.run();
     const double first = now() - begin;
+    const BareWork by_hand = step.by_hand();
     Contest contest(suite);
     contest.local("ours", [&] { step.run(); });
+    if (by_hand.run) contest.local("bare kernels", by_hand.run);
     contest.torch(fmt::format("lm_step:smol:{}:{}:{}", kRows, kLength, name), false).run();
     const Bare bare = bare_time(suite, "training", products_of_step(dtype));
     Row row{"training", "LoRA step SmolLM2-135M 2x512 r16 " + name};
@@ -93,6 +110,10 @@ void training(Suite& suite) {
     row.add("tokens a second", kRows * kLength / contest.seconds("ours"));
     row.add("its matmuls, the better of each", bare.better, "s");
     row.at_most("of its matmuls", contest.seconds("ours") / bare.better, 1.2);
+    if (by_hand.run) {
+      row.add("bare kernels of its matmuls", contest.seconds("bare kernels") / bare.better);
+      row.note(by_hand.parts());
+    }
     row.add("first step", first, "s").at_most("first step, seconds", first, 3);
     if (const auto best = contest.fastest("torch eager"); !best.empty())
       row.at_least("x " + best, contest.ratio("ours", best), least);
