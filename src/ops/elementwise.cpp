@@ -25,6 +25,15 @@ void infer_two(const OpCall& c, InferResult& r) {
 }
 
 // ---- gradients -----------------------------------------------------------------------------------------------------
+
+// x^0 is 1 everywhere, and 0^z is 0 for all z above 0: the formulas would give 0·inf and 0·-inf there.
+LazyTensor pow_grad_base(const LazyTensor& x, const LazyTensor& z, const LazyTensor& g) {
+  return where(equal(z, 0), zero_like(g), g * z * pow(x, z - 1));
+}
+LazyTensor pow_grad_exponent(const LazyTensor& x, const LazyTensor& z, const LazyTensor& y, const LazyTensor& g) {
+  return where(logical_and(equal(x, 0), greater_equal(z, 0)), zero_like(g), g * y * log(x));
+}
+
 #define MC_UNARY(name, domain, cost, body, vjp, low, high)                                  \
   Tensors name##_vjp(const VjpCall& c) {                                                    \
     [[maybe_unused]] const LazyTensor &x = c.inputs[0], &y = c.outputs[0], &g = c.grads[0]; \

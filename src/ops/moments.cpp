@@ -80,7 +80,7 @@ Tensors decompose_logsumexp(const OpCall& c) {
 }
 
 Tensors logsumexp_vjp(const VjpCall& c) {
-  const LazyTensor wide = widened(c.inputs[0]), y = finite_or_zero(widened(c.outputs[0]));
+  const LazyTensor wide = widened(c.inputs[0]), y = widened(c.outputs[0]);
   return {to_type(widened(c.grads[0]) * exp(wide - y), c.inputs[0].dtype())};
 }
 

@@ -2,6 +2,7 @@
 // gradients broadcast without thinking. Sums and products of bools and 8-bit integers are i32; of nothing at all, a sum
 // is 0, a product 1, and a maximum the lowest value there is.
 #include <algorithm>
+#include <limits>
 
 #include "metal_candle/ops.hpp"
 #include "ops/arguments.h"
@@ -85,26 +86,32 @@ Axes as_axes(const Attrs& attrs) { return {attrs.values().begin(), attrs.values(
 
 Tensors sum_vjp(const VjpCall& c) { return {expand(c.grads[0], c.inputs[0].shape())}; }
 
-// Elements that share the extreme value share its gradient.
+// Elements that share the extreme value share its gradient. NaN is shared by nobody: everything is NaN then, as it is in
+// PyTorch.
 Tensors extreme_vjp(const VjpCall& c) {
   const LazyTensor &x = c.inputs[0], &g = c.grads[0];
   const LazyTensor hit = equal(x, c.outputs[0]);
   const LazyTensor number = sum(cast(hit, x.dtype()), as_axes(c.attrs), true);
-  return {where(hit, g / number, Scalar(0.0))};
+  const LazyTensor share = g / number;
+  return {where(hit, share, share * 0)};
 }
 
-// d/dx_i is the product of the others: y / x_i where nothing is zero; where one factor is zero only that factor moves
-// the product; where two are, nothing does. (Second derivatives are those of the formula, hence zero at zeros.)
+// d/dx_i is the product of the others. Zeros, infinities and NaN cannot be divided away: they are counted, and taken for
+// 1 (an infinity for its sign) in the product that is divided. (Second derivatives are those of the formula, hence zero
+// at zeros.)
 Tensors prod_vjp(const VjpCall& c) {
   const LazyTensor &x = c.inputs[0], &g = c.grads[0];
   const Axes axes = as_axes(c.attrs);
-  const LazyTensor zero = equal(x, 0);
-  const LazyTensor factors = where(zero, Scalar(1.0), x);
-  const LazyTensor rest = prod(factors, axes, true);
-  const LazyTensor zeros_there = sum(cast(zero, x.dtype()), axes, true);
-  const LazyTensor at_zero = where(equal(zeros_there, 1), rest, Scalar(0.0));
-  const LazyTensor elsewhere = where(equal(zeros_there, 0), rest, Scalar(0.0)) / factors;
-  return {g * where(zero, at_zero, elsewhere)};
+  const LazyTensor zero = equal(x, 0), infinite = is_inf(x), nan = is_nan(x);
+  const LazyTensor factors = where(logical_or(zero, nan), Scalar(1.0), where(infinite, sign(x), x));
+  const LazyTensor one = ones({}, x.dtype());
+  const auto beside = [&](const LazyTensor& there, double value) {  // `value` if there is one among the others, else 1
+    const LazyTensor here = cast(there, x.dtype());
+    return where(greater(sum(here, axes, true) - here, 0), Scalar(value), one);
+  };
+  using Limits = std::numeric_limits<double>;
+  const LazyTensor others = prod(factors, axes, true) / factors;
+  return {g * (others * beside(infinite, Limits::infinity()) * beside(zero, 0) * beside(nan, Limits::quiet_NaN()))};
 }
 
 void sample_axes(SampleSink& s) {
