@@ -15,11 +15,24 @@
 namespace metal_candle {
 namespace {
 
-bool has_bad_value(const LazyTensor& t) {
-  if (!is_float(t.dtype())) return false;
-  for (const double v : Tensor(t).to_f64())
-    if (!std::isfinite(v)) return true;
-  return false;
+/// What is among a tensor's values.
+struct Found {
+  bool nan = false, infinity = false;
+  void add(double v) {
+    nan |= std::isnan(v);
+    infinity |= std::isinf(v);
+  }
+  void add(const Found& other) {
+    nan |= other.nan;
+    infinity |= other.infinity;
+  }
+};
+
+Found bad_values(const LazyTensor& t) {
+  Found found;
+  if (!is_float(t.dtype())) return found;
+  for (const double v : Tensor(t).to_f64()) found.add(v);
+  return found;
 }
 
 /// A node like `from`, over `inputs`.
@@ -40,13 +53,17 @@ LazyTensor copy_of(const Node& from, const std::vector<LazyTensor>& inputs) {
   return t;
 }
 
-bool bad_number(const Node& n) { return !(n.scalar_flags & Node::kScalarInt) && !std::isfinite(n.scalar_f); }
+Found bad_number(const Node& n) {
+  Found found;
+  if (!(n.scalar_flags & Node::kScalarInt)) found.add(n.scalar_f);
+  return found;
+}
 
 struct Walk {
   struct Item {
     LazyTensor original, copy;
     std::vector<int> inputs;
-    bool bad = false;
+    Found bad;
     bool has_outputs = false;  // several: only they have values, not the node itself
     int last_use = -1;
   };
@@ -56,8 +73,8 @@ struct Walk {
   std::string run();
 
  private:
-  bool inputs_bad(const Item& item) const;
-  std::string report(std::size_t i) const;
+  Found of_inputs(const Item& item) const;
+  std::string report(std::size_t i, bool nan) const;
 };
 
 Walk::Walk(const std::vector<LazyTensor>& roots) {
@@ -82,15 +99,16 @@ Walk::Walk(const std::vector<LazyTensor>& roots) {
   }
 }
 
-bool Walk::inputs_bad(const Item& item) const {
+Found Walk::of_inputs(const Item& item) const {
   const Node& n = *item.original.node();
-  if ((n.scalar_flags & Node::kScalarOperand) && bad_number(n)) return true;
+  Found found;
+  if (n.scalar_flags & Node::kScalarOperand) found.add(bad_number(n));
   for (const int k : item.inputs)
-    if (k >= 0 && items[static_cast<std::size_t>(k)].bad) return true;
-  return false;
+    if (k >= 0) found.add(items[static_cast<std::size_t>(k)].bad);
+  return found;
 }
 
-std::string Walk::report(std::size_t i) const {
+std::string Walk::report(std::size_t i, bool nan) const {
   const Node& n = *items[i].original.node();
   std::string text = fmt::format("{} {} {} (node {})", n.op->name, name(n.dtype), n.shape.str(), i);
   if (n.op->kind == OpKind::output) {
@@ -98,7 +116,7 @@ std::string Walk::report(std::size_t i) const {
     text = fmt::format("output {} of {}", n.attributes()[0], main.op->name) + text.substr(n.op->name.size());
   }
   if (n.scope) text += " in " + *n.scope;
-  return text + " makes the first NaN or infinity";
+  return text + (nan ? " makes the first NaN" : " makes the first infinity");
 }
 
 std::string Walk::run() {
@@ -107,7 +125,7 @@ std::string Walk::run() {
     const Node& n = *item.original.node();
     if (n.evaluated()) {
       item.copy = item.original;
-      item.bad = has_bad_value(item.copy);
+      item.bad = bad_values(item.copy);
       continue;
     }
     std::vector<LazyTensor> inputs;
@@ -117,11 +135,13 @@ std::string Walk::run() {
       item.bad = bad_number(n);
       continue;
     }
-    item.bad = inputs_bad(item);
+    item.bad = of_inputs(item);
     if (item.has_outputs) continue;
     evaluate({&item.copy, 1}, Mode::probe);
-    const bool bad = has_bad_value(item.copy);
-    if (bad && !item.bad) return report(i);
+    // NaN may come of infinities (inf - inf), and did not come with them.
+    const Found bad = bad_values(item.copy);
+    if (bad.nan && !item.bad.nan) return report(i, true);
+    if (bad.infinity && !item.bad.infinity) return report(i, false);
     item.bad = bad;
     for (const int k : item.inputs)
       if (k >= 0 && items[static_cast<std::size_t>(k)].last_use == static_cast<int>(i))

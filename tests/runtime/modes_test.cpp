@@ -160,6 +160,23 @@ TEST(FindNan, WhatCameInIsNotBlamed) {
   EXPECT_EQ(find_nan({where(mask, Tensor::ones({3}), -std::numeric_limits<double>::infinity())}), "");
 }
 
+TEST(FindNan, NanOfInfinitiesThatCameInIsBlamed) {
+  const float inf = std::numeric_limits<float>::infinity();
+  const auto row = Tensor::from<float>({-inf, -inf}, {2});
+  const std::string softmax_of_nothing = find_nan({softmax(row) * 2});
+  EXPECT_EQ(softmax_of_nothing.rfind("softmax", 0), 0u) << softmax_of_nothing;
+  EXPECT_NE(softmax_of_nothing.find("first NaN"), std::string::npos) << softmax_of_nothing;
+  const std::string difference = find_nan({row - row});
+  EXPECT_EQ(difference.rfind("sub", 0), 0u) << difference;
+  const std::string by_number = find_nan({row * 0.0f});
+  EXPECT_EQ(by_number.rfind("mul", 0), 0u) << by_number;
+  EXPECT_EQ(find_nan({row * 2 + 1}), "");
+  // An infinity beside a NaN that came in.
+  const std::string division = find_nan({1.0f / Tensor::from<float>({std::nanf(""), 0}, {2})});
+  EXPECT_EQ(division.rfind("div", 0), 0u) << division;
+  EXPECT_NE(division.find("first infinity"), std::string::npos) << division;
+}
+
 TEST(FindNan, FindsNothingInAHealthyGraph) { EXPECT_EQ(find_nan(sampler()), ""); }
 
 }  // namespace
