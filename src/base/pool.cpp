@@ -1,8 +1,10 @@
 #include "base/pool.h"
 
 #include <sys/mman.h>
+#include <sys/sysinfo.h>
 
 #include <bit>
+#include <cstdio>
 #include <mutex>
 #include <vector>
 
@@ -17,7 +19,7 @@ constexpr std::size_t kSmall = std::size_t{64} << 10;  // blocks up to this are 
 constexpr std::size_t kHuge = std::size_t{2} << 20;
 constexpr std::size_t kShared = 16 * kHuge;  // a mapping that blocks smaller than a huge page are cut from
 constexpr int kClasses = 4 * 64;
-constexpr std::size_t kLargest = std::size_t{1} << 47;  // no machine has that much
+constexpr std::size_t kLargest = kPoolLargest;
 
 struct FreeBlock {
   FreeBlock* next;
@@ -38,13 +40,28 @@ std::size_t size_of_class(int c) {
   return (size + kAlign - 1) / kAlign * kAlign;
 }
 
+/// What the system could give without swapping.
+std::size_t system_available() {
+  if (std::FILE* file = std::fopen("/proc/meminfo", "r")) {
+    char line[128];
+    unsigned long long kilobytes = 0;
+    bool found = false;
+    while (!found && std::fgets(line, sizeof line, file))
+      found = std::sscanf(line, "MemAvailable: %llu kB", &kilobytes) == 1;
+    std::fclose(file);
+    if (found) return static_cast<std::size_t>(kilobytes) << 10;
+  }
+  struct sysinfo info {};
+  return sysinfo(&info) == 0 ? static_cast<std::size_t>(info.freeram) * info.mem_unit : 0;
+}
+
 class Pool {
  public:
   void* allocate(std::size_t bytes) {
-    if (bytes > kLargest) throw OutOfMemory(bytes, 0);
+    std::lock_guard lock(mutex_);
+    if (bytes > kLargest) throw OutOfMemory(bytes, available_locked());
     const int c = class_of(bytes);
     const std::size_t size = size_of_class(c);
-    std::lock_guard lock(mutex_);
     if (FreeBlock* block = free_[c]) {
       free_[c] = block->next;
       stats_.cached -= size;
@@ -52,8 +69,7 @@ class Pool {
       return block;
     }
     if (limit_ != 0 && stats_.live + stats_.cached + size > limit_) trim_locked();
-    if (limit_ != 0 && stats_.live + size > limit_)
-      throw OutOfMemory(bytes, limit_ > stats_.live ? limit_ - stats_.live : 0);
+    if (limit_ != 0 && stats_.live + size > limit_) throw OutOfMemory(bytes, available_locked());
     void* data = size <= kSmall ? cut(size) : size < kHuge ? cut_shared(size) : map(size);
     note_live(size);
     return data;
@@ -70,6 +86,10 @@ class Pool {
     stats_.cached += size;
   }
 
+  std::size_t available() {
+    std::lock_guard lock(mutex_);
+    return available_locked();
+  }
   PoolStats stats() {
     std::lock_guard lock(mutex_);
     return stats_;
@@ -89,6 +109,11 @@ class Pool {
   }
 
  private:
+  std::size_t available_locked() const {
+    if (limit_ == 0) return system_available();
+    return limit_ > stats_.live ? limit_ - stats_.live : 0;
+  }
+
   void note_live(std::size_t size) {
     stats_.live += size;
     if (stats_.live > stats_.peak) stats_.peak = stats_.live;
@@ -131,7 +156,7 @@ class Pool {
     if (raw == MAP_FAILED) {
       trim_locked();
       raw = mmap(nullptr, size + extra, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-      if (raw == MAP_FAILED) throw OutOfMemory(size, 0);
+      if (raw == MAP_FAILED) throw OutOfMemory(size, available_locked());
     }
     if (extra == 0) return raw;
     const auto address = reinterpret_cast<std::uintptr_t>(raw);
@@ -177,6 +202,7 @@ Pool& pool() {
 void* pool_allocate(std::size_t bytes) { return pool().allocate(bytes); }
 void pool_free(void* data, std::size_t bytes) noexcept { pool().free(data, bytes); }
 std::size_t pool_class_size(std::size_t bytes) { return size_of_class(class_of(bytes)); }
+std::size_t pool_available() { return pool().available(); }
 PoolStats pool_stats() { return pool().stats(); }
 void pool_reset_peak() { pool().reset_peak(); }
 void pool_set_limit(std::size_t bytes) { pool().set_limit(bytes); }

@@ -22,6 +22,10 @@ void* pool_allocate(std::size_t bytes);
 void pool_free(void* data, std::size_t bytes) noexcept;
 /// Bytes that `pool_allocate(bytes)` really takes.
 std::size_t pool_class_size(std::size_t bytes);
+/// The largest request that is taken to the system: no machine has more.
+inline constexpr std::size_t kPoolLargest = std::size_t{1} << 47;
+/// What is left below the limit; without one, what the system says it could give.
+std::size_t pool_available();
 PoolStats pool_stats();
 void pool_reset_peak();
 /// At most this many bytes live and cached together; 0: no limit.

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "base/pool.h"
 #include "compiler/compile.h"
 #include "compiler/fuse/groups.h"
 #include "compiler/fuse/lower.h"
@@ -96,6 +97,9 @@ class Assembler {
   }
 
   int add(PlanBuffer b) {
+    // Before memory is laid out or work is cut, so that no sum of sizes and no number of tasks overflows.
+    if (b.where == PlanBuffer::Where::arena && b.bytes > base::kPoolLargest)
+      throw OutOfMemory(b.bytes, base::pool_available());
     plan_.buffers.push_back(b);
     return static_cast<int>(plan_.buffers.size()) - 1;
   }

@@ -206,6 +206,29 @@ TEST_F(MemoryLimit, TooMuchIsATypedError) {
   EXPECT_EQ(sum(y).eval().item<float>(), 2.0f * kMany);
 }
 
+TEST_F(MemoryLimit, SaysWhatIsLeft) {
+  const auto asked = [](std::int64_t n) -> std::size_t {
+    try {
+      Tensor::zeros({n}, DType::u8);
+    } catch (const OutOfMemory& e) {
+      EXPECT_GE(e.bytes_asked(), static_cast<std::size_t>(n));
+      return e.bytes_free();
+    }
+    ADD_FAILURE() << "there is that much";
+    return 0;
+  };
+  constexpr std::int64_t kTooMuch = std::int64_t{1} << 50;
+  const std::size_t free = asked(kTooMuch);  // without a limit: the system's
+  EXPECT_GT(free, std::size_t{1} << 20);
+  EXPECT_LT(free, std::size_t{1} << 45);
+  set_memory_limit(live + (8 << 20));
+  for (const std::int64_t n : {kTooMuch, std::int64_t{64} << 20}) {
+    const std::size_t left = asked(n);
+    EXPECT_LE(left, std::size_t{8} << 20);
+    EXPECT_GE(left, (std::size_t{8} << 20) - kSmall);
+  }
+}
+
 TEST_F(MemoryLimit, NothingLeaksAfterAFailure) {
   set_memory_limit(live + (40 << 20));
   for (int i = 0; i < 5; ++i) {

@@ -148,7 +148,9 @@ void CpuExecutable::add_round(std::vector<int>& steps, int pass) {
     if (tasks <= 0) continue;
     units_.push_back({static_cast<std::uint32_t>(total), static_cast<std::uint32_t>(tasks), s, pass});
     total += tasks;
-    if (total > INT32_MAX) throw InternalError("a step of more than 2^31 tasks");
+    if (total > INT32_MAX)
+      throw UserError(ErrorKind::argument, plan_->steps[static_cast<std::size_t>(s)].label +
+                                               ": too large, it would be cut into more than 2^31 tasks");
   }
   if (total == 0) return;
   round_tasks_.push_back(static_cast<std::uint32_t>(total));
