@@ -57,12 +57,33 @@ void add_events(TraceData& data, const Plan& plan, const std::vector<TaskTime>& 
   }
 }
 
+/// How many bytes from `i` on are one character of UTF-8; 0: they are none.
+std::size_t character(const std::string& text, std::size_t i) {
+  const auto byte = [&](std::size_t k) { return k < text.size() ? static_cast<unsigned char>(text[k]) : 0u; };
+  const unsigned lead = byte(i);
+  if (lead < 0x80) return 1;
+  const std::size_t length = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
+  if (lead < 0xc2 || lead > 0xf4) return 0;
+  for (std::size_t k = 1; k < length; ++k)
+    if ((byte(i + k) & 0xc0) != 0x80) return 0;
+  // Too long a form, a surrogate, past the last character.
+  const unsigned second = byte(i + 1);
+  const bool wrong = (lead == 0xe0 && second < 0xa0) || (lead == 0xed && second > 0x9f) ||
+                     (lead == 0xf0 && second < 0x90) || (lead == 0xf4 && second > 0x8f);
+  return wrong ? 0 : length;
+}
+
+/// As a JSON string has it. A scope's name may hold any bytes: those that are no UTF-8 become replacement characters.
 std::string escaped(const std::string& text) {
   std::string out;
-  for (const char c : text) {
-    if (c == '"' || c == '\\') out += '\\';
-    if (static_cast<unsigned char>(c) < 0x20) out += fmt::format("\\u{:04x}", static_cast<int>(c));
-    else out += c;
+  for (std::size_t i = 0; i < text.size();) {
+    const char c = text[i];
+    const std::size_t length = character(text, i);
+    if (length == 0) out += "\\ufffd";
+    else if (static_cast<unsigned char>(c) < 0x20) out += fmt::format("\\u{:04x}", static_cast<int>(c));
+    else if (c == '"' || c == '\\') (out += '\\') += c;
+    else out.append(text, i, length);
+    i += std::max<std::size_t>(length, 1);
   }
   return out;
 }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <memory>
 #include <vector>
 
 #include "metal_candle/metal_candle.hpp"
@@ -203,6 +204,40 @@ TEST(OutsideOpPlan, EmptyInputs) {
   eval({y, z});
   EXPECT_EQ(Tensor(y).shape(), (Shape{0, 5}));
   EXPECT_EQ(Tensor(z).numel(), 0);
+}
+
+void keeps_type(const OpCall& c, InferResult& r) { r.add(c.inputs[0].dtype(), c.inputs[0].shape()); }
+
+/// What evaluating an op says whose infer promises its input's type.
+std::string said_of(Decompose decompose, Mode mode) {
+  static std::vector<std::unique_ptr<const OpDef>> ops;  // they outlive their tensors and plans
+  const OpDef& op = *ops.emplace_back(new OpDef{.name = "promiser",
+                                                .kind = OpKind::composite,
+                                                .infer = keeps_type,
+                                                .decompose = decompose,
+                                                .vjp = DecomposedGrad{},
+                                                .samples = nullptr});
+  const ModeGuard guard(mode);
+  try {
+    (record(op, {Tensor::ones({2, 3})}) + 1).eval();
+  } catch (const UserError& e) {
+    EXPECT_EQ(e.op(), "promiser");
+    return e.what();
+  }
+  return "nothing was thrown";
+}
+
+TEST(OutsideOp, ThatComputesAnotherTypeThanItPromisedIsRefused) {
+  for (const Mode mode : kModes) {
+    EXPECT_EQ(said_of([](const OpCall& c) -> Tensors { return {sum(c.inputs[0])}; }, mode),
+              "promiser: its decomposition gives f32[] where its infer says f32[2, 3]");
+    EXPECT_EQ(said_of([](const OpCall& c) -> Tensors { return {cast(c.inputs[0], DType::f64)}; }, mode),
+              "promiser: its decomposition gives f64[2, 3] where its infer says f32[2, 3]");
+    EXPECT_EQ(said_of([](const OpCall&) -> Tensors { return {}; }, mode), "promiser: its decomposition gives nothing");
+    EXPECT_EQ(said_of([](const OpCall&) -> Tensors { return {LazyTensor()}; }, mode),
+              "promiser: its decomposition gives an empty handle");
+    EXPECT_EQ(said_of([](const OpCall& c) -> Tensors { return {c.inputs[0]}; }, mode), "nothing was thrown");
+  }
 }
 
 // ---- check_op, which runs an op's samples ---------------------------------------------------------------------------

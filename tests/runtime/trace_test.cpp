@@ -118,6 +118,19 @@ TEST(TraceTest, Profile) {
   EXPECT_NE(trace.profile().find("copy: "), std::string::npos);
 }
 
+TEST(TraceTest, NamesThatAreNoTextAreWrittenAsJson) {
+  const Trace trace;
+  {
+    const Scope scope("bad\xff \xc3\xa9 \xed\xa0\x80 \xf0\x9f\x99\x82 \xe2\x82 \"q\"\x01");
+    (Tensor::ones({77}) + 1).eval();
+  }
+  const std::string said = trace.json();
+  EXPECT_NE(said.find("bad\\ufffd \xc3\xa9 \\ufffd\\ufffd\\ufffd \xf0\x9f\x99\x82 \\ufffd\\ufffd \\\"q\\\"\\u0001"),
+            std::string::npos)
+      << said;
+  EXPECT_EQ(said.find('\xff'), std::string::npos);
+}
+
 TEST(TraceTest, TextsFitAScreen) {
   std::vector<LazyTensor> leaves;
   for (int i = 0; i < 64; ++i) leaves.emplace_back(Tensor::ones({1 << 12}));
