@@ -15,6 +15,7 @@
 
 #include "graph/record.h"
 #include "metal_candle/autograd.hpp"
+#include "metal_candle/error.hpp"
 #include "ops/identity.h"
 #include "ops/table.h"
 
@@ -99,6 +100,7 @@ LazyTensor stop_gradient(const LazyTensor& x) { return record(ops::identity_def,
 
 LazyTensor checkpoint(const std::function<LazyTensor(const std::vector<LazyTensor>&)>& f,
                       const std::vector<LazyTensor>& inputs) {
+  if (!f) throw UserError(ErrorKind::argument, "checkpoint: the function is empty", "checkpoint");
   Tensors marked{f(inputs)};
   marked.insert(marked.end(), inputs.begin(), inputs.end());
   return record(ops::identity_def, marked, {ops::kCheckpoint});

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "base/free_list.h"
+#include "graph/limits.h"
 #include "graph/node.h"
 #include "metal_candle/error.hpp"
 #include "metal_candle/scope.hpp"
@@ -12,6 +13,7 @@ namespace {
 
 thread_local RecordHook record_hook = nullptr;
 thread_local bool literal_scope = false;
+thread_local std::string_view called_as;
 
 void no_infer(const OpCall&, InferResult&) {}
 const OpDef kScalarDef{.name = "scalar",
@@ -54,37 +56,41 @@ void set_inputs(Node* n, std::span<const LazyTensor> inputs) {
 
 void check_inputs(const OpDef& op, std::span<const LazyTensor> inputs) {
   for (const LazyTensor& t : inputs)
-    if (!t.defined())
-      throw UserError(ErrorKind::argument, fmt::format("{}: an input is an empty handle", op.name),
-                      std::string(op.name));
-  if (inputs.size() > 255)
-    throw UserError(ErrorKind::argument, fmt::format("{}: more than 255 inputs", op.name), std::string(op.name));
-}
-
-std::string describe(const OpCall& call, const std::string& why) {
-  std::string text;
-  if (const std::string* scope = Scope::current()) text += *scope + ": ";
-  text += std::string(call.op.name) + ": " + why + " (inputs:";
-  for (std::size_t i = 0; i < call.inputs.size(); ++i) {
-    const LazyTensor& t = call.inputs[i];
-    text += t.defined() ? fmt::format("{} {}{}", i ? "," : "", name(t.dtype()), t.shape().str()) : " none";
-  }
-  return text + ")";
+    if (!t.defined()) fail_argument({op, inputs, {}}, "an input is an empty handle");
+  if (inputs.size() > 255) fail_argument({op, {}, {}}, "more than 255 inputs");
 }
 
 std::string scope_name() { return Scope::current() ? *Scope::current() : std::string(); }
 
+[[noreturn]] void fail(ErrorKind kind, const OpCall& call, const std::string& why) {
+  const std::string function(called_as.empty() ? call.op.name : called_as);
+  std::string text;
+  if (const std::string* scope = Scope::current()) text += *scope + ": ";
+  text += function + ": " + why;
+  for (std::size_t i = 0; i < call.inputs.size(); ++i) {
+    const LazyTensor& t = call.inputs[i];
+    text += i ? ", " : " (inputs: ";
+    text += t.defined() ? fmt::format("{}{}", name(t.dtype()), t.shape().str()) : "none";
+  }
+  if (!call.inputs.empty()) text += ")";
+  throw UserError(kind, text, function, scope_name());
+}
+
+[[noreturn]] void fail_size(const OpDef& op, std::span<const LazyTensor> inputs, DType dtype, const Shape& shape) {
+  fail_shape({op, inputs, {}}, fmt::format("a result of {}{} has more bytes than any machine has addresses for",
+                                           name(dtype), shape.str()));
+}
+
 }  // namespace
 
-void fail_shape(const OpCall& call, const std::string& why) {
-  throw UserError(ErrorKind::shape, describe(call, why), std::string(call.op.name), scope_name());
+void fail_shape(const OpCall& call, const std::string& why) { fail(ErrorKind::shape, call, why); }
+void fail_dtype(const OpCall& call, const std::string& why) { fail(ErrorKind::dtype, call, why); }
+void fail_argument(const OpCall& call, const std::string& why) { fail(ErrorKind::argument, call, why); }
+
+CalledAs::CalledAs(std::string_view function) : outer_(called_as) {
+  if (called_as.empty()) called_as = function;
 }
-void fail_dtype(const OpCall& call, const std::string& why) {
-  throw UserError(ErrorKind::dtype, describe(call, why), std::string(call.op.name), scope_name());
-}
-void fail_argument(const OpCall& call, const std::string& why) {
-  throw UserError(ErrorKind::argument, describe(call, why), std::string(call.op.name), scope_name());
-}
+CalledAs::~CalledAs() { called_as = outer_; }
 
 LiteralScope::LiteralScope() : outer_(literal_scope) { literal_scope = true; }
 LiteralScope::~LiteralScope() { literal_scope = outer_; }
@@ -94,6 +100,8 @@ RecordHook exchange_record_hook(RecordHook hook) { return std::exchange(record_h
 
 LazyTensor record_typed(const OpDef& op, DType dtype, const Shape& shape, std::span<const LazyTensor> inputs,
                         const Attrs* attrs) {
+  if (!countable(dtype, shape)) [[unlikely]]
+    fail_size(op, inputs, dtype, shape);
   Node* n = Node::make(&op, dtype, static_cast<int>(inputs.size()));
   n->shape = shape;
   if (attrs && attrs->size() > 0) n->attrs = new (base::FreeList<Attrs>::get()) Attrs(*attrs);
@@ -126,6 +134,10 @@ Tensors record_all(const OpDef& op, std::span<const LazyTensor> inputs, const At
   if (result.count == 1) return {record_typed(op, result.types[0].dtype, result.types[0].shape, inputs, &attrs)};
   // The node with several outputs is never a tensor itself; every output is a node that names it. So output 1 can still
   // be asked for after output 0 was evaluated.
+  for (int k = 0; k < result.count; ++k) {
+    const TensorType& type = result.types[static_cast<std::size_t>(k)];
+    if (!countable(type.dtype, type.shape)) fail_size(op, inputs, type.dtype, type.shape);
+  }
   Node* main = Node::make(&op, result.types[0].dtype, static_cast<int>(inputs.size()));
   main->shape = result.types[0].shape;
   if (attrs.size() > 0) main->attrs = new (base::FreeList<Attrs>::get()) Attrs(attrs);

@@ -15,6 +15,19 @@ bool as_scalar(const LazyTensor& t, Scalar& out, bool& literal);
 /// Whether scalars are literals on this thread.
 bool literals_on();
 
+/// While one lives, errors of recording on this thread name `function`, not the ops that it is made of. Of several, the
+/// outermost counts: it is what the user called. The name must outlive it.
+class CalledAs {
+ public:
+  explicit CalledAs(std::string_view function);
+  ~CalledAs();
+  CalledAs(const CalledAs&) = delete;
+  CalledAs& operator=(const CalledAs&) = delete;
+
+ private:
+  std::string_view outer_;
+};
+
 /// Called with each node as it is recorded, where set: how eager mode sees operations. Per thread.
 using RecordHook = void (*)(const LazyTensor&);
 RecordHook exchange_record_hook(RecordHook hook);

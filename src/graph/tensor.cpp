@@ -7,6 +7,7 @@
 #include <limits>
 #include <ostream>
 
+#include "graph/limits.h"
 #include "metal_candle/error.hpp"
 
 namespace metal_candle {
@@ -39,10 +40,11 @@ To convert(From value) {
   else if constexpr (std::is_same_v<To, bool>) return value != From(0);
   else if constexpr (std::is_same_v<To, f16> || std::is_same_v<To, bf16>) return To(static_cast<float>(value));
   else if constexpr (std::is_integral_v<To> && std::is_floating_point_v<From>) {
-    constexpr auto low = static_cast<From>(std::numeric_limits<To>::min());
-    constexpr auto high = -low;  // 2^(bits-1) exactly, for signed types
-    if (std::is_signed_v<To> && !(value >= low && value < high)) return std::numeric_limits<To>::min();
-    return static_cast<To>(static_cast<std::int64_t>(value));
+    // As `cast` does: through i32 to types of eight bits; what does not fit becomes the smallest number there.
+    using Wide = std::conditional_t<(sizeof(To) < 4), std::int32_t, To>;
+    constexpr auto low = static_cast<From>(std::numeric_limits<Wide>::min());
+    constexpr auto high = -low;  // 2^(bits-1) exactly
+    return static_cast<To>(value >= low && value < high ? static_cast<Wide>(value) : std::numeric_limits<Wide>::min());
   } else return static_cast<To>(value);
 }
 
@@ -62,6 +64,12 @@ void walk(const Shape& shape, const Shape& strides, std::int64_t offset, F f) {
   }
 }
 
+void check_size(DType dtype, const Shape& shape) {
+  if (!countable(dtype, shape))
+    throw UserError(ErrorKind::shape, fmt::format("Tensor: {}{} has more bytes than any machine has addresses for",
+                                                  name(dtype), shape.str()));
+}
+
 Shape strides_of(const Node& n) { return n.layout ? n.layout->strides : contiguous_strides(n.shape); }
 
 }  // namespace
@@ -79,6 +87,7 @@ Tensor make_leaf(Storage* storage, DType dtype, const Shape& shape, const Layout
 }
 
 Tensor make_dense(DType dtype, const Shape& shape) {
+  check_size(dtype, shape);
   return make_leaf(Storage::make(static_cast<std::size_t>(shape.numel()) * size_of(dtype)), dtype, shape);
 }
 
@@ -101,6 +110,10 @@ Tensor Tensor::from(const std::vector<bool>& values, const Shape& shape) {
 }
 
 Tensor Tensor::full(const Shape& shape, Scalar value, DType dtype) {
+  if (!fit_number(dtype, value))
+    throw UserError(ErrorKind::argument,
+                    fmt::format("Tensor::full: the number {} does not fit {}",
+                                value.integral ? std::to_string(value.i) : fmt::format("{}", value.f), name(dtype)));
   Tensor t = make_dense(dtype, shape);
   dispatch(dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
@@ -130,6 +143,7 @@ Tensor Tensor::arange(Scalar begin, Scalar end, Scalar step, DType dtype) {
 }
 
 Tensor Tensor::from_external(const void* data, const Shape& shape, DType dtype, std::shared_ptr<void> owner) {
+  check_size(dtype, shape);
   const auto bytes = static_cast<std::size_t>(shape.numel()) * size_of(dtype);
   if (!data && bytes > 0)
     throw UserError(ErrorKind::argument,
@@ -203,12 +217,14 @@ bool Tensor::is_frozen() const { return node_->storage.load(std::memory_order_ac
 
 namespace {
 
-void print(std::string& out, const std::vector<double>& v, const Shape& shape, const DType dtype, int axis,
-           std::size_t& at, std::size_t step) {
+std::string number(double v) { return v != v ? "nan" : fmt::format("{:.6g}", v); }  // a NaN's sign says nothing
+std::string number(std::int64_t v) { return std::to_string(v); }
+
+template <class T>
+void print(std::string& out, const std::vector<T>& v, const Shape& shape, const DType dtype, int axis, std::size_t& at,
+           std::size_t step) {
   if (axis == shape.rank()) {
-    if (dtype == DType::boolean) out += v[at] != 0 ? "true" : "false";
-    else if (is_float(dtype)) out += fmt::format("{:.6g}", v[at]);
-    else out += fmt::format("{}", static_cast<std::int64_t>(v[at]));
+    out += dtype != DType::boolean ? number(v[at]) : v[at] != 0 ? "true" : "false";
     return;
   }
   step /= static_cast<std::size_t>(shape[axis]);
@@ -231,10 +247,19 @@ void print(std::string& out, const std::vector<double>& v, const Shape& shape, c
 
 std::string Tensor::str() const {
   std::string out;
-  const std::vector<double> values = to_f64();
-  std::size_t at = 0;
-  if (numel() == 0) out = "[]";
-  else print(out, values, shape(), dtype(), 0, at, values.size());
+  const auto all = [&](const auto& values) {
+    std::size_t at = 0;
+    print(out, values, shape(), dtype(), 0, at, values.size());
+  };
+  if (numel() == 0) {
+    out = "[]";
+  } else if (is_float(dtype())) {
+    all(to_f64());
+  } else {
+    std::vector<std::int64_t> values(static_cast<std::size_t>(numel()));
+    copy_out(values.data(), DType::i64);
+    all(values);
+  }
   return out + fmt::format("  {} {}", name(dtype()), shape().str());
 }
 

@@ -1,6 +1,7 @@
 // Gathers. Backward, rows are scattered in the order of the indices; where only one element an axis was taken, its
 // gradient is found by comparing with the position instead, which fuses and needs no memory for indices.
 #include "metal_candle/ops.hpp"
+#include "ops/arguments.h"
 #include "ops/operands.h"
 #include "ops/primitive.h"
 #include "ops/table.h"
@@ -95,11 +96,15 @@ constinit const OpDef take_along_axis_def =
 
 LazyTensor take(const LazyTensor& table, const LazyTensor& indices) { return record(ops::take_def, {table, indices}); }
 
-LazyTensor embedding(const LazyTensor& table, const LazyTensor& ids) { return take(table, ids); }
+LazyTensor embedding(const LazyTensor& table, const LazyTensor& ids) {
+  const CalledAs named("embedding");
+  return take(table, ids);
+}
 
 LazyTensor take_along_axis(const LazyTensor& a, const LazyTensor& indices, int axis) {
   ops::require_defined(ops::take_along_axis_def, ops::Borrowed(a, indices));
-  return record(ops::take_along_axis_def, {a, indices}, {a.rank() == 0 ? axis : a.shape().normalize_axis(axis)});
+  return record(ops::take_along_axis_def, {a, indices},
+                {a.rank() == 0 ? axis : ops::checked_axis(ops::take_along_axis_def, a, axis)});
 }
 
 }  // namespace metal_candle

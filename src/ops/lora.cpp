@@ -1,5 +1,6 @@
 // lora_fused: (x·a)·b·scale. Two skinny products; where it is added to x·w, the compiler makes it part of that product.
 // The gradients of a and b read x and the incoming gradient as rows; x·a is the forward pass's own.
+#include "graph/record.h"
 #include "ops/arguments.h"
 #include "ops/table.h"
 
@@ -71,6 +72,7 @@ constinit const OpDef lora_def{.name = "lora",
 }  // namespace ops
 
 LazyTensor lora_fused(const LazyTensor& x, const LazyTensor& a, const LazyTensor& b, Scalar scale) {
+  const CalledAs named("lora_fused");
   return record(ops::lora_def, {x, a, b, scalar(scale)});
 }
 

@@ -62,22 +62,31 @@ LazyTensor full(const Shape& shape, Scalar value, DType dtype) {
 }
 
 LazyTensor zeros(const Shape& shape, DType dtype) {
+  const CalledAs named("zeros");
   const LiteralScope literal;
   return full(shape, 0, dtype);
 }
 
 LazyTensor ones(const Shape& shape, DType dtype) {
+  const CalledAs named("ones");
   const LiteralScope literal;
   return full(shape, 1, dtype);
 }
 
 LazyTensor iota(const Shape& shape, int axis, DType dtype) {
-  Attrs attrs{static_cast<std::int64_t>(dtype), shape.normalize_axis(axis)};
+  const int from_front = axis < 0 ? axis + shape.rank() : axis;
+  if (from_front < 0 || from_front >= shape.rank())
+    fail_argument({ops::iota_def, {}, {}}, "there is no axis " + std::to_string(axis) + " in " + shape.str());
+  Attrs attrs{static_cast<std::int64_t>(dtype), from_front};
   for (const std::int64_t extent : shape) attrs.push(extent);
   return record(ops::iota_def, std::span<const LazyTensor>{}, attrs);
 }
 
-LazyTensor arange(std::int64_t end, DType dtype) { return iota(Shape{end}, 0, dtype); }
+LazyTensor arange(std::int64_t end, DType dtype) {
+  const CalledAs named("arange");
+  if (end < 0) fail_argument({ops::iota_def, {}, {}}, "an end of " + std::to_string(end));
+  return iota(Shape{end}, 0, dtype);
+}
 
 LazyTensor arange(std::int64_t begin, std::int64_t end, std::int64_t step, DType dtype) {
   if (step == 0) throw UserError(ErrorKind::argument, "arange: the step is 0");

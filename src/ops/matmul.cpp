@@ -82,6 +82,7 @@ LazyTensor matmul(const LazyTensor& a, const LazyTensor& b) {
 }
 
 LazyTensor linear(const LazyTensor& x, const LazyTensor& w, const LazyTensor& bias) {
+  const CalledAs named("linear");
   const LazyTensor y = matmul(x, w);
   return bias ? y + bias : y;
 }

@@ -1,4 +1,5 @@
 // concat, stack and pad: data moves to new places, nothing is computed. Gradients are slices.
+#include "graph/record.h"
 #include "ops/arguments.h"
 #include "ops/table.h"
 
@@ -22,7 +23,8 @@ void infer_concat(const OpCall& c, InferResult& r) {
     for (int i = 0; i < first.rank(); ++i)
       if (i != axis && part.shape()[i] != first.shape()[i])
         fail_shape(c, "the parts may differ along axis " + std::to_string(axis) + " only");
-    shape[axis] += part.shape()[axis];
+    if (__builtin_add_overflow(shape[axis], part.shape()[axis], &shape[axis]))
+      fail_shape(c, "the extents of axis " + std::to_string(axis) + " have no sum");
   }
   r.add(first.dtype(), shape);
 }
@@ -63,9 +65,10 @@ void infer_pad(const OpCall& c, InferResult& r) {
   for (int i = 0; i < x.rank(); ++i) {
     const std::int64_t before = c.attrs[i], after = c.attrs[x.rank() + i];
     if (before < 0 || after < 0) fail_argument(c, "padding must not be negative");
-    shape[i] += before + after;
+    if (__builtin_add_overflow(shape[i], before, &shape[i]) || __builtin_add_overflow(shape[i], after, &shape[i]))
+      fail_shape(c, "axis " + std::to_string(i) + " padded has no extent");
   }
-  r.add(x.dtype(), Shape(shape.dims()));
+  r.add(x.dtype(), shape);
 }
 
 Tensors pad_vjp(const VjpCall& c) {
@@ -110,6 +113,7 @@ LazyTensor concat(const std::vector<LazyTensor>& parts, int axis) {
 }
 
 LazyTensor stack(const std::vector<LazyTensor>& parts, int axis) {
+  const CalledAs named("stack");
   if (parts.empty()) fail_argument({ops::concat_def, {}, {}}, "there is nothing to stack");
   const int at = ops::checked_axis(ops::concat_def, parts[0], axis, parts[0].rank() + 1);
   for (const LazyTensor& part : parts)

@@ -1,8 +1,10 @@
 #include "ops/operands.h"
 
-#include <limits>
+#include <fmt/format.h>
+
 #include <optional>
 
+#include "graph/limits.h"
 #include "metal_candle/ops.hpp"
 #include "ops/table.h"
 
@@ -97,7 +99,9 @@ LazyTensor of_tensors(const OpDef& op, Domain domain, const LazyTensor& x, const
 }
 
 LazyTensor with_number(const OpDef& op, Domain domain, const LazyTensor& x, Scalar s, bool first) {
-  const DType dtype = computing_type(domain, weak_type(x.dtype(), s));
+  DType dtype = computing_type(domain, weak_type(x.dtype(), s));
+  Scalar fitted = s;
+  if (domain == Domain::compare && !fit_number(dtype, fitted)) dtype = DType::i64;  // 200 < 300, also in u8
   const Scalar value = scalar_as(op, s, dtype);
   if (x.dtype() == dtype) return record_with_scalar(op, result_type(domain, dtype), x, value, first);
   return record_with_scalar(op, result_type(domain, dtype), cast(x, dtype), value, first);
@@ -127,19 +131,6 @@ LazyTensor binary_number(const OpDef& op, Domain domain, const LazyTensor& x, Sc
   if (!n) require_defined(op, {&x, 1});
   if (is_scalar(n)) return first ? binary_general(op, domain, scalar(s), x) : binary_general(op, domain, x, scalar(s));
   return with_number(op, domain, x, s, first);
-}
-
-template <class T>
-bool fits(std::int64_t value) {
-  return value >= std::numeric_limits<T>::min() && value <= std::numeric_limits<T>::max();
-}
-bool fits(std::int64_t value, DType dtype) {
-  switch (dtype) {
-    case DType::i8: return fits<std::int8_t>(value);
-    case DType::u8: return fits<std::uint8_t>(value);
-    case DType::i32: return fits<std::int32_t>(value);
-    default: return true;
-  }
 }
 
 }  // namespace
@@ -192,11 +183,12 @@ DType weak_type(DType dtype, Scalar s) {
 }
 
 Scalar scalar_as(const OpDef& op, Scalar s, DType dtype) {
-  if (is_float(dtype)) return s.integral ? Scalar(s.f) : s;
-  if (!s.integral) return Scalar(static_cast<std::int64_t>(s.f));
-  if (!fits(s.i, dtype))
-    fail_argument({op, {}, {}}, "the number " + std::to_string(s.i) + " does not fit " + std::string(name(dtype)));
-  return s;
+  Scalar fitted = s;
+  if (!fit_number(dtype, fitted)) {
+    const std::string number = s.integral ? std::to_string(s.i) : fmt::format("{}", s.f);
+    fail_argument({op, {}, {}}, "the number " + number + " does not fit " + std::string(name(dtype)));
+  }
+  return fitted;
 }
 
 LazyTensor typed_scalar(const OpDef& op, Scalar s, DType dtype) {

@@ -66,8 +66,7 @@ LazyTensor choose(const LazyTensor& logits, const LazyTensor& keys, const LazyTe
 
 void require_row(const LazyTensor& logits) {
   require_defined(random_uniform_def, {&logits, 1});
-  if (logits.rank() == 0)
-    fail_shape({random_uniform_def, {&logits, 1}, {}}, "categorical: there is no axis to draw from");
+  if (logits.rank() == 0) fail_shape({random_uniform_def, {&logits, 1}, {}}, "there is no axis to draw from");
 }
 
 }  // namespace
@@ -90,11 +89,13 @@ Key Key::fold(std::uint64_t data) const {
 }
 
 LazyTensor rand(const Shape& shape, RandomOptions options) {
+  const CalledAs named("rand");
   ops::require_float(ops::random_uniform_def, options.dtype);
   return ops::below_one(ops::draw(ops::random_uniform_def, ops::key_tensor(options.key), shape), options.dtype);
 }
 
 LazyTensor randn(const Shape& shape, RandomOptions options) {
+  const CalledAs named("randn");
   ops::require_float(ops::random_normal_def, options.dtype);
   return cast(ops::draw(ops::random_normal_def, ops::key_tensor(options.key), shape), options.dtype);
 }
@@ -107,11 +108,13 @@ Tensor Tensor::randn(const Shape& shape, const RandomOptions& options) {
 }
 
 LazyTensor bernoulli(const Shape& shape, double p, Key key) {
+  const CalledAs named("bernoulli");
   ops::check_probability(ops::random_uniform_def, p);
   return less(rand(shape, {.key = key}), p);
 }
 
 LazyTensor dropout(const LazyTensor& x, double p, Key key) {
+  const CalledAs named("dropout");
   ops::require_defined(ops::random_uniform_def, {&x, 1});
   ops::check_probability(ops::random_uniform_def, p);
   if (p == 0) return x;
@@ -121,11 +124,13 @@ LazyTensor dropout(const LazyTensor& x, double p, Key key) {
 }
 
 LazyTensor categorical(const LazyTensor& logits, Key key) {
+  const CalledAs named("categorical");
   ops::require_row(logits);
   return ops::choose(logits, ops::key_tensor(key), ops::key_tensor(key.fold(1)));
 }
 
 LazyTensor categorical(const LazyTensor& logits, const LazyTensor& row_keys) {
+  const CalledAs named("categorical");
   ops::require_row(logits);
   ops::require_defined(ops::random_uniform_def, {&row_keys, 1});
   const LazyTensor keys = unsqueeze(row_keys, -1);

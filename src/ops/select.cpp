@@ -156,6 +156,7 @@ LazyTensor cast(const LazyTensor& x, DType dtype) {
 }
 
 LazyTensor clamp(const LazyTensor& x, Scalar low, Scalar high) {
+  const CalledAs named("clamp");
   ops::require_defined(ops::clamp_def, {&x, 1});
   if (!is_float(x.dtype())) return minimum(maximum(x, low), high);  // may promote, and has no gradient
   return record(ops::clamp_def, {x, scalar(low), scalar(high)});

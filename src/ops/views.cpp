@@ -45,7 +45,8 @@ Shape inferred(const LazyTensor& x, std::span<const std::int64_t> dims) {
     if (extent < -1) fail_argument(call, "an extent is " + std::to_string(extent));
     if (extent == -1 && open >= 0) fail_argument(call, "two extents are -1");
     if (extent == -1) open = shape.rank();
-    else known *= extent;
+    else if (__builtin_mul_overflow(known, extent, &known)) fail_shape(call, "the extents have no product");
+    if (shape.rank() == Shape::kMaxRank) fail_shape(call, "more than 8 axes");
     shape.push_back(extent == -1 ? 1 : extent);
   }
   if (open < 0) return shape;
@@ -103,7 +104,8 @@ void infer_slice(const OpCall& c, InferResult& r) {
   Shape shape = from;
   for (int i = 0; i < rank; ++i) {
     const std::int64_t begin = c.attrs[i], step = c.attrs[rank + i], extent = c.attrs[2 * rank + i];
-    if (begin < 0 || step < 1 || extent < 0 || (extent > 0 && begin + (extent - 1) * step >= from[i]))
+    if (begin < 0 || step < 1 || extent < 0 ||
+        (extent > 0 && (begin >= from[i] || extent - 1 > (from[i] - 1 - begin) / step)))
       fail_argument(c, "reaches out of axis " + std::to_string(i));
     shape[i] = extent;
   }
@@ -189,6 +191,7 @@ LazyTensor permute(const LazyTensor& x, const Axes& axes) {
 }
 
 LazyTensor transpose(const LazyTensor& x, int a, int b) {
+  const CalledAs named("transpose");
   const int rank = ops::checked(ops::permute_def, x).rank();
   Axes axes(static_cast<std::size_t>(rank));
   std::iota(axes.begin(), axes.end(), 0);
@@ -209,7 +212,7 @@ LazyTensor slice(const LazyTensor& x, int axis, std::int64_t begin, std::int64_t
   const std::int64_t n = shape[a];
   const auto clipped = [n](std::int64_t at) { return std::clamp<std::int64_t>(at < 0 ? at + n : at, 0, n); };
   const std::int64_t from = clipped(begin), to = std::max(from, clipped(end));
-  const std::int64_t extent = (to - from + step - 1) / step;
+  const std::int64_t extent = (to - from) / step + ((to - from) % step != 0);
   if (extent == n) return x;
   Attrs attrs;
   for (int i = 0; i < shape.rank(); ++i) attrs.push(i == a ? from : 0);
@@ -219,6 +222,7 @@ LazyTensor slice(const LazyTensor& x, int axis, std::int64_t begin, std::int64_t
 }
 
 LazyTensor squeeze(const LazyTensor& x, int axis) {
+  const CalledAs named("squeeze");
   const Shape& shape = ops::checked(ops::reshape_def, x);
   const int a = ops::checked_axis(ops::reshape_def, x, axis, shape.rank());
   if (shape[a] != 1)
@@ -230,8 +234,10 @@ LazyTensor squeeze(const LazyTensor& x, int axis) {
 }
 
 LazyTensor unsqueeze(const LazyTensor& x, int axis) {
+  const CalledAs named("unsqueeze");
   const Shape& shape = ops::checked(ops::reshape_def, x);
   const int a = ops::checked_axis(ops::reshape_def, x, axis, shape.rank() + 1);
+  if (shape.rank() == Shape::kMaxRank) fail_shape({ops::reshape_def, {&x, 1}, {}}, "more than 8 axes");
   Shape to;
   for (int i = 0; i <= shape.rank(); ++i) {
     if (i == a) to.push_back(1);
@@ -241,11 +247,12 @@ LazyTensor unsqueeze(const LazyTensor& x, int axis) {
 }
 
 LazyTensor flatten(const LazyTensor& x, int first, int last) {
+  const CalledAs named("flatten");
   const Shape& shape = ops::checked(ops::reshape_def, x);
   if (shape.rank() == 0) return reshape(x, {1});
   const int f = ops::checked_axis(ops::reshape_def, x, first, shape.rank());
   const int l = ops::checked_axis(ops::reshape_def, x, last, shape.rank());
-  if (f > l) fail_argument({ops::reshape_def, {&x, 1}, {}}, "flatten: the first axis is after the last");
+  if (f > l) fail_argument({ops::reshape_def, {&x, 1}, {}}, "the first axis is after the last");
   Shape to;
   for (int i = 0; i < shape.rank(); ++i) {
     if (i > f && i <= l) to[to.rank() - 1] *= shape[i];
@@ -255,18 +262,19 @@ LazyTensor flatten(const LazyTensor& x, int first, int last) {
 }
 
 std::vector<LazyTensor> split(const LazyTensor& x, const std::vector<std::int64_t>& sizes, int axis) {
+  const CalledAs named("split");
   const Shape& shape = ops::checked(ops::slice_def, x);
   const int a = ops::checked_axis(ops::slice_def, x, axis, shape.rank());
   std::vector<LazyTensor> parts;
   std::int64_t at = 0;
   for (const std::int64_t size : sizes) {
-    if (size < 0) fail_argument({ops::slice_def, {&x, 1}, {}}, "split: a size is negative");
+    if (size < 0) fail_argument({ops::slice_def, {&x, 1}, {}}, "a size is negative");
     if (size > shape[a] - at) break;
     parts.push_back(slice(x, a, at, at + size));
     at += size;
   }
   if (at != shape[a] || parts.size() != sizes.size())
-    fail_shape({ops::slice_def, {&x, 1}, {}}, "split: the sizes do not add up to the extent");
+    fail_shape({ops::slice_def, {&x, 1}, {}}, "the sizes do not add up to the extent");
   return parts;
 }
 

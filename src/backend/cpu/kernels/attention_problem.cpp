@@ -64,7 +64,7 @@ Sequence Problem::part(std::int64_t index) const {
     const std::int64_t q0 = read(*query_offsets, index), q1 = rest ? queries : read(*query_offsets, index + 1);
     const std::int64_t k0 = read(*key_offsets, index), k1 = rest ? keys : read(*key_offsets, index + 1);
     if (q0 < 0 || q1 < q0 || q1 > queries || k0 < 0 || k1 < k0 || k1 > keys || (index == 0 && (q0 != 0 || k0 != 0))) {
-      fail("attention: offsets must start at 0, not decrease, and stay inside");
+      fail("offsets must start at 0, not decrease, and stay inside");
       return s;
     }
     s.query_row = s.first_query = q0;
@@ -82,7 +82,7 @@ Sequence Problem::part(std::int64_t index) const {
   }
   if (key_lengths) {
     const std::int64_t length = read(*key_lengths, index);
-    if (length < 0 || length > s.keys) fail("attention: a key length lies outside of its sequence");
+    if (length < 0 || length > s.keys) fail("a key length lies outside of its sequence");
     s.keys = std::clamp<std::int64_t>(length, 0, s.keys);
   }
   return s;

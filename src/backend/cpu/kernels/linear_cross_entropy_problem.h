@@ -80,7 +80,7 @@ struct ActiveRows {
         rows[(*count)++] = static_cast<std::int32_t>(row);
         continue;
       }
-      if (t != p.rule.ignore_index) call.fail("linear_cross_entropy: a target is not a class");
+      if (t != p.rule.ignore_index) call.fail("a target is not a class");
       ignored(row);
     }
   }

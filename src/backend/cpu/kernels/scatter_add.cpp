@@ -46,7 +46,7 @@ struct Chains {
       std::int64_t row = read_index(indices.data, indices.dtype, i);
       if (row < 0) row += plan.rows;
       if (row < 0 || row >= plan.rows) {
-        if (report) c.fail("scatter_add: an index is out of range");
+        if (report) c.fail("an index is out of range");
         continue;
       }
       if (row < range.begin || row >= range.end) continue;

@@ -1,0 +1,25 @@
+// What a tensor may be: sizes whose bytes can be counted, and numbers that a type can hold.
+#pragma once
+
+#include "metal_candle/lazy_tensor.hpp"
+
+namespace metal_candle {
+
+/// No machine addresses more; and sums of a hundred such sizes are far from overflowing.
+inline constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 56;
+
+/// Whether a dense tensor of this type takes at most kMostBytes, so that elements, bytes and strides can be computed
+/// without a check. False for a negative extent. Zeros hide nothing: strides are products of the other extents.
+inline bool countable(DType dtype, const Shape& shape) {
+  std::uint64_t bytes = size_of(dtype);
+  bool over = false;
+  for (const std::int64_t extent : shape)
+    over |= __builtin_mul_overflow(bytes, static_cast<std::uint64_t>(extent) + (extent == 0), &bytes);
+  return !over && bytes <= kMostBytes;
+}
+
+/// `s` as a number that `dtype` is filled with: a float type gets any number, bool whether it is not zero, an integer
+/// type the number without its fraction. False: an integer type cannot hold that.
+bool fit_number(DType dtype, Scalar& s);
+
+}  // namespace metal_candle

@@ -1,0 +1,212 @@
+// What no tensor can be: sizes past all memory are refused when they are recorded, numbers that a type cannot hold when
+// they are given; and errors name the function that was called.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "metal_candle/autograd.hpp"
+#include "metal_candle/ops.hpp"
+#include "tests/support/errors.h"
+#include "tests/support/modes.h"
+
+namespace metal_candle {
+namespace {
+
+using test::error_of;
+using test::expect_in;
+
+constexpr std::int64_t kOne = 1, kMax = std::numeric_limits<std::int64_t>::max();
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN(), kInf = std::numeric_limits<double>::infinity();
+
+LazyTensor wide(std::int64_t extent, DType dtype = DType::i8) { return expand(Tensor::ones({1}, dtype), {extent}); }
+
+// ---- sizes ----------------------------------------------------------------------------------------------------------
+
+template <class F>
+void refused(F f, std::initializer_list<const char*> parts) {
+  expect_in(error_of(f, ErrorKind::shape), parts);
+}
+
+TEST(Sizes, PastAllMemoryAreRefusedByTheCallThatRecordsThem) {
+  const char* size = "2305843009213693952";  // 2^61
+  refused([] { zeros({kOne << 61}, DType::f64); }, {"zeros: ", "f64", size});
+  refused([] { full({kOne << 61}, 1, DType::f64); }, {"full: ", size});
+  refused([] { rand({kOne << 61}, {.dtype = DType::f64}); }, {"rand: ", size});
+  refused([] { iota({kOne << 61}, 0, DType::i64); }, {"iota: ", size});
+  refused([] { wide(kOne << 61, DType::f32); }, {"expand: ", "f32[1]", size});
+  refused([] { cast(wide(kOne << 55), DType::f64); }, {"cast: ", "i8[36028797018963968]", "f64"});
+  refused([] { unsqueeze(wide(kOne << 40), 1) + unsqueeze(wide(kOne << 40), 0); }, {"add: ", "[1099511627776, 1]"});
+  const LazyTensor column = unsqueeze(wide(kOne << 40, DType::f32), 1),
+                   row = unsqueeze(wide(kOne << 40, DType::f32), 0);
+  refused([&] { matmul(column, row); }, {"matmul: ", "[1099511627776, 1]"});
+  refused([&] { linear(column, row); }, {"linear: "});
+  refused([&] { take(row, expand(Tensor::zeros({1}, DType::i32), {kOne << 40})); }, {"take: "});
+  refused([] { concat({wide(kOne << 56), wide(kOne << 56)}, 0); }, {"concat: ", "[144115188075855872]"});
+  refused([] { concat(std::vector<LazyTensor>(128, wide(kOne << 56)), 0); }, {"concat: "});
+  refused([] { stack({wide(kOne << 56), wide(kOne << 56)}, 0); }, {"stack: "});
+  refused([] { pad(Tensor::ones({2}), {kMax}, {kMax}); }, {"pad: "});
+  refused([] { pad(Tensor::ones({2}), {kMax - 2}, {0}); }, {"pad: ", "9223372036854775807"});
+  refused([] { reshape(Tensor::ones({4}), {kOne << 32, kOne << 32, -1}); }, {"reshape: "});
+  EXPECT_NO_THROW(wide(kOne << 56));
+  EXPECT_EQ((zeros({kOne << 40, 0}) + 1).eval().numel(), 0);
+}
+
+TEST(Sizes, OfTensorsAreCheckedTheSame) {
+  for (const std::int64_t n : {kOne << 61, (kOne << 61) + 1}) {
+    refused([n] { Tensor::zeros({n}, DType::f64); }, {"f64", "23058430092136939"});
+    refused([n] { Tensor::full({n}, 1, DType::f64); }, {"f64"});
+    const double x = 0;
+    refused([n, &x] { Tensor::from_external(&x, {n}, DType::f64, std::make_shared<int>(0)); }, {"f64"});
+  }
+  EXPECT_THROW(Tensor::zeros({kOne << 50}), OutOfMemory);
+}
+
+TEST(Sizes, ThatNoMachineHasAreOutOfMemory) {
+  EXPECT_THROW(zeros({kOne << 52}).eval(), OutOfMemory);
+  EXPECT_THROW((wide(kOne << 52) + 1).eval(), OutOfMemory);
+  const LazyTensor a = wide(kOne << 26, DType::f32), b = wide(kOne << 27, DType::f32);
+  EXPECT_THROW(matmul(unsqueeze(a, 1), unsqueeze(b, 0)).eval(), OutOfMemory);
+}
+
+TEST(Sizes, StepsPastTheEndTakeOneElement) {
+  const auto x = Tensor::from<float>({1, 2, 3, 4, 5}, {5});
+  EXPECT_EQ(slice(x, 0, 0, 5, kMax).eval().to_vector<float>(), std::vector<float>({1}));
+  EXPECT_EQ(slice(x, 0, 3, kMax, kMax - 2).eval().to_vector<float>(), std::vector<float>({4}));
+  EXPECT_EQ(slice(x, 0, 0, 5, 3).eval().to_vector<float>(), std::vector<float>({1, 4}));
+}
+
+// ---- numbers --------------------------------------------------------------------------------------------------------
+
+TEST(Numbers, FillATypeThatHoldsThemOrAreAnError) {
+  const auto fails = [](Scalar s, DType dtype) {
+    expect_in(error_of([&] { full({2}, s, dtype); }, ErrorKind::argument), {"full: ", "does not fit"});
+    expect_in(error_of([&] { Tensor::full({2}, s, dtype); }, ErrorKind::argument), {"full: ", "does not fit"});
+  };
+  for (const DType dtype : {DType::i8, DType::u8, DType::i32, DType::i64})
+    for (const double v : {kNan, kInf, -kInf, 1e30, -1e30}) fails(v, dtype);
+  fails(300, DType::u8), fails(300.0, DType::u8), fails(-1, DType::u8), fails(-1.0, DType::u8);
+  fails(128, DType::i8), fails(128.5, DType::i8), fails(2147483648.0, DType::i32), fails(0x1p63, DType::i64);
+  const auto gives = [](Scalar s, DType dtype, double want) {
+    EXPECT_EQ(full({2}, s, dtype).eval().to_f64(), std::vector<double>(2, want)) << name(dtype);
+    EXPECT_EQ(Tensor::full({2}, s, dtype).to_f64(), std::vector<double>(2, want)) << name(dtype);
+  };
+  gives(255.9, DType::u8, 255), gives(-0.5, DType::u8, 0), gives(-128.9, DType::i8, -128), gives(-1.5, DType::i32, -1);
+  gives(0.5, DType::boolean, 1), gives(kNan, DType::boolean, 1), gives(2, DType::boolean, 1);
+  gives(0.0, DType::boolean, 0), gives(-0x1p63, DType::i64, -0x1p63), gives(3, DType::f16, 3);
+}
+
+TEST(Numbers, CompareByTheirValueWithEveryType) {
+  using Bools = std::vector<bool>;
+  const auto bytes = Tensor::from<std::uint8_t>({1, 200, 255}, {3});
+  EXPECT_EQ(less(bytes, 300).eval().to_vector<bool>(), Bools({true, true, true}));
+  EXPECT_EQ(greater(bytes, -1).eval().to_vector<bool>(), Bools({true, true, true}));
+  EXPECT_EQ(less(300, bytes).eval().to_vector<bool>(), Bools({false, false, false}));
+  EXPECT_EQ(equal(bytes, 256 + 200).eval().to_vector<bool>(), Bools({false, false, false}));
+  EXPECT_EQ(greater(bytes, 199.5).eval().to_vector<bool>(), Bools({false, true, true}));
+  EXPECT_EQ(less(Tensor::from<std::int32_t>({-5}, {1}), kOne << 40).eval().to_vector<bool>(), Bools({true}));
+}
+
+TEST(Numbers, AreCastFromFloatsAlikeByTensorsAndByCast) {
+  const std::vector<double> values = {1e30, -1e30, 300, -1, 128.5, -129, 3e9, 0.5};
+  const auto x = Tensor::from(values, {8});
+  for (const DType dtype : {DType::i8, DType::u8, DType::i32, DType::i64, DType::boolean}) {
+    const std::vector<double> want = cast(x, dtype).eval().to_f64();
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const double step = std::abs(values[i]) + 1;
+      const Tensor first = Tensor::arange(values[i], values[i] + step, step, dtype);
+      EXPECT_EQ(first.to_f64(), std::vector<double>({want[i]})) << values[i] << " as " << name(dtype);
+    }
+  }
+}
+
+TEST(Numbers, PrintAllTheirDigitsAndNanWithoutASign) {
+  EXPECT_EQ(Tensor::from<std::int64_t>({kMax, (kOne << 53) + 1}, {2}).str(),
+            "[9223372036854775807, 9007199254740993]  i64 [2]");
+  EXPECT_EQ(Tensor::from<double>({-kNan, kNan, -kInf, -0.0}, {4}).str(), "[nan, nan, -inf, -0]  f64 [4]");
+  const auto zero = Tensor::zeros({1});
+  EXPECT_EQ((zero / zero).eval().str(), "[nan]  f32 [1]");
+}
+
+TEST(Numbers, MinusZeroStaysWhereTheFunctionIsOdd) {
+  for (const test::Mode mode : test::kModes) {
+    const test::ModeGuard guard(mode);
+    for (const DType dtype : {DType::f32, DType::f64, DType::f16, DType::bf16}) {
+      const LazyTensor x = cast(Tensor::from<double>({-0.0, 0.0}, {2}), dtype);
+      for (auto f : {static_cast<LazyTensor (*)(const LazyTensor&)>(sin), expm1, log1p, relu, tanh, erf, sqrt}) {
+        const LazyTensor y = f(x);
+        const std::vector<double> got = y.eval().to_f64();
+        EXPECT_TRUE(got[0] == 0 && std::signbit(got[0])) << y.op_name() << " of " << name(dtype);
+        EXPECT_TRUE(got[1] == 0 && !std::signbit(got[1])) << y.op_name() << " of " << name(dtype);
+      }
+    }
+  }
+}
+
+// ---- names ----------------------------------------------------------------------------------------------------------
+
+TEST(Names, AreThoseOfTheFunctionThatWasCalled) {
+  const auto x = Tensor::ones({2, 3});
+  const std::pair<const char*, std::function<void()>> calls[] = {
+      {"transpose", [&] { transpose(Tensor::ones({2})); }},
+      {"squeeze", [&] { squeeze(x, 0); }},
+      {"unsqueeze", [&] { unsqueeze(x, 7); }},
+      {"unsqueeze",
+       [&] {
+         unsqueeze(Tensor::ones({1, 1, 1, 1, 1, 1, 1, 1}), 0);
+       }},
+      {"flatten", [&] { flatten(x, 1, 0); }},
+      {"split",
+       [&] {
+         split(x, {1, 3}, 0);
+       }},
+      {"stack",
+       [&] {
+         stack({x, Tensor::ones({3})}, 0);
+       }},
+      {"bernoulli", [&] { bernoulli({2}, 2, Key(1)); }},
+      {"dropout", [&] { dropout(x, 2, Key(1)); }},
+      {"linear", [&] { linear(x, x); }},
+      {"embedding", [&] { embedding(x, x); }},
+      {"clamp", [&] { clamp(Tensor::ones({2}, DType::u8), -1, 300); }},
+      {"lora_fused", [&] { lora_fused(x, x, x, 1.0); }},
+      {"arange", [&] { arange(-1); }},
+      {"iota", [&] { iota({2}, 4); }},
+      {"reshape",
+       [&] {
+         reshape(x, {1, 1, 1, 1, 1, 1, 1, 2, 3});
+       }},
+      {"take_along_axis",
+       [&] {
+         take_along_axis(x, Tensor::zeros({2, 1}, DType::i32), 2);
+       }},
+      {"matmul", [&] { matmul(x, x); }},
+  };
+  for (const auto& [function, call] : calls) {
+    try {
+      call();
+      ADD_FAILURE() << function << " throws nothing";
+    } catch (const UserError& e) {
+      EXPECT_EQ(e.op(), function) << e.what();
+      EXPECT_EQ(std::string(e.what()).rfind(std::string(function) + ": ", 0), 0u) << e.what();
+      EXPECT_EQ(std::string(e.what()).find("(inputs:)"), std::string::npos) << e.what();
+    }
+  }
+  // A name ends with the call that set it.
+  expect_in(error_of([&] { permute(x, {0, 0}); }, ErrorKind::argument), {"permute: "});
+}
+
+TEST(Names, OfWhatOnlyTheDataShowsAreSaidOnce) {
+  const auto rows = Tensor::ones({3});
+  const std::string said = error_of(
+      [&] { scatter_add(rows, Tensor::from<std::int64_t>({3}, {1}), Tensor::ones({1})).eval(); }, ErrorKind::index);
+  EXPECT_EQ(said, "scatter_add: an index is out of range");
+}
+
+TEST(Names, AnEmptyFunctionToCheckpointIsAnError) {
+  expect_in(error_of([] { checkpoint({}, {}); }, ErrorKind::argument), {"checkpoint: "});
+}
+
+}  // namespace
+}  // namespace metal_candle
