@@ -152,7 +152,7 @@ MC_INLINE F expm1_bounded(F x) {
   const F y = fma(half, p, half - k(0.5f));
   return y + y;
 }
-MC_INLINE F expm1(F x) { return copysign(expm1_bounded(clamp_high(clamp_low(x, k(-18)), k(89))), x); }  // -0 stays
+MC_INLINE F expm1(F x) { return expm1_bounded(clamp_high(clamp_low(x, k(-18)), k(89))); }
 
 /// log(1 + f) + n·ln 2 for f in [√½ - 1, √2 - 1].
 MC_INLINE F log_reduced(F f, F n) {
@@ -202,7 +202,7 @@ MC_INLINE F log1p(F x) {
   const VI shift = hn::Sub(n, hn::IfThenElseZero(hn::RebindMask(di, huge.m), hn::Set(di, 4)));
   const F inverse = pow2(hn::Neg(shift));
   const F f = fma(select(huge, x * k(0.0625f), x), inverse, inverse - k(1));
-  const F y = copysign(log_reduced(f, F(hn::ConvertTo(df, n))), x);  // -0 stays
+  const F y = log_reduced(f, F(hn::ConvertTo(df, n)));
   const float inf = std::numeric_limits<float>::infinity();
   const F special = select(x == k(-1), k(-inf), select(x < k(-1), k(std::numeric_limits<float>::quiet_NaN()), x));
   return select(both(x > k(-1), x < k(inf)), y, special);
@@ -290,7 +290,7 @@ inline constexpr float kQuarterLimit = 1e5f;
 MC_INLINE F sin(F x) {
   F n;
   const F r = reduce_quarter(x, n);
-  const F y = select(x == k(0), x, sin_quadrant(r, hn::NearestInt(n.v)));  // -0 stays
+  const F y = sin_quadrant(r, hn::NearestInt(n.v));
   const M far{hn::Not((abs(x) <= k(kQuarterLimit)).m)};
   if (HWY_LIKELY(hn::AllFalse(df, far.m))) return y;
   return by_lane(x.v, y.v, far.m, [](double v) { return std::sin(v); });
