@@ -111,6 +111,7 @@ std::vector<Case> cases() {
       all.push_back({.n = 210, .d = 32, .v = 200, .layout = layout, .smoothing = smoothing});
       all.push_back({.n = 7, .d = 150, .v = 65, .layout = layout, .smoothing = smoothing, .scale = 2});
       all.push_back({.n = 1, .d = 1, .v = 1, .layout = layout, .smoothing = smoothing});
+      all.push_back({.n = 5, .d = 0, .v = 70, .layout = layout, .smoothing = smoothing});
     }
   all.push_back({.n = 0});
   return all;

@@ -173,7 +173,7 @@ class Forward {
 std::int64_t tasks(const KernelCall& call, int pass) {
   const Problem p(call);
   if (pass == 1) return p.is_f64() ? p.n : p.tiles(p.n);
-  return 1 + (p.rule.smoothing != 0 && !p.is_f64() ? (p.d + kSumColumns - 1) / kSumColumns : 0);
+  return 1 + (p.rule.smoothing != 0 && !p.is_f64() ? (p.width + kSumColumns - 1) / kSumColumns : 0);
 }
 
 std::size_t scratch(const KernelCall& call) {

@@ -38,7 +38,7 @@ struct Problem {
         n(call.inputs[0].shape[0]),
         d(call.inputs[0].shape[1]),
         v(call.inputs[1].shape[1]),
-        width(round_up(d, kSums)),
+        width(round_up(std::max<std::int64_t>(d, 1), kSums)),  // without components, a zero that is multiplied
         x(matrix(call.inputs[0])),
         w(matrix(call.inputs[1])),
         targets(call.inputs[2]),
