@@ -133,8 +133,8 @@ class LoraFolder {
     const Shape a = rewriter_.node(w.inputs[0]).shape, b = rewriter_.node(w.inputs[1]).shape;
     const std::int64_t rank = a2.dim(-1), k = a.dim(-1);
     const bool plain = b.rank() == 2 && b2.rank() == 2 && b.dim(1) == b2.dim(1);
-    if (!plain || rank > kMaxRank || rank >= k || w.dtype != n.dtype || w.shape.numel() != t.shape.numel() ||
-        w.shape.numel() != n.shape.numel() || a.numel() / k != a2.numel() / rank)
+    if (!plain || rank == 0 || rank > kMaxRank || rank >= k || w.dtype != n.dtype ||
+        w.shape.numel() != t.shape.numel() || w.shape.numel() != n.shape.numel() || a.numel() / k != a2.numel() / rank)
       return -1;
     int left = t.inputs[0];
     if (scale >= 0) left = scaled(n, left, scale, t.dtype, a2);
