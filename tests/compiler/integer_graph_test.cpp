@@ -51,6 +51,18 @@ TEST(IntegerGraphs, SignedBytesWrapBetweenOps) {
   EXPECT_VALUES(sum(square(signed_bytes())), 17);
 }
 
+/// An index is counted in registers, and is what its type holds.
+TEST(IntegerGraphs, IndicesAreWhatTheirTypeHolds) {
+  EXPECT_VALUES(max(iota({300}, 0, DType::i8)), 127);
+  EXPECT_VALUES(min(iota({300}, 0, DType::i8)), -128);
+  EXPECT_VALUES(slice(cast(iota({300}, 0, DType::u8), DType::i32), 0, 254, 258), 254, 255, 0, 1);
+  EXPECT_VALUES(slice(cast(iota({300}, 0, DType::i8), DType::f32), 0, 126, 130), 126, 127, -128, -127);
+  EXPECT_VALUES(sum(cast(less(iota({300}, 0, DType::i8), 0), DType::i32)), 128);
+  EXPECT_VALUES(sum(cast(greater(iota({300}, 0, DType::u8), of({200}, DType::u8)), DType::i32)), 55);
+  EXPECT_VALUES(slice(cast(iota({4100}, 0, DType::f16), DType::f32), 0, 2047, 2052), 2047, 2048, 2048, 2050, 2052);
+  EXPECT_VALUES(slice(cast(iota({4100}, 0, DType::bf16), DType::f32), 0, 255, 260), 255, 256, 256, 258, 260);
+}
+
 TEST(IntegerGraphs, CastsBetweenFusedOpsChangeValues) {
   EXPECT_VALUES(cast(cast(of({1.00390625, 70000}, DType::f32) + 0, DType::bf16), DType::f32) * 1, 1, 70144);
   EXPECT_VALUES(cast(cast(of({2049, 1.5}, DType::f32) + 0, DType::f16), DType::f32) * 1, 2048, 1.5);

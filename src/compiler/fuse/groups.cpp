@@ -22,6 +22,12 @@ constexpr std::size_t kWindow = 4096;
 constexpr std::int64_t kSmallUnit = 1024;
 constexpr std::int64_t kFewRows = 8, kLongColumns = 1 << 15;
 
+/// What a gather along `axis` walks besides the indices.
+Shape strides_but(Shape strides, std::int64_t axis) {
+  strides[static_cast<int>(axis)] = 0;
+  return strides;
+}
+
 class Fuser {
   /// What is known of a unit, so that a merge need not look at members again.
   struct Work {
@@ -80,6 +86,10 @@ class Fuser {
     }
     return true;
   }
+  /// Whether `n` needs no memory for its input `k`. What is gathered from lies in memory, however cheap it is.
+  bool makes_itself(const GraphNode& n, std::size_t k) const {
+    return fusable(n) && inlined(view(n.inputs[k]).base) && !(n.op->kind == OpKind::gather && k == 0);
+  }
   int unit_of(int i) const { return f_.unit_of[static_cast<std::size_t>(i)]; }
   Work& work(int u) { return work_[static_cast<std::size_t>(u)]; }
 
@@ -137,9 +147,9 @@ class Fuser {
     alive_.push_back(u);
     f_.unit_of[static_cast<std::size_t>(i)] = u;
     Unit& me = f_.units.back();
-    for (const int in : n.inputs) {
-      const int base = view(in).base;
-      if (!(fusable(n) && inlined(base))) need(u, unit_of(base));
+    for (std::size_t k = 0; k < n.inputs.size(); ++k) {
+      const int in = n.inputs[k], base = view(in).base;
+      if (!makes_itself(n, k)) need(u, unit_of(base));
       const auto late = waits_.find(in);
       if (late == waits_.end()) continue;
       for (const int after : late->second) {
@@ -281,8 +291,12 @@ class Fuser {
       const GraphNode& n = node(m);
       const std::int64_t total = n.shape.numel();
       if (total <= rows || total % rows != 0) continue;
-      for (std::size_t k = n.op->kind == OpKind::gather ? 1 : 0; k < n.inputs.size(); ++k) {
+      for (std::size_t k = 0; k < n.inputs.size(); ++k) {
         const View& v = view(n.inputs[k]);
+        if (n.op->kind == OpKind::gather && k == 0) {
+          if (!is_take(n) && !uniform_columns(n.shape, strides_but(v.strides, n.attrs[0]), total / rows)) return false;
+          continue;
+        }
         if (unit_of(v.base) >= 0 && !inlined(v.base) && (unit_of(v.base) == unit_of(m) || unit_of(v.base) == other))
           continue;
         if (!uniform_columns(n.shape, broadcast_strides(node(n.inputs[k]).shape, v.strides, n.shape), total / rows))
@@ -402,10 +416,13 @@ class Fuser {
       if (n.op->kind != OpKind::elementwise || !columns_cut(n.shape, cols)) return false;
       for (const int in : n.inputs) {
         const View& v = view(in);
-        const Shape strides = broadcast_strides(node(in).shape, v.strides, n.shape);
+        Shape strides = broadcast_strides(node(in).shape, v.strides, n.shape);
         if (v.base == product &&
             !(v.offset == 0 && node(in).shape.numel() == n.shape.numel() && walks_elements(n.shape, strides)))
           return false;
+        std::int64_t first;
+        if (elementwise_code(node(v.base), ops::kIota))
+          iota_steps(node(v.base), v.offset, n.shape, strides, strides, first);
         if (!uniform_columns(n.shape, strides, cols)) return false;
       }
     }
@@ -422,7 +439,7 @@ class Fuser {
       if (u < 0 || n.op->kind == OpKind::output) continue;
       for (std::size_t k = 0; k < n.inputs.size(); ++k) {
         const int base = view(n.inputs[k]).base;
-        if (fusable(n) && inlined(base)) continue;
+        if (makes_itself(n, k)) continue;
         if (unit_of(base) != u || (n.op->kind == OpKind::gather && k == 0)) mark(base);
       }
     }

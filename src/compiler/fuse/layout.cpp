@@ -1,5 +1,6 @@
 #include "compiler/fuse/layout.h"
 
+#include "compiler/fuse/spaces.h"
 #include "compiler/rewrite.h"
 #include "ops/table.h"
 
@@ -66,6 +67,9 @@ class Resolver {
         case OpKind::matmul:
           for (int& in : n.inputs) in = matmul_operand(in);
           break;
+        case OpKind::gather:
+          if (is_take(n)) n.inputs[0] = table(n.inputs[0]);
+          break;
         case OpKind::kernel: {
           const CpuKernel* k = kernel_(n.op);
           if (!(k && k->takes_strides))
@@ -108,11 +112,32 @@ class Resolver {
     return unit ? x : copy(x);
   }
 
+  // A row that is taken is the columns of its kernel: its elements must lie at one stride.
+  int table(int x) {
+    const Shape& s = rewriter_.node(x).shape;
+    std::int64_t cols = 1;
+    for (int d = 1; d < s.rank(); ++d) cols *= s[d];
+    return uniform_columns(s, views_[static_cast<std::size_t>(x)].strides, cols) ? x : copy(x);
+  }
+
   int view(GraphNode n) {
     int x = n.inputs[0];
     if (is_number(x)) x = copy(x);
-    View v = views_[static_cast<std::size_t>(x)];
-    const Shape from = rewriter_.node(x).shape;
+    View v;
+    if (!view_of(n, x, v)) view_of(n, x = copy(x), v);
+    n.inputs[0] = x;
+    const int id = rewriter_.add(std::move(n));
+    const Shape& shape = rewriter_.node(id).shape;
+    v.dense = v.offset == 0 && is_dense(shape, v.strides) && shape.numel() == rewriter_.node(v.base).shape.numel();
+    views_.push_back(v);
+    return id;
+  }
+
+  /// The view that `n` makes of `x`, if there is one that readers understand. They count an index for themselves, which
+  /// goes no further than the end of its axis.
+  bool view_of(const GraphNode& n, int x, View& v) {
+    v = views_[static_cast<std::size_t>(x)];
+    const Shape& from = rewriter_.node(x).shape;
     Shape strides = n.shape;
     switch (n.op->code) {
       case ops::kPermute:
@@ -128,19 +153,13 @@ class Resolver {
         break;
       }
       default:
-        if (!reshape_strides(from, v.strides, n.shape, strides)) {
-          x = copy(x);
-          v = views_[static_cast<std::size_t>(x)];
-          reshape_strides(from, v.strides, n.shape, strides);
-        }
+        if (!reshape_strides(from, v.strides, n.shape, strides)) return false;
     }
-    n.inputs[0] = x;
-    const int id = rewriter_.add(std::move(n));
-    const Shape& shape = rewriter_.node(id).shape;
     v.strides = strides;
-    v.dense = v.offset == 0 && is_dense(shape, strides) && shape.numel() == rewriter_.node(v.base).shape.numel();
-    views_.push_back(v);
-    return id;
+    const GraphNode& base = rewriter_.node(v.base);
+    Shape steps;
+    std::int64_t first;
+    return base.op != &ops::iota_def || iota_steps(base, v.offset, n.shape, strides, steps, first);
   }
 
   std::vector<GraphLeaf> leaves_;

@@ -85,8 +85,9 @@ std::vector<std::int64_t> ProgramBuilder::row_cuts() const {
     for (int d = a.shape.rank() - 1; d >= 0; --d) {
       p *= a.shape[d];
       const std::int64_t cols = a.full ? a.cols : 1;
+      if (p <= cols ? p > 0 && cols % p != 0 : p % cols != 0)
+        throw InternalError("fused shapes do not share their rows");
       if (p <= cols) continue;
-      if (p % cols != 0) throw InternalError("fused shapes do not share their rows");
       cuts.push_back(p / cols);
     }
   }

@@ -127,7 +127,8 @@ void RowLowering::describe_traffic(PlanStep& step) const {
   for (const int m : unit_.members)
     for (const int in : node(m).inputs) {
       const int base = view(in).base;
-      if (mine(base) || base == unit_.single || node(base).op->kind == OpKind::scalar || inlined(base)) continue;
+      if (mine(base) || base == unit_.single || node(base).op->kind == OpKind::scalar) continue;
+      if (inlined(base) && !(node(m).op->kind == OpKind::gather && in == node(m).inputs[0])) continue;
       if (std::find(seen.begin(), seen.end(), base) != seen.end()) continue;
       seen.push_back(base);
       const GraphNode& moved = node(m).op->kind == OpKind::gather ? node(m) : node(base);  // a gather reads rows only

@@ -48,7 +48,9 @@ class RowLowering {
   int inline_iota(const GraphNode& base, const View& v, const Shape& strides, const Shape& shape, bool full);
   int load(int in, const Shape& strides, const Shape& shape, bool full);
   Access copied(Access a, int in, const Shape& shape, const Shape& strides);
-  int written_index(const GraphNode& base, const Shape& shape, const Shape& along);
+  static int counted(ProgramBuilder& b, const Shape& shape, const Shape& steps, std::int64_t first, bool full,
+                     std::int64_t cols);
+  int written_index(const GraphNode& base, const Shape& shape, const Shape& steps, std::int64_t first);
   Access written_first(ProgramBuilder& b, int value, const GraphNode& like, const Shape& shape, std::vector<int> reads);
 
   // Values.

@@ -1,6 +1,7 @@
 // How the members of a fused unit get their inputs: numbers, values of the same program, indices, loads.
 #include "compiler/fuse/row_lowering.h"
 #include "compiler/fuse/spaces.h"
+#include "metal_candle/elementwise.hpp"
 #include "metal_candle/error.hpp"
 #include "ops/table.h"
 
@@ -96,25 +97,34 @@ int RowLowering::inline_full(const GraphNode& base, RegType type) {
 
 int RowLowering::inline_iota(const GraphNode& base, const View& v, const Shape& strides, const Shape& shape,
                              bool full) {
-  // The view's strides walk the base's elements; the index along its axis is (element / inner) % extent.
-  const Shape& dims = base.shape;
-  const int axis = static_cast<int>(base.attrs[1]);
-  std::int64_t inner = 1;
-  for (int d = axis + 1; d < dims.rank(); ++d) inner *= dims[d];
-  bool plain = v.offset == 0;
-  Shape along = strides;  // strides in units of the index, when every stride is a multiple within the axis
-  for (int d = 0; d < shape.rank(); ++d) {
-    const std::int64_t last = strides[d] * (shape[d] - 1);
-    const bool within = strides[d] % inner != 0 && last < inner;  // all of it lies at one index
-    if (shape[d] == 1 || strides[d] == 0 || within || strides[d] % (inner * dims[axis]) == 0) along[d] = 0;
-    else if (strides[d] % inner == 0 && last / inner < dims[axis]) along[d] = strides[d] / inner;
-    else plain = false;
-  }
-  if (!plain) throw InternalError("iota behind a view that is not understood");
-  if (full && !one_stride(shape, along, cols_now_)) return written_index(base, shape, along);
-  const int id = builder_.index(shape, along, full, full ? cols_now_ : 1);
+  Shape steps;
+  std::int64_t first;
+  if (!iota_steps(base, v.offset, shape, strides, steps, first))
+    throw InternalError("iota behind a view that is not understood");
+  if (full && !one_stride(shape, steps, cols_now_)) return written_index(base, shape, steps, first);
+  const int id = counted(builder_, shape, steps, first, full, full ? cols_now_ : 1);
   const RegType type = reg_type(base.dtype);
-  return raw_index_ || type == RegType::i64 ? id : cast(id, type);
+  // What is narrower than a register is what it would be in memory: it wraps, or is rounded.
+  if (type == RegType::i64 || (raw_index_ && !is_narrow(base.dtype))) return id;
+  return cast(id, type, base.dtype);
+}
+
+/// `first` + Σ place·steps.
+int RowLowering::counted(ProgramBuilder& b, const Shape& shape, const Shape& steps, std::int64_t first, bool full,
+                         std::int64_t cols) {
+  KValue v;
+  v.a = b.index(shape, steps, full, cols);
+  if (first == 0) return v.a;
+  KValue start;
+  start.op = KOp::literal;
+  start.type = RegType::i64;
+  start.literal_int = first;
+  v.op = KOp::map;
+  v.code = static_cast<std::uint16_t>(Elementwise::add);
+  v.type = RegType::i64;
+  v.b = b.add(start);
+  v.full = full;
+  return b.add(v, cols);
 }
 
 int RowLowering::load(int in, const Shape& strides, const Shape& shape, bool full) {
@@ -162,14 +172,14 @@ RowLowering::Access RowLowering::copied(Access a, int in, const Shape& shape, co
   return written_first(b, value, node(in), shape, {a.access.buffer});
 }
 
-int RowLowering::written_index(const GraphNode& base, const Shape& shape, const Shape& along) {
+int RowLowering::written_index(const GraphNode& base, const Shape& shape, const Shape& steps, std::int64_t first) {
   ProgramBuilder b(0, 0);
   KValue c;
   c.op = KOp::cast;
   c.type = reg_type(base.dtype);
   c.to = base.dtype;
   c.full = true;
-  c.a = b.index(shape, along, true, 1);
+  c.a = counted(b, shape, steps, first, true, 1);
   const int value = b.add(c);
   KValue l;
   l.op = KOp::load;

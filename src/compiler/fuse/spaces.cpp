@@ -74,6 +74,34 @@ bool uniform_columns(const Shape& s, const Shape& strides, std::int64_t cols) {
   return true;
 }
 
+bool iota_steps(const GraphNode& iota, std::int64_t offset, const Shape& shape, const Shape& strides, Shape& steps,
+                std::int64_t& first) {
+  const int axis = static_cast<int>(iota.attrs[1]);
+  std::int64_t inner = 1;
+  for (int d = axis + 1; d < iota.shape.rank(); ++d) inner *= iota.shape[d];
+  const std::int64_t extent = iota.shape[axis];
+  Shape found = shape;
+  for (int d = 0; d < shape.rank(); ++d) found[d] = 0;
+  first = 0;
+  if (shape.numel() == 0) {
+    steps = found;
+    return true;
+  }
+  // An offset and a stride have a part within one index, one of so many indices, and one that starts the axis anew.
+  // Where the first parts together stay within an index and the second ones within the axis, nothing is carried over.
+  first = offset / inner % extent;
+  std::int64_t last_within = offset % inner, last_index = first;
+  for (int d = 0; d < shape.rank(); ++d) {
+    if (shape[d] == 1) continue;
+    if (strides[d] < 0) return false;
+    found[d] = strides[d] / inner % extent;
+    last_within += strides[d] % inner * (shape[d] - 1);
+    last_index += found[d] * (shape[d] - 1);
+  }
+  steps = found;
+  return last_within < inner && last_index < extent;
+}
+
 bool cut_in_one_chain(std::span<const Space> a, std::span<const Space> b, std::int64_t rows) {
   std::vector<std::int64_t> cuts;
   for (const auto& spaces : {a, b})
@@ -85,7 +113,9 @@ bool cut_in_one_chain(std::span<const Space> a, std::span<const Space> b, std::i
       std::int64_t p = 1;
       for (int d = s.rank() - 1; d >= 0; --d) {
         p *= s[d];
-        if (s[d] == 1 || p <= cols) continue;
+        if (s[d] == 1) continue;
+        if (p <= cols && cols % p != 0) return false;  // the columns would end within an axis, of another stride
+        if (p <= cols) continue;
         if (p % cols != 0) return false;
         cuts.push_back(p / cols);
       }

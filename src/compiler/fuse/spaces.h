@@ -22,6 +22,11 @@ bool columns_cut(const Shape& shape, std::int64_t cols);
 /// Whether the axes that make up the columns lie at one stride.
 bool uniform_columns(const Shape& shape, const Shape& strides, std::int64_t cols);
 
+/// A view of an iota as counting: whether, for elements `offset` + Σ place·strides of `iota`, the index along its axis is
+/// `first` + Σ place·steps. It is not where a stride leads over an end of the axis (a flattened iota starts anew there).
+bool iota_steps(const GraphNode& iota, std::int64_t offset, const Shape& shape, const Shape& strides, Shape& steps,
+                std::int64_t& first);
+
 /// What a member of a unit iterates over.
 struct Space {
   Shape shape;
