@@ -64,13 +64,13 @@ class Decoder {
 void one(Suite& suite, const LanguageShape& shape, const Decoder& decoder, std::int64_t m, mc::DType dtype) {
   const mc::Tensor x = random_tensor({m, shape.config.hidden}, dtype);
   Contest contest(suite);
-  contest.local("ours", [&] { decoder.step(x); }).local("read", best_read().run).run();
+  contest.local("ours", [&] { decoder.step(x); }).local("read", best_model_read().run).run();
   const double bytes = static_cast<double>(weights_of(shape.config)) * static_cast<double>(mc::size_of(dtype));
   Row row{"gemv", fmt::format("{} M={} {}", shape.name, m, dtype_name(dtype))};
   row.add("rate", bytes / contest.seconds("ours") * 1e-9, "GB/s");
-  row.add("rate of reading", best_read().bytes / contest.seconds("read") * 1e-9, "GB/s");
+  row.add("rate of reading", best_model_read().bytes / contest.seconds("read") * 1e-9, "GB/s");
   contest.describe(row);
-  const double of_read = contest.ratio("ours", "read") * bytes / best_read().bytes;
+  const double of_read = contest.ratio("ours", "read") * bytes / best_model_read().bytes;
   const bool bound = shape.peer == "qwen" && m == 1 && dtype == mc::DType::bf16;  // the work that the bound names
   bound ? row.at_least("of the best read", of_read, 0.9) : row.add("of the best read", of_read);
   suite.report.add(std::move(row));

@@ -47,7 +47,7 @@ void generation(Suite& suite) {
       const auto prompt = prompt_of(kPrompt, 0);
       const auto decode = [&] { generator.generate(prompt, {.max_tokens = kTokens, .ignore_eos = true}); };
       Contest contest(suite);
-      contest.local("ours", decode).local("read", best_read().run);
+      contest.local("ours", decode).local("read", best_model_read().run);
       add_peers(contest, fmt::format("lm_decode:{}:{}:{}", shape.peer, kPrompt, kTokens));
       contest.run();
       Row row{"generation", fmt::format("{} tokens one by one, {} bf16", kTokens, shape.name)};
@@ -55,7 +55,7 @@ void generation(Suite& suite) {
       row.add("tokens a second", kTokens / contest.seconds("ours"));
       row.add("weights read", weight_bytes(generator.model()) * kTokens / contest.seconds("ours") * 1e-9, "GB/s");
       const double of_read =
-          contest.ratio("ours", "read") * weight_bytes(generator.model()) * kTokens / best_read().bytes;
+          contest.ratio("ours", "read") * weight_bytes(generator.model()) * kTokens / best_model_read().bytes;
       small ? row.add("of the best read", of_read) : row.at_least("of the best read", of_read, 0.9);
       add_ratio(row, contest, "llama.cpp", small ? 1.3 : 1.0);
       suite.report.add(row.note(longest_kernels(decode)));

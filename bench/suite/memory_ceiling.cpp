@@ -18,15 +18,16 @@ namespace bench {
 namespace {
 
 constexpr std::size_t kBytes = std::size_t{128} << 20;
+constexpr std::size_t kModelBytes = std::size_t{512} << 20;
 constexpr std::size_t kHuge = std::size_t{2} << 20;
 
 /// Memory that is touched and stays for the run; in huge pages or expressly not.
-char* pages(bool huge) {
+char* pages(bool huge, std::size_t bytes) {
   char* p =
-      static_cast<char*>(mmap(nullptr, kBytes + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+      static_cast<char*>(mmap(nullptr, bytes + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   p = reinterpret_cast<char*>((reinterpret_cast<std::uintptr_t>(p) + kHuge - 1) / kHuge * kHuge);
-  madvise(p, kBytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
-  std::memset(p, 1, kBytes);
+  madvise(p, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+  std::memset(p, 1, bytes);
   return p;
 }
 
@@ -152,10 +153,10 @@ std::vector<NamedRead> reads() {
 
 /// Cuts the memory in pieces that the threads take in turn: one piece a thread, or many small ones.
 template <class Piece>
-std::function<void()> in_pieces(std::size_t piece, Piece body) {
-  return [piece, body] {
+std::function<void()> in_pieces(std::size_t bytes, std::size_t piece, Piece body) {
+  return [bytes, piece, body] {
     Team& t = team();
-    const std::size_t count = kBytes / piece, threads = static_cast<std::size_t>(t.size());
+    const std::size_t count = bytes / piece, threads = static_cast<std::size_t>(t.size());
     t.run([&](int thread) {
       for (std::size_t i = static_cast<std::size_t>(thread); i < count; i += threads) body(i * piece, piece);
     });
@@ -173,8 +174,8 @@ MemoryLoop best_of(const std::vector<MemoryLoop>& loops) {
   return loops[static_cast<std::size_t>(std::min_element(best.begin(), best.end()) - best.begin())];
 }
 
-std::vector<std::size_t> piece_sizes() {
-  return {kBytes / static_cast<std::size_t>(team().size()) / 4096 * 4096, std::size_t{1} << 20, std::size_t{64} << 10};
+std::vector<std::size_t> piece_sizes(std::size_t bytes) {
+  return {bytes / static_cast<std::size_t>(team().size()) / 4096 * 4096, std::size_t{1} << 20, std::size_t{64} << 10};
 }
 
 volatile std::uint64_t sink = 0;  // what was read has to go somewhere
@@ -182,25 +183,27 @@ volatile std::uint64_t sink = 0;  // what was read has to go somewhere
 MemoryLoop find_best_copy() {
   std::vector<MemoryLoop> loops;
   for (const bool huge : {true, false}) {
-    char *from = pages(huge), *to = pages(huge);
+    char *from = pages(huge, kBytes), *to = pages(huge, kBytes);
     for (const NamedCopy& c : copies())
-      for (const std::size_t piece : piece_sizes())
+      for (const std::size_t piece : piece_sizes(kBytes))
         loops.push_back({std::string(c.name) + (huge ? ", huge pages, " : ", small pages, ") +
                              std::to_string(piece >> 10) + " KiB pieces",
-                         2.0 * kBytes,
-                         in_pieces(piece, [=](std::size_t at, std::size_t n) { c.loop(to + at, from + at, n); })});
+                         2.0 * kBytes, in_pieces(kBytes, piece, [=](std::size_t at, std::size_t n) {
+                           c.loop(to + at, from + at, n);
+                         })});
   }
   return best_of(loops);
 }
 
-MemoryLoop find_best_read() {
+MemoryLoop find_best_read(std::size_t bytes) {
   std::vector<MemoryLoop> loops;
-  const char* from = pages(true);
+  const char* from = pages(true, bytes);
   for (const NamedRead& r : reads())
-    for (const std::size_t piece : piece_sizes())
+    for (const std::size_t piece : piece_sizes(bytes))
       loops.push_back({std::string(r.name) + ", huge pages, " + std::to_string(piece >> 10) + " KiB pieces",
-                       1.0 * kBytes,
-                       in_pieces(piece, [=](std::size_t at, std::size_t n) { sink = sink + r.loop(from + at, n); })});
+                       static_cast<double>(bytes), in_pieces(bytes, piece, [=](std::size_t at, std::size_t n) {
+                         sink = sink + r.loop(from + at, n);
+                       })});
   return best_of(loops);
 }
 
@@ -217,7 +220,12 @@ const MemoryLoop& best_copy() {
 }
 
 const MemoryLoop& best_read() {
-  static const MemoryLoop loop = find_best_read();
+  static const MemoryLoop loop = find_best_read(kBytes);
+  return loop;
+}
+
+const MemoryLoop& best_model_read() {
+  static const MemoryLoop loop = find_best_read(kModelBytes);
   return loop;
 }
 
