@@ -135,8 +135,8 @@ class Own {
     tiling_ = mc::cpu::plan_gemm(arguments_);
     for (int i = 0; i < team().size(); ++i) scratch_.emplace_back(tiling_.scratch_bytes + 64);
     job_ = [this](int thread) {
-      for (std::int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < tiling_.jobs;)
-        mc::cpu::run_gemm_job(arguments_, tiling_, i, scratch_[static_cast<std::size_t>(thread)].get());
+      for (std::int64_t i, before = -1; (i = next_.fetch_add(1, std::memory_order_relaxed)) < tiling_.jobs; before = i)
+        mc::cpu::run_gemm_job(arguments_, tiling_, i, scratch_[static_cast<std::size_t>(thread)].get(), before);
     };
   }
   void run() {

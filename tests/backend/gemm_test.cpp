@@ -136,7 +136,14 @@ void run_all(const GemmArgs& args) {
   std::vector<char> scratch(t.scratch_bytes + 64, char(0xff));
   char* const base = scratch.data() + 3;  // no alignment promised
   std::memset(base + t.scratch_bytes, 0x5a, 8);
-  for (int64_t job = t.jobs; job-- > 0;) run_gemm_job(args, t, job, base);
+  // One scratch for all jobs, in an order that leaves some copies to the next job and some not.
+  int64_t before = -1;
+  for (int64_t half : {1, 0})
+    for (int64_t job = t.jobs; job-- > 0;) {
+      if (job % 3 / 2 != half) continue;
+      run_gemm_job(args, t, job, base, before);
+      before = job;
+    }
   for (int i = 0; i < 8; ++i) ASSERT_EQ(base[t.scratch_bytes + static_cast<std::size_t>(i)], 0x5a) << "scratch overrun";
 }
 
@@ -339,6 +346,14 @@ TEST_P(OnIsa, SegmentsBatchesSinksAndStores) {
 TEST_P(OnIsa, LargeEnoughForEveryBlocking) {
   for (GemmType type : {GemmType::f32, GemmType::bf16})
     for (bool pack : {false, true}) {
+      // Several groups of columns with a short second product; few rows over long ones, both ways around.
+      check(type, {.m = 220, .n = 400, .k = 96, .k2 = 16, .b_order = Matrix::by_cols, .pack = pack});
+      for (int64_t k : {630, 631})
+        for (int64_t rows : {7, 16, 31}) {
+          check(type, {.m = rows, .n = 208, .k = k, .a_order = Matrix::by_cols, .pack = pack, .pad = 1});
+          check(type, {.m = rows, .n = 112, .k = k, .batch = 2, .pack = pack, .sink = true});
+          check(type, {.m = 240, .n = rows, .k = k, .a_order = Matrix::by_cols, .pad = 1});
+        }
       check(type, {.m = 400, .n = 300, .k = 700, .k2 = 8, .pack = pack, .sink = pack});
       check(type,
             {.m = 130, .n = 600, .k = 1030, .a_order = Matrix::by_cols, .b_order = Matrix::by_cols, .pack = pack});
@@ -365,6 +380,7 @@ TEST_P(OnIsa, RowBitsDependOnNothingElse) {
   // block_steps of a plan may shrink freely: copies get smaller.
   const auto short_blocks = +[](GemmTiling t) {
     t.block_steps = std::min<int64_t>(t.block_steps, 12);
+    t.holds_a = t.holds_b = t.spread_b = false;
     return t;
   };
   for (GemmType type : kTypes) {
@@ -438,15 +454,31 @@ TEST_P(OnIsa, HalvesAreRoundedSums) {
 }
 
 TEST_P(OnIsa, SwappedProductHasTheSameBits) {
+  for (GemmType type : kTypes)
+    for (auto [k, m] : {std::pair<int64_t, int64_t>{613, 120}, {614, 112}}) {
+      const int64_t n = 16;
+      Matrix a(type, m, k, 7), a_cols(type, m, k, 7, Matrix::by_cols), b(type, k, n, 8);
+      const auto as_planned = +[](GemmTiling t) { return t; };
+      const auto swapped = +[](GemmTiling t) {
+        EXPECT_TRUE(t.swapped);
+        return t;
+      };
+      ASSERT_EQ(product(type, m, a, b, nullptr, as_planned), product(type, m, a_cols, b, nullptr, swapped));
+    }
+}
+
+/// A few rows, where kernels may take B's rows as they are, and the same rows among many, over a packed B.
+TEST_P(OnIsa, FewRowsOverLongOnesHaveTheSameBits) {
+  const auto as_planned = +[](GemmTiling t) { return t; };
   for (GemmType type : kTypes) {
-    const int64_t k = 613, n = 16, m = 120;
-    Matrix a(type, m, k, 7), a_cols(type, m, k, 7, Matrix::by_cols), b(type, k, n, 8);
-    const auto as_planned = +[](GemmTiling t) { return t; };
-    const auto swapped = +[](GemmTiling t) {
-      EXPECT_TRUE(t.swapped);
-      return t;
-    };
-    ASSERT_EQ(product(type, m, a, b, nullptr, as_planned), product(type, m, a_cols, b, nullptr, swapped));
+    const int64_t k = 614, n = 208, most = 60;
+    Matrix a(type, most, k, 7), a_cols(type, most, k, 7, Matrix::by_cols), b(type, k, n, 8);
+    const std::vector<char> all = product(type, most, a, b, packed(b).data(), as_planned);
+    for (int64_t m : {7, 13, 16, 24, 32})
+      for (Matrix* left : {&a, &a_cols}) {
+        const std::vector<char> c = product(type, m, *left, b, nullptr, as_planned);
+        ASSERT_EQ(std::memcmp(c.data(), all.data(), c.size()), 0) << gemm_isa_name() << " m " << m;
+      }
   }
 }
 

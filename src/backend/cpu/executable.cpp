@@ -185,6 +185,7 @@ void CpuExecutable::run_in(Workspace& workspace, const Bindings& bindings) {
   constants_ = bindings.constants;
   const int threads = useful_threads();
   scratch_ = static_cast<char*>(workspace.scratch.reserve(scratch_bytes_ * static_cast<std::size_t>(threads)));
+  last_.assign(static_cast<std::size_t>(threads), {});
   if (traced_) times_.resize(static_cast<std::size_t>(threads));
   if (threads == 1) return run_alone();
   const auto task = [](void* self, int thread, int round, std::uint32_t index) {
@@ -242,12 +243,15 @@ void CpuExecutable::run_task(int thread, int round, std::uint32_t task) {
     for (std::uint32_t t = 0; t < unit->tasks; ++t) run_unit(thread, *unit, t);
 }
 
-void CpuExecutable::run_unit(int thread, const Unit& unit, std::uint32_t task) {
+void CpuExecutable::run_unit(int thread, const Unit& unit, std::int64_t task) {
   Step& step = *steps_[static_cast<std::size_t>(unit.step)];
   void* scratch = scratch_ + scratch_bytes_ * static_cast<std::size_t>(thread);
-  if (!traced_) return step.run(frame_, unit.pass, task, scratch);
+  Last& last = last_[static_cast<std::size_t>(thread)];
+  const std::int64_t before = last.unit == &unit ? last.task : -1;
+  last = {&unit, task};
+  if (!traced_) return step.run(frame_, unit.pass, task, scratch, before);
   const std::int64_t start = now();
-  step.run(frame_, unit.pass, task, scratch);
+  step.run(frame_, unit.pass, task, scratch, before);
   times_[static_cast<std::size_t>(thread)].push_back({unit.step, thread, start, now()});
 }
 

@@ -47,7 +47,7 @@ class CpuExecutable final : public Executable {
   void bind_steps(int threads);
   void run_alone();
   void run_task(int thread, int round, std::uint32_t task);
-  void run_unit(int thread, const Unit& unit, std::uint32_t task);
+  void run_unit(int thread, const Unit& unit, std::int64_t task);
   bool fetch_ahead(int round);
   void find_fetching();
   void report_failures();
@@ -79,6 +79,12 @@ class CpuExecutable final : public Executable {
   RunFrame frame_;
   char* arena_ = nullptr;
   char* scratch_ = nullptr;
+  // What a thread's scratch was used for last in this run.
+  struct alignas(64) Last {
+    const Unit* unit = nullptr;
+    std::int64_t task = -1;
+  };
+  std::vector<Last> last_;  // by thread
   bool traced_ = false;
   std::atomic<std::uint64_t> fetched_{0};     // round + 1 in the upper half, pieces of it in the lower one
   std::vector<std::vector<TaskTime>> times_;  // by thread

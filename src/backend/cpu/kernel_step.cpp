@@ -37,7 +37,7 @@ class KernelCallStep final : public Step {
     return true;
   }
 
-  void run(const RunFrame&, int round, std::int64_t task, void* scratch) override {
+  void run(const RunFrame&, int round, std::int64_t task, void* scratch, std::int64_t) override {
     running = this;
     kernel_.run(call(scratch), round, task);
   }

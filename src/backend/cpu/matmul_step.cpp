@@ -265,10 +265,10 @@ bool MatmulCallStep::find_packed(const RunFrame& frame) {
   return as_planned;
 }
 
-void MatmulCallStep::run(const RunFrame& frame, int round, std::int64_t task, void* scratch) {
-  if (round == 1) second_->run(frame, 0, task, scratch);
+void MatmulCallStep::run(const RunFrame& frame, int round, std::int64_t task, void* scratch, std::int64_t before) {
+  if (round == 1) second_->run(frame, 0, task, scratch, before);
   else if (plain_) run_plain(task);
-  else run_gemm(frame, task, static_cast<char*>(scratch));
+  else run_gemm(frame, task, static_cast<char*>(scratch), before);
 }
 
 // A packed weight that few rows go over is all that such a product waits for. It is cut in one stretch of jobs for each
@@ -288,7 +288,7 @@ void MatmulCallStep::fetch(std::int64_t piece) const {
     __builtin_prefetch(packed_[0] + at, 0, 2);
 }
 
-void MatmulCallStep::run_gemm(const RunFrame& frame, std::int64_t task, char* scratch) {
+void MatmulCallStep::run_gemm(const RunFrame& frame, std::int64_t task, char* scratch, std::int64_t before) {
   const std::int64_t first = task / tiling_.jobs * args_.batch;
   GemmArgs args = args_;
   for (std::size_t i = 0; i < 2; ++i) {
@@ -308,8 +308,9 @@ void MatmulCallStep::run_gemm(const RunFrame& frame, std::int64_t task, char* sc
   TileContext context{tile_program_.get(), &fetched_, &frame, shape_.m, first, scratch + gemm_scratch_};
   args.user = &context;
   if (!tile_program_) args.c = out_ + first * shape_.m * shape_.n * static_cast<std::int64_t>(size_of(product_dtype_));
-  const std::int64_t job = streams() ? stretch(task % threads_) + task / threads_ : task % tiling_.jobs;
-  run_gemm_job(args, tiling_, job, scratch);
+  if (streams()) return run_gemm_job(args, tiling_, stretch(task % threads_) + task / threads_, scratch);
+  const bool same_product = before >= 0 && before / tiling_.jobs == task / tiling_.jobs;
+  run_gemm_job(args, tiling_, task % tiling_.jobs, scratch, same_product ? before % tiling_.jobs : -1);
 }
 
 void MatmulCallStep::run_plain(std::int64_t task) {

@@ -31,7 +31,7 @@ class MatmulCallStep final : public Step {
   bool fallible() const override { return second_ && second_->fallible(); }
   bool binds() const override { return true; }
   bool bind(const RunFrame& frame) override;
-  void run(const RunFrame& frame, int round, std::int64_t task, void* scratch) override;
+  void run(const RunFrame& frame, int round, std::int64_t task, void* scratch, std::int64_t before) override;
   std::int64_t pieces_to_fetch() const override;
   void fetch(std::int64_t piece) const override;
   const char* take_failure() override { return second_ ? second_->take_failure() : nullptr; }
@@ -43,7 +43,7 @@ class MatmulCallStep final : public Step {
   void choose_packing(const Plan& plan);
   void plan_product();
   bool find_packed(const RunFrame& frame);
-  void run_gemm(const RunFrame& frame, std::int64_t task, char* scratch);
+  void run_gemm(const RunFrame& frame, std::int64_t task, char* scratch, std::int64_t before);
   void run_plain(std::int64_t task);
   bool streams() const { return tiling_.streams_b && outer_ == 1; }
   std::int64_t stretch(std::int64_t index) const;

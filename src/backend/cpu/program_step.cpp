@@ -19,7 +19,7 @@ bool gathers(const KernelProgram& program) {
 ProgramStep::ProgramStep(const KernelProgram& program, double nanoseconds)
     : program_(RowProgram::lower(program)), fallible_(gathers(program)), nanoseconds_(nanoseconds) {}
 
-void ProgramStep::run(const RunFrame& frame, int, std::int64_t task, void* scratch) {
+void ProgramStep::run(const RunFrame& frame, int, std::int64_t task, void* scratch, std::int64_t) {
   if (!fallible_) return program_->run(frame.buffers, frame.slots, task, scratch, nullptr);
   std::atomic<int> out_of_range{0};
   program_->run(frame.buffers, frame.slots, task, scratch, &out_of_range);

@@ -17,7 +17,7 @@ class ProgramStep final : public Step {
   std::size_t scratch_bytes() const override { return program_->scratch_bytes(); }
   double nanoseconds() const override { return nanoseconds_; }
   bool fallible() const override { return fallible_; }
-  void run(const RunFrame& frame, int round, std::int64_t task, void* scratch) override;
+  void run(const RunFrame& frame, int round, std::int64_t task, void* scratch, std::int64_t before) override;
 
  private:
   std::unique_ptr<RowProgram> program_;

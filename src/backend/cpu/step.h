@@ -36,7 +36,8 @@ class Step {
   virtual bool binds() const { return false; }
   /// Before a run's first round, on the caller's thread. False: tasks and scratch have changed for good; read again.
   virtual bool bind(const RunFrame&) { return true; }
-  virtual void run(const RunFrame& frame, int round, std::int64_t task, void* scratch) = 0;
+  /// `before`: the task of the same round that this scratch was used for last, by nothing else since; -1 if there is none.
+  virtual void run(const RunFrame& frame, int round, std::int64_t task, void* scratch, std::int64_t before) = 0;
 
   /// Pieces of constant memory that a thread without work may bring into its cache before the step's first round, those
   /// first that are needed first. Known once the step is bound.

@@ -95,7 +95,11 @@ struct GemmTiling {
   bool joined = false;      // both segments in one kernel call
   bool whole_c = false;     // C scratch holds a whole tile (more than one K block), not just one group of columns
   bool whole_b = false;     // B is packed for the whole width of the tile at once
+  bool in_rows = false;     // kernels read two rows of B a step and pair them
   bool rows_outer = false;  // row tiles in the outer loop, panels in the inner one
+  bool holds_a = false;     // scratch has all of A's copy when a tile is done,
+  bool holds_b = false;     // and all of B's,
+  bool spread_b = false;    // groups of columns side by side
   Side a_side[2] = {}, b_side[2] = {};          // one per segment; b_side is of no meaning for a packed B
   int width = 0;                                // log2 of the vectors side by side in a kernel
   std::int64_t row_tile = 0;                    // rows a kernel call takes at most
@@ -108,7 +112,10 @@ struct GemmTiling {
 };
 
 GemmTiling plan_gemm(const GemmArgs& args);
-void run_gemm_job(const GemmArgs& args, const GemmTiling& tiling, std::int64_t job, void* scratch);
+/// `before`: the job of this very product that was the last to use this scratch, or -1. What it copied and this one reads
+/// too is not copied again.
+void run_gemm_job(const GemmArgs& args, const GemmTiling& tiling, std::int64_t job, void* scratch,
+                  std::int64_t before = -1);
 
 // --- Instruction sets ----------------------------------------------------------------------------------------------
 

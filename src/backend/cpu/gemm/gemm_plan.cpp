@@ -11,6 +11,11 @@ using Side = GemmTiling::Side;
 // the kernel at its peak, while taking up C again costs: with 256 steps a block the same products ran 10 % slower. A's
 // rows are read where they are, power-of-two strides included; copying them cost 3 to 10 %.
 constexpr std::int64_t kBlockSteps = 4096, kCopiedSteps = 1024, kThinSteps = 256;
+// What one job copied, the thread's next one finds in scratch; this much is spent on keeping it there.
+constexpr std::int64_t kHeldBytes = 64 << 10;
+// Rows that a kernel pairs itself: in blocks of 128 steps over three panels they are visited twice soon. In slow memory
+// 1024 rows in one block a panel took 29 us where this takes 25, in fast memory both 24.
+constexpr std::int64_t kPairedSteps = 128, kPairedPanels = 3, kPairedAhead = 4;
 constexpr std::int64_t kThin = 32;        // rows or columns of a product that is bound by reading its other operand
 constexpr std::int64_t kShortChain = 12;  // steps; below it, writing C is the work
 // Rows of A a large power of two apart share few sets of L1 (64 of 12 ways on Zen 5): where all of them share one, 10
@@ -49,6 +54,14 @@ bool reads_in_place(const GemmOperand& b, PackKind kind) {
   return !b.packed && b.outer == 1 && (kind == PackKind::copy32 || kind == PackKind::copy64);
 }
 
+/// Few rows of A over rows of bf16: the kernel has room for the shuffles that make pairs, while a copy waited for memory
+/// before the kernel could begin (K 1024, 16 x 576: 33 and 24 us). Where B's rows share few sets of L1, the copy is faster.
+bool pairs_in_place(const GemmView& v, const MicroFamily& f, PackKind kind, int width) {
+  const GemmOperand& b = v.right[0];
+  return f.in_rows[0] != nullptr && kind == PackKind::bf16_pairs && !b.packed && b.outer == 1 && v.k[1] == 0 &&
+         v.k[0] % 2 == 0 && v.n % f.lanes == 0 && v.m <= kThin && width <= 1 && b.k * 2 % (kSetBytes / 2) != 0;
+}
+
 Side left_side(const GemmOperand& a, std::int64_t k, PackKind kind, const GemmTiling& t, const GemmView& v) {
   const bool in_place_units =
       kind == PackKind::copy32 || kind == PackKind::copy64 || (kind == PackKind::bf16_pairs && a.k == 1 && k % 2 == 0);
@@ -58,6 +71,7 @@ Side left_side(const GemmOperand& a, std::int64_t k, PackKind kind, const GemmTi
 }
 
 Side right_side(const GemmOperand& b, PackKind kind, const GemmTiling& t, const GemmView& v, const MicroFamily& f) {
+  if (t.in_rows) return Side::direct;
   if (!reads_in_place(b, kind)) return Side::panels;
   const bool is_panel = v.n == b.k && (v.n == f.lanes || v.n == f.panel_cols());
   return v.m <= t.row_tile || is_panel ? Side::direct : Side::panels;
@@ -107,7 +121,11 @@ void cut_c(GemmTiling& t, const GemmView& v, const MicroFamily& f, PackKind kind
       else row_tiles = ceil_div(row_tiles, 2);
     }
   }
+  if (t.in_rows) col_panels = kPairedPanels;
   t.row_blocks = ceil_div(tiles, row_tiles);
+  // Equal shares for 2 to 16 threads: with 15 and 22 jobs of a few microseconds two of them took 3 % longer.
+  if (t.width == 0 && !t.rows_outer && tiles >= kGoodCopyingJobs && t.row_blocks < 2 * kGoodCopyingJobs)
+    t.row_blocks = kGoodCopyingJobs;
   t.block_rows = t.row_blocks > 0 ? ceil_div(v.m, t.row_blocks) : 0;
   t.block_cols = std::min(col_panels, panels) * f.panel_cols();
   if (!t.streams_b) t.col_blocks = ceil_div(panels, col_panels);
@@ -117,21 +135,35 @@ void cut_c(GemmTiling& t, const GemmView& v, const MicroFamily& f, PackKind kind
   t.jobs = ceil_div(all, t.tiles_per_job);
 }
 
+/// What of a tile's copies is whole when it is done, so that the next tile on the same scratch need not make them again.
+void hold_copies(GemmTiling& t, const GemmView& v, const MicroFamily& f, std::int64_t blocks, bool widened) {
+  const bool one_pass = blocks <= 1 || t.joined;
+  std::int64_t of_a = 0, of_b = 0;
+  for (int s = 0; s < 2; ++s) {
+    const std::int64_t lane_bytes = round_up(ceil_div(v.k[s], f.k_per_step), 4) * f.unit_bytes;
+    if (t.a_side[s] != Side::direct) of_a += t.block_rows * lane_bytes;
+    if (!v.right[s].packed || widened) of_b += t.block_cols * lane_bytes;
+  }
+  t.holds_a = of_a > 0 && (one_pass || of_a <= kHeldBytes);
+  const bool one_group = t.width <= 1 && std::min(v.n, t.block_cols) <= std::int64_t{f.lanes} << t.width;
+  t.spread_b = one_pass && !one_group && !t.whole_b && of_b <= kHeldBytes;
+  t.holds_b = one_pass && (one_group || t.whole_b || t.spread_b);
+}
+
 void lay_out_scratch(GemmTiling& t, const GemmView& v, const MicroFamily& f, bool widened) {
   const std::int64_t unit = f.unit_bytes;
   const std::int64_t group_cols = std::max<std::int64_t>(2, std::int64_t{1} << t.width) * f.lanes;
   std::int64_t a = 0, b = 0;
   for (int s = 0; s < 2; ++s) {
     if (v.k[s] == 0) continue;
-    if (s == 1 && t.joined) {
-      t.a_second = static_cast<std::size_t>(a = round_up(a, 64));
-      t.b_second = static_cast<std::size_t>(b = round_up(b, 64));
-    }
+    if (s == 1 && (t.joined || t.holds_a)) t.a_second = static_cast<std::size_t>(a = round_up(a, 64));
+    if (s == 1 && t.joined) t.b_second = static_cast<std::size_t>(b = round_up(b, 64));
     const std::int64_t steps = std::min(t.block_steps, round_up(ceil_div(v.k[s], f.k_per_step), 4));
-    const std::int64_t cols = t.whole_b ? std::max(t.block_cols, group_cols) : group_cols;
-    const std::int64_t rows_bytes = t.a_side[s] != Side::direct ? t.block_rows * (steps * unit + 64) : 0;
+    const std::int64_t cols = t.whole_b || t.spread_b ? std::max(t.block_cols, group_cols) : group_cols;
+    const std::int64_t blocks = t.holds_a ? ceil_div(ceil_div(v.k[s], f.k_per_step), t.block_steps) : 1;
+    const std::int64_t rows_bytes = t.a_side[s] != Side::direct ? blocks * t.block_rows * (steps * unit + 64) : 0;
     const std::int64_t panel_bytes = !v.right[s].packed || widened ? steps * cols * unit : 0;
-    a = t.joined ? a + rows_bytes : std::max(a, rows_bytes);
+    a = t.joined || t.holds_a ? a + rows_bytes : std::max(a, rows_bytes);
     b = t.joined ? b + panel_bytes : std::max(b, panel_bytes);
   }
   const std::int64_t c = t.direct_c ? 0 : t.block_rows * (t.whole_c ? t.block_cols : group_cols) * unit;
@@ -154,15 +186,17 @@ GemmTiling plan_gemm(const GemmArgs& args) {
   if (v.m <= 0 || v.n <= 0 || v.batch <= 0) return t;
 
   t.width = choose_width(v, f, reads_in_place(v.right[0], kind));
+  t.in_rows = pairs_in_place(v, f, kind, t.width);
   t.row_tile = f.max_rows[t.width];
   if (t.width == 0 && v.left[0].k == 1 && v.left[0].outer * element_bytes(args.type) % (kSetBytes / 2) == 0)
     t.row_tile = std::min<std::int64_t>(t.row_tile, kScatteredRows);
   const bool streams = v.m <= t.row_tile;
   t.streams_b = streams && v.right[0].packed;
   t.steps_ahead = t.streams_b         ? kStreamAhead / (f.panel_cols() * f.unit_bytes)
+                  : t.in_rows         ? kPairedAhead
                   : v.right[0].packed ? kStepsAhead
                                       : kCopiedAhead;
-  const bool copies_right = !v.right[0].packed && !(streams && reads_in_place(v.right[0], kind));
+  const bool copies_right = !v.right[0].packed && !t.in_rows && !(streams && reads_in_place(v.right[0], kind));
   const std::int64_t longest = ceil_div(std::max(v.k[0], v.k[1]), f.k_per_step);
   t.rows_outer = !streams && longest <= kShortChain && !is_widened(kind);
   t.whole_b = copies_right && ((t.width <= 1 && v.m <= kThin) || t.rows_outer);
@@ -175,10 +209,11 @@ GemmTiling plan_gemm(const GemmArgs& args) {
   // With one row of tiles nothing is visited twice, so only copies ask for blocks.
   const bool copies = is_widened(kind) || t.a_side[0] != Side::direct || t.a_side[1] != Side::direct ||
                       !v.right[0].packed || (v.k[1] > 0 && !v.right[1].packed);
-  const std::int64_t most = t.whole_b ? kThinSteps
-                            : copies  ? kCopiedSteps >> std::max(0, t.width - 1)
-                            : streams ? longest
-                                      : kBlockSteps;
+  const std::int64_t most = t.in_rows   ? kPairedSteps
+                            : t.whole_b ? kThinSteps
+                            : copies    ? kCopiedSteps >> std::max(0, t.width - 1)
+                            : streams   ? longest
+                                        : kBlockSteps;
   const std::int64_t count = std::max<std::int64_t>(1, ceil_div(longest, std::max<std::int64_t>(most, 1)));
   t.block_steps = round_up(std::max<std::int64_t>(1, ceil_div(longest, count)), 4);
   std::int64_t blocks = 0;
@@ -189,6 +224,7 @@ GemmTiling plan_gemm(const GemmArgs& args) {
   const bool narrowed = args.c_type == GemmType::bf16 && f.narrows && (blocks <= 1 || t.joined);
   t.direct_c = args.sink == nullptr && (args.c_type == sum_type || narrowed) && !t.swapped;
   t.whole_c = !t.direct_c && blocks > 1 && !t.joined;
+  hold_copies(t, v, f, blocks, is_widened(kind));
   lay_out_scratch(t, v, f, is_widened(kind));
   return t;
 }

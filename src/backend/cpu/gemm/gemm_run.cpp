@@ -21,6 +21,9 @@ std::int64_t steps_together(std::int64_t step_bytes, std::int64_t row_bytes) {
   return std::clamp<std::int64_t>(kTogetherBytes / std::max<std::int64_t>(1, step_bytes) / 4 * 4, 8, 256);
 }
 
+/// Rows of A that are copied as one panel for all tiles.
+constexpr std::int64_t kOnePanel = 16;
+
 class TileRun {
  public:
   TileRun(const GemmArgs& args, const GemmTiling& tiling, char* scratch)
@@ -32,10 +35,14 @@ class TileRun {
         kind_(pack_kind(set_, args.type)),
         scratch_(scratch) {}
 
-  void run(std::int64_t tile) {
-    const std::int64_t row_block = tile % t_.row_blocks, rest = tile / t_.row_blocks;
-    const std::int64_t col_block = rest % t_.col_blocks;
-    batch_ = rest / t_.col_blocks;
+  /// `before`: the tile whose copies are in the scratch, or -1.
+  void run(std::int64_t tile, std::int64_t before) {
+    const std::int64_t row_block = tile % t_.row_blocks, columns = tile / t_.row_blocks;
+    const std::int64_t col_block = columns % t_.col_blocks;
+    batch_ = columns / t_.col_blocks;
+    has_a_ = t_.holds_a && before >= 0 && before % t_.row_blocks == row_block &&
+             before / t_.row_blocks / t_.col_blocks == batch_;
+    has_b_ = t_.holds_b && before >= 0 && before / t_.row_blocks == columns;
     row0_ = row_block * view_.m / t_.row_blocks;
     rows_ = (row_block + 1) * view_.m / t_.row_blocks - row0_;
     col0_ = first_col(t_, view_, f_, col_block);
@@ -71,9 +78,10 @@ class TileRun {
 
   void run_block(int s, std::int64_t step, std::int64_t count, bool first, bool last) {
     const Left left = left_block(s, step, count);
-    if (t_.whole_b && !view_.right[s].packed && t_.b_side[s] == Side::panels) pack_right_block(s, step, count);
+    if (t_.whole_b && !has_b_ && !view_.right[s].packed && t_.b_side[s] == Side::panels)
+      pack_right_block(s, step, count);
     for_groups([&](const Group& group) {
-      run_group(group, {left, right_block(s, step, count, group), count}, nullptr, !first);
+      run_group(group, {left, right_block(s, step, count, group), count, last}, nullptr, !first);
       if (last && !t_.direct_c) finish(group);
     });
   }
@@ -119,6 +127,7 @@ class TileRun {
     Left left;
     Right right;
     std::int64_t count;
+    bool last = true;  // of the chain
   };
   /// Field by field, in place: what is copied as a whole right after it was written has to wait until all stores before
   /// it are done, the kernel's to C among them.
@@ -132,6 +141,7 @@ class TileRun {
     m.b = p.right.data;
     m.b_step = p.right.step;
     m.b_panel = p.right.panel;
+    m.b_odd = p.right.step / 2;
     m.ahead = t_.steps_ahead * p.right.step;
   }
 
@@ -162,7 +172,9 @@ class TileRun {
       if (g.col == col0_ && !part.left.panels && i + 1 < tiles_)
         m.next_a = part.left.data + tile_row(i + 1) * part.left.row;
       if (!accumulate) fetch_c(r0, rows, g);
-      const MicroKernel kernel = f_.by_width[g.width][rows - 1];
+      // A line a step: each of two tiles asks for half of what the next block reads.
+      if (t_.in_rows && !part.last && i < 2) m.next_b = part.right.data + (2 + i) * part.count * m.b_odd;
+      const MicroKernel kernel = (t_.in_rows ? f_.in_rows : f_.by_width)[g.width][rows - 1];
       if (t_.direct_c && g.cols < padded) run_edge(kernel, m, rows, g.cols * unit, padded * unit);
       else kernel(m);
     }
@@ -203,13 +215,20 @@ class TileRun {
     const std::int64_t bytes = element_bytes(args_.type), unit = f_.unit_bytes, k0 = step * f_.k_per_step;
     const std::int64_t k = std::min(count * f_.k_per_step, view_.k[s] - k0);
     const char* source = a.data + (batch_ * a.batch + row0_ * a.outer + k0 * a.k) * bytes;
-    char* const target = scratch_ + (s == 1 ? t_.a_second : 0);
+    char* target = scratch_ + (s == 1 ? t_.a_second : 0);
+    if (t_.holds_a) target += rows_ * (step * unit + (t_.a_side[s] == Side::rows ? step / t_.block_steps * 64 : 0));
     if (t_.a_side[s] == Side::direct) return {source, a.outer * bytes, a.k * bytes * f_.k_per_step};
     if (t_.a_side[s] == Side::rows) {
       const std::int64_t stride = count * unit + 64;
-      set_.pack_rows(kind_, {source, a.outer, a.k, rows_, k, rows_, count * f_.k_per_step, target}, stride);
+      if (!has_a_)
+        set_.pack_rows(kind_, {source, a.outer, a.k, rows_, k, rows_, count * f_.k_per_step, target}, stride);
       return {target, stride, unit};
     }
+    if (rows_ <= kOnePanel) {
+      if (!has_a_) set_.pack_panel(kind_, {source, a.outer, a.k, rows_, k, rows_, count * f_.k_per_step, target});
+      return {target, unit, rows_ * unit};
+    }
+    if (has_a_) return {target, 0, 0, true};
     // A few steps at a time over all row tiles, so that lines of A are read once.
     const std::int64_t some = steps_together(rows_ * unit, a.k * bytes) * f_.k_per_step;
     for (std::int64_t done = 0; done < count * f_.k_per_step; done += some)
@@ -231,6 +250,7 @@ class TileRun {
     // All panels of a group have the same width.
     const std::int64_t panel = std::min<std::int64_t>(panel_cols, f_.lanes << g.width);
     char* target = scratch_ + t_.b_scratch + (s == 1 ? t_.b_second : 0);
+    if (t_.spread_b) target += (col - col0_) * count * unit;
     if (b.packed) {
       // Width 0 may be half of a whole panel only if the plan says so, and then col steps by lanes.
       const std::int64_t index = col / panel_cols, stored = panel_width(f_, view_.n, index);
@@ -238,7 +258,7 @@ class TileRun {
       const std::int64_t panel_bytes = ceil_div(view_.k[s], f_.k_per_step) * panel_cols * held;
       const char* source = b.data + batch_ * b.batch + index * panel_bytes + step * stored * held;
       if (!is_widened(kind_)) return {source + col % panel_cols * unit, stored * unit, panel_bytes};
-      for (std::int64_t i = 0; i * panel < round_up(cols, panel); ++i)
+      for (std::int64_t i = 0; !has_b_ && i * panel < round_up(cols, panel); ++i)
         set_.widen(kind_, source + i * panel_bytes, count * stored,
                    reinterpret_cast<float*>(target + i * count * stored * unit));
       return {target, stored * unit, count * stored * unit};
@@ -250,8 +270,9 @@ class TileRun {
     }
     const std::int64_t k = std::min(count * f_.k_per_step, view_.k[s] - k0);
     const char* source = b.data + (batch_ * b.batch + k0 * b.k + col * b.outer) * bytes;
+    if (t_.in_rows) return {source, 2 * b.k * bytes, 0};
     if (t_.b_side[s] == Side::direct && cols % f_.lanes == 0) return {source, b.k * bytes, panel_cols * unit};
-    for (std::int64_t i = 0; i * panel < cols; ++i)
+    for (std::int64_t i = 0; !has_b_ && i * panel < cols; ++i)
       set_.pack_panel(kind_, {source + i * panel * b.outer * bytes, b.outer, b.k, std::min(panel, cols - i * panel), k,
                               panel, count * f_.k_per_step, target + i * count * panel * unit});
     return {target, panel * unit, count * panel * unit};
@@ -339,16 +360,19 @@ class TileRun {
   char* const scratch_;
   std::int64_t batch_ = 0, row0_ = 0, rows_ = 0, col0_ = 0, col_end_ = 0;
   std::int64_t tiles_ = 0, short_rows_ = 0, long_tiles_ = 0;  // of the rows
+  bool has_a_ = false, has_b_ = false;                        // the copies are there already
 };
 
 }  // namespace
 
-void run_gemm_job(const GemmArgs& args, const GemmTiling& tiling, std::int64_t job, void* scratch) {
+void run_gemm_job(const GemmArgs& args, const GemmTiling& tiling, std::int64_t job, void* scratch,
+                  std::int64_t before) {
   const auto address = reinterpret_cast<std::uintptr_t>(scratch);
   TileRun run(args, tiling, static_cast<char*>(scratch) + ((address + 63) / 64 * 64 - address));
   const std::int64_t all = tiling.row_blocks * tiling.col_blocks * std::max<std::int64_t>(args.batch, 0);
   const std::int64_t end = std::min(all, (job + 1) * tiling.tiles_per_job);
-  for (std::int64_t tile = job * tiling.tiles_per_job; tile < end; ++tile) run.run(tile);
+  std::int64_t last = before < 0 ? -1 : std::min(all, (before + 1) * tiling.tiles_per_job) - 1;
+  for (std::int64_t tile = job * tiling.tiles_per_job; tile < end; last = tile++) run.run(tile, last);
 }
 
 }  // namespace metal_candle::cpu

@@ -17,11 +17,13 @@ struct MicroArgs {
   std::int64_t a_row, a_step;
   const char* b;
   std::int64_t b_step, b_panel;  // b_panel: from one pair of vectors to the next
+  std::int64_t b_odd = 0;        // where B's rows are paired on the way: from a step's first row to its second
   char* c;
   std::int64_t c_row;
   bool accumulate;                  // the chain goes on from what C holds; otherwise from zero
   bool narrow = false;              // C is bf16; only where the family narrows, and not with `accumulate`
   std::int64_t ahead = 0;           // bytes from what is read of B to what is asked for
+  const char* next_b = nullptr;     // a line of each row of B that the next calls read, b_odd apart, one a step
   const char* next_a = nullptr;     // rows that the next call reads, if they should be asked for now
   const MicroArgs* next = nullptr;  // the chain goes on with the A and B of these
 };
@@ -36,6 +38,7 @@ struct MicroFamily {
   bool narrows = false;  // kernels round to bf16 themselves, if asked to
   int max_rows[kWidths] = {};
   const MicroKernel* by_width[kWidths] = {};  // [width][rows - 1]
+  const MicroKernel* in_rows[2] = {};         // widths 0 and 1 on rows of B in place, two a step; null where none are
 
   std::int64_t panel_cols() const { return 2 * lanes; }
 };
