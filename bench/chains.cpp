@@ -70,6 +70,48 @@ MC_BENCH_CLONES void up(const float* x, const float* b, float* out, int r, int n
   row_product<64>(x, b, out, r, n, s);
 }
 
+// rms_norm(softmax(2(ab + c))) of 3x4, operation by operation and at once.
+constexpr int kTall = 3, kWide = 4;
+MC_BENCH_CLONES void tiny_product(const float* a, const float* b, float* out) {
+  for (int i = 0; i < kTall; ++i)
+    for (int j = 0; j < kWide; ++j) {
+      float sum = 0;
+      for (int t = 0; t < kWide; ++t) sum = std::fma(a[i * kWide + t], b[t * kWide + j], sum);
+      out[i * kWide + j] = sum;
+    }
+}
+MC_BENCH_CLONES void add_row(const float* a, const float* c, float* out) {
+  for (int i = 0; i < kTall * kWide; ++i) out[i] = a[i] + c[i % kWide];
+}
+__attribute__((always_inline)) inline void softmax_row(const float* x, float* y) {
+  float top = x[0], sum = 0;
+  for (int j = 1; j < kWide; ++j) top = std::max(top, x[j]);
+  for (int j = 0; j < kWide; ++j) sum += y[j] = std::exp(x[j] - top);
+  for (int j = 0; j < kWide; ++j) y[j] /= sum;
+}
+__attribute__((always_inline)) inline void norm_row(const float* x, float* y) {
+  float sum = 0;
+  for (int j = 0; j < kWide; ++j) sum += x[j] * x[j];
+  const float scale = 1 / std::sqrt(sum / kWide + 1e-6f);
+  for (int j = 0; j < kWide; ++j) y[j] = x[j] * scale;
+}
+MC_BENCH_CLONES void tiny_softmax(const float* x, float* y) {
+  for (int i = 0; i < kTall * kWide; i += kWide) softmax_row(x + i, y + i);
+}
+MC_BENCH_CLONES void tiny_norm(const float* x, float* y) {
+  for (int i = 0; i < kTall * kWide; i += kWide) norm_row(x + i, y + i);
+}
+MC_BENCH_CLONES void five_at_once(const float* a, const float* b, const float* c, float* out) {
+  for (int i = 0; i < kTall; ++i) {
+    float row[kWide] = {};
+    for (int t = 0; t < kWide; ++t)
+      for (int j = 0; j < kWide; ++j) row[j] = std::fma(a[i * kWide + t], b[t * kWide + j], row[j]);
+    for (int j = 0; j < kWide; ++j) row[j] = (row[j] + c[j]) * 2;
+    softmax_row(row, row);
+    norm_row(row, out + i * kWide);
+  }
+}
+
 std::vector<float> numbers(int n) {
   std::vector<float> v(static_cast<std::size_t>(n));
   for (int i = 0; i < n; ++i) v[static_cast<std::size_t>(i)] = static_cast<float>(i % 17) * 0.01f;
@@ -127,9 +169,32 @@ void lora(int d, int r) {
   show(fmt::format("lora {}x{} r{}", d, d, r).c_str(), apart, together, eager, lazy);
 }
 
+void five() {
+  const auto a = numbers(kTall * kWide), b = numbers(kWide * kWide), c = numbers(kWide);
+  auto x = numbers(kTall * kWide), y = x, out = x;
+  const double apart = best([&] {
+    tiny_product(a.data(), b.data(), x.data());
+    add_row(x.data(), c.data(), y.data());
+    scale(y.data(), 2, x.data(), kTall * kWide);
+    tiny_softmax(x.data(), y.data());
+    tiny_norm(y.data(), out.data());
+    used(out.data());
+  });
+  const double together = best([&] {
+    five_at_once(a.data(), b.data(), c.data(), out.data());
+    used(out.data());
+  });
+  const mc::Tensor ta = mc::Tensor::from(a, {kTall, kWide}), tb = mc::Tensor::from(b, {kWide, kWide});
+  const mc::Tensor tc = mc::Tensor::from(c, {kWide});
+  double eager = 0, lazy = 0;
+  library([&] { return mc::rms_norm(mc::softmax((mc::matmul(ta, tb) + tc) * 2.0, -1), 1e-6); }, eager, lazy);
+  show("five operations, 3x4", apart, together, eager, lazy);
+}
+
 }  // namespace
 
 int main() {
+  five();
   add_mul(1024);
   lora(512, 8);
   lora(1024, 8);

@@ -65,6 +65,96 @@ TEST(VmTurns, StagesOfOtherWidthsAndGathers) {
          {}});
 }
 
+/// Programs that fetch what comes next while they store past the caches, and two outputs, one of them early.
+struct Streamed {
+  const char* name;
+  void (*values)(ProgramBuilder& b, std::int64_t cols, KAccess first, KAccess second);
+};
+int rms_scale(ProgramBuilder& b, int sum, std::int64_t cols) {
+  return b.map(rsqrt, b.map(add, b.map(mul, sum, b.literal(1.0 / static_cast<double>(cols))), b.literal(1e-5)));
+}
+const Streamed kStreamed[] = {{"norm",
+                               [](ProgramBuilder& b, std::int64_t cols, KAccess out, KAccess) {
+                                 const int x = b.load(b.dense(0)),
+                                           scale = rms_scale(b, b.reduce(KOp::reduce_sum, b.map(square, x)), cols);
+                                 b.stage(cols);
+                                 b.store(b.map(mul, b.map(mul, x, scale), b.load(b.column_weights(1))), out);
+                               }},
+                              {"function",
+                               [](ProgramBuilder& b, std::int64_t, KAccess out, KAccess) {
+                                 b.store(b.map(mul, b.map(silu, b.load(b.dense(0))), b.load(b.column_weights(1))), out);
+                               }},
+                              {"copy and difference",
+                               [](ProgramBuilder& b, std::int64_t cols, KAccess out, KAccess) {
+                                 const int x = b.load(b.dense(0)), mean = b.reduce(KOp::reduce_sum, x);
+                                 const int most = b.reduce(KOp::reduce_max, b.map(abs, x));
+                                 b.stage(cols);
+                                 b.store(b.map(div, b.map(sub, x, mean), most), out);
+                               }},
+                              {"two outputs", [](ProgramBuilder& b, std::int64_t cols, KAccess out, KAccess early) {
+                                 const int h = b.map(add, b.load(b.dense(0)), b.load(b.dense(4)));
+                                 b.keep(h);
+                                 const int sum = b.reduce(KOp::reduce_sum, b.map(square, h));
+                                 b.store(h, early);
+                                 const int scale = rms_scale(b, sum, cols);
+                                 b.stage(cols);
+                                 b.store(b.map(mul, b.map(mul, h, scale), b.load(b.column_weights(1))), out);
+                               }}};
+
+TEST(VmTurns, WhatIsFetchedAheadChangesNothing) {
+  for (const Streamed& program : kStreamed)
+    for (std::int64_t cols : {4096, 4099, 9001}) {
+      SCOPED_TRACE(std::string(program.name) + " of " + std::to_string(cols));
+      const auto make = [&](bool stream) {
+        const std::int64_t rows = 37, n = rows * cols;
+        ProgramBuilder b({rows});
+        b.stage(cols);
+        KAccess out = b.dense(2), early = b.dense(3);
+        out.stream = early.stream = stream;
+        program.values(b, cols, out, early);
+        return Case{b.done(),
+                    {random_array(DType::f32, n, -6, 6), random_array(DType::f32, cols, -2, 2, 3), Array(DType::f32, n),
+                     Array(DType::f32, n), random_array(DType::f32, n, -1, 1, 4)},
+                    {},
+                    2e-5,
+                    2e-5};
+      };
+      const Case stored = make(false), streamed = make(true);
+      check(streamed);
+      for_each_isa([&] {
+        const std::vector<Array> want = execute(stored), got = execute(streamed);
+        for (std::size_t i = 0; i < got.size(); ++i) EXPECT_EQ(want[i].bytes, got[i].bytes) << "buffer " << i;
+      });
+    }
+}
+
+/// Reductions of one row alone are those of the row among others: what a block of one row writes differs.
+TEST(VmTurns, ReductionsOfOneRow) {
+  for (std::int64_t cols : {1, 15, 16, 33, 300}) {
+    SCOPED_TRACE(cols);
+    const auto make = [&](std::int64_t rows) {
+      ProgramBuilder b({rows});
+      b.stage(cols);
+      const int x = b.load(b.dense(0));
+      int all = b.reduce(KOp::reduce_sum, x);
+      for (KOp op : {KOp::reduce_max, KOp::reduce_min, KOp::reduce_prod}) all = b.map(add, b.reduce(op, x), all);
+      all = b.map(mul, all, b.reduce(KOp::reduce_max, b.map(abs, x)));
+      b.store(all, b.per_row(1));
+      return b.done();
+    };
+    const std::int64_t rows = 7;
+    const Array values = random_array(DType::f32, rows * cols, -1.2, 1.2);
+    for_each_isa([&] {
+      const std::vector<Array> together = execute(Case{make(rows), {values, Array(DType::f32, rows)}, {}});
+      for (std::int64_t r = 0; r < rows; ++r) {
+        Array row(DType::f32, cols);
+        for (std::int64_t c = 0; c < cols; ++c) row.set(c, values.get(r * cols + c));
+        EXPECT_EQ(together[1].get(r), execute(Case{make(1), {row, Array(DType::f32, 1)}, {}})[1].get(0)) << "row " << r;
+      }
+    });
+  }
+}
+
 TEST(VmQuick, ALaneDoesNotSeeHowFarItsNeighboursAre) {
   const std::int64_t n = 4096;
   for_each_isa([&] {

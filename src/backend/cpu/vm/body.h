@@ -17,15 +17,17 @@ struct Range {
 
 /// An operand that moves with the block: bases[1 + index].
 struct Moving {
-  const Access* access = nullptr;  // null: scratch memory at `offset`
-  std::int64_t offset = 0, stride = 0;
-  std::int64_t step = 0;  // bytes a column
+  const Access* access = nullptr;       // null: scratch memory at `offset`
+  std::int64_t offset = 0, stride = 0;  // bytes between rows; on a tile it has its own
+  std::int64_t step = 0;                // bytes a column
 };
 
 struct StageCode {
   std::int64_t cols = 0;
   Range pre, loop, post;  // row values before the columns are walked; a block of columns; row values after
   Range moving;
+  int piece = kBlock;    // columns at a time
+  bool fetches = false;  // in passing, the next row
 };
 
 struct ColumnSum {
@@ -65,8 +67,9 @@ struct Body {
   std::vector<int> ahead;
   int ahead_from = 0;  // the stage that reads them
   enum Ahead : std::uint8_t { kColumns, kRows } ahead_of = kColumns;
-  int ahead_stage = -1;   // of kRows: where the next rows are fetched; -1: a share in every stage
-  bool in_turns = false;  // the last stage of a row runs in turns with the others of the next one
+  int ahead_stage = -1;     // of kRows: where the next rows are fetched; -1: a share in every stage
+  bool in_passing = false;  // instead an instruction of that stage, or of the only one, fetches line by line
+  bool in_turns = false;    // the last stage of a row runs in turns with the others of the next one
 
   // Tasks: (batch × chunks of its rows, or ranges of task_rows) × ranges of task_cols.
   std::int64_t batch = 1, chunks = 1;

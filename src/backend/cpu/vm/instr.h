@@ -29,7 +29,8 @@ struct Base {
   std::int64_t stride;  // bytes between rows
 };
 
-enum InstrFlags : std::uint16_t { kPad = 1, kFlat = 2, kStream = 4 };  // kStream: results go past the caches
+// kStream: results go past the caches. kFetch: asks for the frame's lines while it works.
+enum InstrFlags : std::uint16_t { kPad = 1, kFlat = 2, kStream = 4, kFetch = 8 };
 
 struct Operand {
   std::uint16_t base = 0;
@@ -59,6 +60,8 @@ struct Frame {
   std::int64_t stage_cols;
   void* const* buffers;
   std::atomic<int>* index_error;
+  bool fetch_next;  // kFetch asks for what lies from here on, four bytes a column of the block
+  const char* fetch;
 };
 
 struct Instr;

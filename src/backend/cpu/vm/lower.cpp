@@ -9,6 +9,8 @@ namespace {
 // What the registers of a block may fill of L1. Large blocks, with their fewer dispatches, leave room for the arrays.
 constexpr int kRegisterBytes = 32 << 10, kLargeBlock = 1024, kLargeRegisterBytes = 16 << 10;
 
+constexpr int kPiece = 1024;
+
 // Arrays from this size on are fetched where a narrow stage stands before the one that reads them.
 constexpr std::int64_t kFetched = 8 << 20;
 
@@ -86,13 +88,50 @@ void Lowering::find_ahead() {
   // Norms of few rows lie in a cache, and lose by asking for what is there.
   if (b_.ahead_from > 0 && row_bytes * s_.rows < kFetched) b_.ahead.clear();
   // One instruction a block reads memory evenly on its own.
-  if (b_.stages.size() == 1 && b_.stages[0].loop.end - b_.stages[0].loop.begin < 2) b_.ahead.clear();
+  const bool single = b_.stages.size() == 1 && b_.stages[0].loop.end - b_.stages[0].loop.begin < 2;
   b_.ahead_of = b_.stages.size() > 1 && row_bytes <= (96 << 10) ? Body::kRows : Body::kColumns;
   if (b_.block_rows == 1) b_.ahead_stage = fetching_stage(row_bytes);
   if (takes_turns()) {
     b_.in_turns = true;
     b_.ahead_stage = static_cast<int>(b_.stages.size()) - 2;
   }
+  fetch_in_passing();
+  if (single && !b_.in_passing) b_.ahead.clear();
+  cut_early_stores();
+}
+
+/// Where one instruction is a whole stage and one result is stored, lines of one array are best asked for a few at a
+/// time, as that instruction goes along.
+void Lowering::fetch_in_passing() {
+  const int stage = b_.ahead_of == Body::kColumns ? 0 : b_.ahead_stage;
+  if (b_.ahead.size() != 1 || b_.moving[static_cast<std::size_t>(b_.ahead[0])].step != 4) return;
+  if (b_.block_rows != 1 || stage < 0 || tile_.buffer >= 0 || full_stores() != 1) return;
+  StageCode& code = b_.stages[static_cast<std::size_t>(stage)];
+  if (code.loop.end - code.loop.begin != 1 || (b_.ahead_of == Body::kColumns && b_.stages.size() > 1)) return;
+  if (code.cols != b_.stages[static_cast<std::size_t>(b_.ahead_from)].cols) return;
+  Instr& in = b_.code[static_cast<std::size_t>(code.loop.begin)];
+  bool can = streams(in);
+  for (int k = 0; k < kernels_.map_reduce_count; ++k)
+    can |= in.fn == kernels_.map_reduces[k].alone || in.fn == kernels_.map_reduces[k].keeping;
+  if (!can) return;
+  in.out.flags |= kFetch;
+  b_.in_passing = code.fetches = true;
+}
+
+/// Where the stage that reads memory stores past the caches, too, its instructions take small pieces: memory should not
+/// have to wait for the last of them.
+void Lowering::cut_early_stores() {
+  const auto from = static_cast<std::size_t>(b_.ahead_from);
+  if (from + 1 >= b_.stages.size() || b_.block_rows != 1 || b_.ahead_stage == b_.ahead_from) return;
+  StageCode& stage = b_.stages[from];
+  if (std::any_of(b_.code.begin() + stage.loop.begin, b_.code.begin() + stage.loop.end,
+                  [&](const Instr& in) { return streams(in); }))
+    stage.piece = std::min(stage.piece, kPiece);
+}
+
+int Lowering::full_stores() const {
+  return static_cast<int>(std::count_if(p_.values.begin(), p_.values.end(),
+                                        [&](const KValue& v) { return is_store(v.op) && value(v.a).full; }));
 }
 
 /// Where a stage before the last computes much, memory would be idle meanwhile. Programs that read or write more arrays
@@ -105,13 +144,11 @@ bool Lowering::takes_turns() const {
   const std::int64_t cols = b_.stages.back().cols;
   if (std::any_of(b_.stages.begin(), b_.stages.end(), [&](const StageCode& s) { return s.cols != cols; })) return false;
   bool heavy = false;
-  int stores = 0;
   for (const KValue& v : p_.values) {
-    if (is_store(v.op) && value(v.a).full) ++stores;
     heavy |= v.stage < last && v.op == KOp::map && value(v.a).full &&
              info(static_cast<Elementwise>(v.code)).cost == Cost::series;
   }
-  return heavy && stores == 1;
+  return heavy && full_stores() == 1;
 }
 
 /// Memory takes stores and gives what was asked for at the same time, at the rate of a copy. So the next rows are best
@@ -215,6 +252,7 @@ void Lowering::emit_row_stores(int stage) {
 void Lowering::emit_stage(int stage) {
   StageCode code;
   code.cols = s_.stage_cols[stage];
+  code.piece = b_.block_cols;
   code.pre = section([&] { emit_rows_of(stage, false); });
   code.moving.begin = static_cast<int>(b_.moving.size());
   stage_memory_.clear();

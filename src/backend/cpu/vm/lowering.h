@@ -143,7 +143,8 @@ class Lowering {
     auto [it, fresh] = stage_memory_.try_emplace(access);
     if (fresh) {
       const Access& a = lasting_access(access);
-      it->second.base = add_moving({&a, 0, 0, a.col_stride * a.size});
+      const std::int64_t stride = a.dims ? a.strides[a.dims - 1] * a.size : 0;
+      it->second.base = add_moving({&a, 0, stride, a.col_stride * a.size});
     }
     if (read) read_[it->second.base - 1] = 1;
     return it->second;
@@ -196,6 +197,10 @@ class Lowering {
   /// The stage that fetches the next row; -1: each a share.
   int fetching_stage(std::int64_t row_bytes) const;
   bool takes_turns() const;
+  void fetch_in_passing();
+  void cut_early_stores();
+  int full_stores() const;
+  bool streams(const Instr& in) const { return in.fn == kernels_.stream || (in.out.flags & kStream) != 0; }
 
   // --- uniform and row values ---
 

@@ -14,12 +14,12 @@ namespace {
 
 template <class Op>
 void unary(const Instr& in, const Frame& f) {
-  run_rows(Unary<Op>::of(in, f), in, f);
+  run_rows<Unary<Op>>(in, f);
 }
 
 template <class Op, Form kForm>
 void binary(const Instr& in, const Frame& f) {
-  run_rows(Binary<Op, kForm>::of(in, f), in, f);
+  run_rows<Binary<Op, kForm>>(in, f);
 }
 
 template <class Op>

@@ -21,9 +21,10 @@ void map_reduce(const Instr& in, const Frame& f) {
   float* out = at<float>(in.out, f);
   float* state = at<float>(in.extra->state, f);
   float* kept = kKeep ? at<float>(in.extra->kept, f) : nullptr;
+  const Fetcher fetcher(in, f);
   for (int r = 0; r < f.rows; ++r) {
     F total;
-    if (reduce_row<R, kKeep>(e, kept, state, f, total)) *out = lanes_of<R>(total);
+    if (reduce_row<R, kKeep>(e, kept, state, f, total, &fetcher)) put_row(lanes_of<R>(total), out, f);
     e.next();
     state = step(state, kReduceState);
     out = step(out, pitch(in.out, f));

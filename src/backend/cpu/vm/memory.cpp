@@ -102,16 +102,18 @@ void narrow(const Instr& in, const Frame& f) {
 
 struct Same {
   Input<true> a;
+  static HWY_INLINE Same of(const Instr& in, const Frame& f) { return {{in.a, f}}; }
   HWY_INLINE F all(int c) const { return a.all(c); }
   HWY_INLINE F some(int c, int n) const { return a.some(c, n); }
   HWY_INLINE void next() { a.next(); }
 };
-void copy(const Instr& in, const Frame& f) { run_rows(Same{{in.a, f}}, in, f); }
+void copy(const Instr& in, const Frame& f) { run_rows<Same>(in, f); }
 
 /// To a 16-bit float and back.
 template <class Format>
 struct Rounded {
   Input<true> a;
+  static HWY_INLINE Rounded of(const Instr& in, const Frame& f) { return {{in.a, f}}; }
   static HWY_INLINE F through(F x) {
     HWY_ALIGN std::uint16_t half[HWY_MAX_BYTES / 4];
     Format::narrow(x, half);
@@ -127,16 +129,21 @@ HWY_INLINE F Rounded<Brain>::through(F x) {
 }
 template <class Format>
 void rounded(const Instr& in, const Frame& f) {
-  run_rows(Rounded<Format>{{in.a, f}}, in, f);
+  run_rows<Rounded<Format>>(in, f);
 }
 
 void stream(const Instr& in, const Frame& f) {
   const int n = static_cast<int>(hn::Lanes(df));
+  const Fetcher fetcher(in, f);
   float* out = at<float>(in.out, f);
   const float* a = at<const float>(in.a, f);
   for (int r = 0; r < f.rows; ++r, out = step(out, pitch(in.out, f)), a = step(a, pitch(in.a, f))) {
     int c = head_of(out, 4, f.cols);
     for (int i = 0; i < c; ++i) out[i] = a[i];
+    for (; c + 4 * n <= f.cols; c += 4 * n) {
+      fetcher.four(c);
+      for (int i = 0; i < 4; ++i) hn::Stream(load(a + c + i * n).v, df, out + c + i * n);
+    }
     for (; c + n <= f.cols; c += n) hn::Stream(load(a + c).v, df, out + c);
     for (; c < f.cols; ++c) out[c] = a[c];
   }

@@ -1,5 +1,5 @@
 // Two elementwise ops in one pass over a block, for pairs in which one is cheap enough that a pass of its own shows:
-// (a ∘ b) ∘ c for arithmetic, exp(a ∘ b), and f(a) · c. The same lane functions as one by one, hence the same bits.
+// (a ∘ b) ∘ c for arithmetic, (a - b) / c, exp(a ∘ b), and f(a) · c. The same lane functions as one by one, hence the same bits.
 #include "backend/cpu/vm/targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -15,15 +15,15 @@ namespace {
 
 template <class First, Form kFirst, class Second, bool kWalks>
 void chain(const Instr& in, const Frame& f) {
-  run_rows(Chain<First, kFirst, Second, kWalks>::of(in, f), in, f);
+  run_rows<Chain<First, kFirst, Second, kWalks>>(in, f);
 }
 template <class First, Form kFirst, class Second>
 void inner(const Instr& in, const Frame& f) {
-  run_rows(Inner<First, kFirst, Second>::of(in, f), in, f);
+  run_rows<Inner<First, kFirst, Second>>(in, f);
 }
 template <class First, class Second, bool kWalks>
 void outer(const Instr& in, const Frame& f) {
-  run_rows(Outer<First, Second, kWalks>::of(in, f), in, f);
+  run_rows<Outer<First, Second, kWalks>>(in, f);
 }
 
 struct Adder {
@@ -62,6 +62,7 @@ void fill_pair_f32(VectorKernels& table) {
   to.arithmetic<Op_sub, kVV>(Elementwise::sub);
   to.arithmetic<Op_sub, kVS>(Elementwise::sub);
   to.arithmetic<Op_sub, kSV>(Elementwise::sub);
+  to.add(Elementwise::sub, kVS, Elementwise::div, PairForm::then_s, chain<Op_sub, kVS, Op_div, false>);
   to.scaled<Op_exp>(Elementwise::exp);
   to.scaled<Op_sigmoid>(Elementwise::sigmoid);
   to.scaled<Op_silu>(Elementwise::silu);

@@ -63,13 +63,25 @@ struct Accumulators {
   HWY_INLINE void watch(F a, F b) {
     if (R::watch_nan) nan = hn::Or(nan, either_nan(a, b).m);
   }
+  /// What is left of a row for accumulator i.
+  template <int i, bool kKeep, class E>
+  HWY_INLINE void add_some(const E& e, float* kept, int c, int end) {
+    const int n = static_cast<int>(hn::Lanes(df)), at = c + i * n, rest = end - at < n ? end - at : n;
+    if (rest <= 0) return;
+    const F x = part_of(e, at, rest);
+    if constexpr (kKeep) store_some(x, kept + at, static_cast<std::size_t>(rest));
+    const F some = rest == n ? x : first_lanes(x, rest, R::identity);
+    add(i, some);
+    watch(some, some);
+  }
   /// Columns [begin, end) of an expression; with kKeep its values are written to `kept`, too.
   template <bool kKeep, class E>
-  HWY_INLINE void add_row(const E& e, float* kept, int begin, int end) {
+  HWY_INLINE void add_row(const E& e, float* kept, int begin, int end, const Fetcher* fetcher = nullptr) {
     const int n = static_cast<int>(hn::Lanes(df));
     int c = begin;
     for (; c + 4 * n <= end; c += 4 * n) {
       F x[4];
+      if (fetcher) fetcher->four(c);
       four(e, c, x);
       for (int i = 0; i < 4; ++i) {
         if constexpr (kKeep) store(x[i], kept + c + i * n);
@@ -78,34 +90,40 @@ struct Accumulators {
       watch(x[0], x[1]);
       watch(x[2], x[3]);
     }
-    // Unrolled with constant indices: the accumulators stay in registers.
-    for (int i = 0; i < 4; ++i) {
-      const int at = c + i * n, rest = end - at < n ? end - at : n;
-      if (rest <= 0) continue;
-      const F x = part_of(e, at, rest);
-      if constexpr (kKeep) store_some(x, kept + at, static_cast<std::size_t>(rest));
-      const F some = rest == n ? x : first_lanes(x, rest, R::identity);
-      add(i, some);
-      watch(some, some);
-    }
+    // One by one, not in a loop: with constant indices the accumulators stay in registers.
+    add_some<0, kKeep>(e, kept, c, end);
+    add_some<1, kKeep>(e, kept, c, end);
+    add_some<2, kKeep>(e, kept, c, end);
+    add_some<3, kKeep>(e, kept, c, end);
     if (R::watch_nan && HWY_UNLIKELY(!hn::AllFalse(df, nan))) v[0] = k(std::numeric_limits<float>::quiet_NaN());
   }
 };
 
-/// Halves until one lane is left; what is above the half is not looked at.
+/// Halves until one lane is left, in every lane. Within registers: what is read back from memory in another width than
+/// it was written waits until everything written before has left the core, streams past the caches among it.
 template <class R>
-float lanes_of(F total) {
-  HWY_ALIGN float x[HWY_MAX_BYTES / 2] = {};
-  for (std::size_t n = hn::Lanes(df) / 2; n > 0; n /= 2) {
-    hn::Store(total.v, df, x);
-    total = R::join(total, load(x + n));
-  }
-  return hn::GetLane(total.v);
+HWY_INLINE F lanes_of(F total) {
+  constexpr int kMost = static_cast<int>(hn::MaxLanes(df));
+  alignas(64) static constexpr std::int32_t kTurned[5][16] = {{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
+                                                              {1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14},
+                                                              {2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13},
+                                                              {4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11},
+                                                              {8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7}};
+  for (int n = kMost / 2, row = kMost == 16 ? 4 : kMost == 8 ? 3 : kMost == 4 ? 2 : 1; n > 0; n /= 2, --row)
+    total = R::join(total, hn::TableLookupLanes(total.v, hn::SetTableIndices(df, kTurned[row])));
+  return total;
+}
+
+/// A row's result. Of a block of one row it fills a vector, as wide as it will be read.
+HWY_INLINE void put_row(F value, float* out, const Frame& f) {
+  if (f.rows == 1) store(value, out);
+  else *out = hn::GetLane(value.v);
 }
 
 /// One row of a block: chunk after chunk. True when the row is complete and `total` its reduction.
 template <class R, bool kKeep, class E>
-HWY_INLINE bool reduce_row(const E& e, float* kept, float* state, const Frame& f, F& total) {
+HWY_INLINE bool reduce_row(const E& e, float* kept, float* state, const Frame& f, F& total,
+                           const Fetcher* fetcher = nullptr) {
   const int n = static_cast<int>(hn::Lanes(df));
   for (int c = 0;;) {
     const std::int64_t at = f.col0 + c;
@@ -113,7 +131,7 @@ HWY_INLINE bool reduce_row(const E& e, float* kept, float* state, const Frame& f
     const std::int64_t end = at + some;
     Accumulators<R> acc;
     acc.begin(at % kReduceChunk == 0 ? nullptr : state);
-    acc.template add_row<kKeep>(e, kept, c, c + some);
+    acc.template add_row<kKeep>(e, kept, c, c + some, fetcher);
     c += some;
     if (end % kReduceChunk != 0 && end != f.stage_cols) {
       for (int i = 0; i < 4; ++i) store(acc.v[i], state + i * n);

@@ -28,7 +28,7 @@ void reduce(const Instr& in, const Frame& f) {
   float* out = at<float>(in.out, f);
   for (int r = 0; r < f.rows; ++r) {
     F total;
-    if (reduce_row<R, false>(Plain{a}, nullptr, state, f, total)) *out = lanes_of<R>(total);
+    if (reduce_row<R, false>(Plain{a}, nullptr, state, f, total)) put_row(lanes_of<R>(total), out, f);
     a = step(a, pitch(in.a, f));
     state = step(state, kReduceState);
     out = step(out, pitch(in.out, f));
@@ -62,7 +62,7 @@ void arg_reduce(const Instr& in, const Frame& f) {
     Accumulators<R> acc;
     acc.begin(nullptr);
     acc.template add_row<false>(Plain{a}, nullptr, 0, f.cols);
-    const float top = lanes_of<R>(R::join(R::join(acc.v[0], acc.v[1]), R::join(acc.v[2], acc.v[3])));
+    const float top = hn::GetLane(lanes_of<R>(R::join(R::join(acc.v[0], acc.v[1]), R::join(acc.v[2], acc.v[3]))).v);
     const bool better = top != top || (std::is_same_v<R, Max> ? top > best : top < best);
     if (f.cols > 0 && best == best && (where < 0 || better)) {
       best = top;
@@ -145,6 +145,11 @@ struct ColumnCompare {
   const std::int64_t* p;
   std::int64_t row, col0;
   VI limit, iota;
+  static HWY_INLINE ColumnCompare of(const Instr& in, const Frame& f) {
+    ColumnCompare e{at<const std::int64_t>(in.b, f), pitch(in.b, f), f.col0, hn::Zero(di), hn::Iota(di, 0)};
+    e.next();
+    return e;
+  }
   HWY_INLINE void next() {
     std::int64_t near = *p - col0;
     near = near < -2 ? -2 : near > (1 << 30) ? (1 << 30) : near;
@@ -159,9 +164,7 @@ struct ColumnCompare {
 };
 template <class Op>
 void compare_column(const Instr& in, const Frame& f) {
-  ColumnCompare<Op> e{at<const std::int64_t>(in.b, f), pitch(in.b, f), f.col0, hn::Zero(di), hn::Iota(di, 0)};
-  e.next();
-  run_rows(e, in, f);
+  run_rows<ColumnCompare<Op>>(in, f);
 }
 
 /// One value along the row, and another one at one column.
@@ -187,15 +190,16 @@ void pick_column(const Instr& in, const Frame& f) {
 struct IntegerToFloat {
   const std::int32_t* p;
   std::int64_t row;
+  static HWY_INLINE IntegerToFloat of(const Instr& in, const Frame& f) {
+    return {at<const std::int32_t>(in.a, f), pitch(in.a, f)};
+  }
   HWY_INLINE F all(int c) const { return F(hn::ConvertTo(df, hn::LoadU(di, p + c))); }
   HWY_INLINE F some(int c, int n) const {
     return F(hn::ConvertTo(df, bits(load_some(reinterpret_cast<const float*>(p) + c, static_cast<std::size_t>(n)))));
   }
   HWY_INLINE void next() { p = step(p, row); }
 };
-void i32_to_f32(const Instr& in, const Frame& f) {
-  run_rows(IntegerToFloat{at<const std::int32_t>(in.a, f), pitch(in.a, f)}, in, f);
-}
+void i32_to_f32(const Instr& in, const Frame& f) { run_rows<IntegerToFloat>(in, f); }
 
 void fill(const Instr& in, const Frame& f) {
   const int n = static_cast<int>(hn::Lanes(df));

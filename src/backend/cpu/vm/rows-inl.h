@@ -20,11 +20,23 @@ template <bool kWalks>
 struct Input {
   const float* p;
   std::int64_t row;
-  Input() = default;
   HWY_INLINE Input(const Operand& o, const Frame& f) : p(at<const float>(o, f)), row(pitch(o, f)) {}
-  HWY_INLINE F all(int c) const { return kWalks ? load(p + c) : k(*p); }
-  HWY_INLINE F some(int c, int n) const { return kWalks ? load_some(p + c, static_cast<std::size_t>(n)) : k(*p); }
+  HWY_INLINE F all(int c) const { return load(p + c); }
+  HWY_INLINE F some(int c, int n) const { return load_some(p + c, static_cast<std::size_t>(n)); }
   HWY_INLINE void next() { p = step(p, row); }
+};
+template <>
+struct Input<false> {
+  const float* p;
+  std::int64_t row;
+  F value;
+  HWY_INLINE Input(const Operand& o, const Frame& f) : p(at<const float>(o, f)), row(pitch(o, f)), value(k(*p)) {}
+  HWY_INLINE F all(int) const { return value; }
+  HWY_INLINE F some(int, int) const { return value; }
+  HWY_INLINE void next() {
+    p = step(p, row);
+    value = k(*p);
+  }
 };
 
 /// Elements before p is aligned to a whole vector, at most `cols`.
@@ -34,13 +46,14 @@ MC_INLINE int head_of(const void* p, int size, int cols) {
   return head < cols ? head : cols;
 }
 
-/// The first n columns from c: out of line, the loop is what matters.
+/// The first n columns from c: out of line, the loop is what matters. By value: what nobody else can see need not be
+/// written to memory.
 template <class E>
-HWY_NOINLINE F part_of(const E& e, int c, int n) {
+HWY_NOINLINE F part_of(E e, int c, int n) {
   return e.some(c, n);
 }
 template <class E>
-HWY_NOINLINE void partial(const E& e, float* out, int c, int n) {
+HWY_NOINLINE void partial(E e, float* out, int c, int n) {
   store_some(e.some(c, n), out + c, static_cast<std::size_t>(n));
 }
 
@@ -65,10 +78,24 @@ HWY_INLINE void four(const E& e, int c, F* y) {
   }
 }
 
+/// What a block asks for while it works, so that memory always has something to do.
+struct Fetcher {
+  const char* p;
+  HWY_INLINE Fetcher(const Instr& in, const Frame& f)
+      : p((in.out.flags & kFetch) && f.fetch_next ? f.fetch : nullptr) {}
+  /// The lines that belong to four vectors from column c.
+  HWY_INLINE void four(int c) const {
+    constexpr int kBytes = 16 * static_cast<int>(hn::MaxLanes(df));
+    if (p == nullptr) return;
+    for (int at = 0; at < kBytes; at += 64) __builtin_prefetch(p + 4 * c + at, 0, 3);
+  }
+};
+
 /// `Expr` has all(c), some(c, n) and next().
 
 template <class Expr>
-HWY_INLINE void run_rows(Expr e, const Instr& in, const Frame& f) {
+HWY_NOINLINE void run_block(const Instr& in, const Frame& f) {
+  Expr e = Expr::of(in, f);
   const int n = static_cast<int>(hn::Lanes(df));
   const unsigned flags = in.out.flags;
   float* out = at<float>(in.out, f);
@@ -79,17 +106,17 @@ HWY_INLINE void run_rows(Expr e, const Instr& in, const Frame& f) {
     rows = 1;
   }
   if (flags & kPad) cols = (cols + n - 1) & -n;
-  [[maybe_unused]] F y[4];
+  const Fetcher fetcher(in, f);
+  F y[4];
   for (int r = 0; r < rows; ++r) {
     int c = 0;
     if (flags & kStream) {
       c = head_of(out, 4, cols);
       if (c > 0) partial(e, out, 0, c);
-      if constexpr (kQuick<Expr>) {
-        for (; c + 4 * n <= cols; c += 4 * n) {
-          four(e, c, y);
-          for (int i = 0; i < 4; ++i) hn::Stream(y[i].v, df, out + c + i * n);
-        }
+      for (; c + 4 * n <= cols; c += 4 * n) {
+        fetcher.four(c);
+        four(e, c, y);
+        for (int i = 0; i < 4; ++i) hn::Stream(y[i].v, df, out + c + i * n);
       }
       for (; c + n <= cols; c += n) hn::Stream(e.all(c).v, df, out + c);
     } else {
@@ -105,6 +132,15 @@ HWY_INLINE void run_rows(Expr e, const Instr& in, const Frame& f) {
     out = step(out, out_row);
     e.next();
   }
+}
+
+/// A value of one row is one vector. That way is short, and above all it writes nothing else to memory: behind stores
+/// past the caches every other store waits for its turn.
+template <class Expr>
+HWY_INLINE void run_rows(const Instr& in, const Frame& f) {
+  if (f.rows == 1 && f.cols <= static_cast<int>(hn::Lanes(df)) && (in.out.flags & kPad))
+    return store(Expr::of(in, f).all(0), at<float>(in.out, f));
+  run_block<Expr>(in, f);
 }
 
 // Comparisons and logic give 0 or 1 in i32 registers, whose bits pass through float vectors untouched.

@@ -21,6 +21,7 @@ class Runner {
     bases_ = reinterpret_cast<Base*>(scratch_);
     origins_ = reinterpret_cast<char**>(bases_ + b_.moving.size() + 1);
     bases_[0] = {scratch_, 0};
+    for (std::size_t i = 0; i < b_.moving.size(); ++i) bases_[1 + i].stride = b_.moving[i].stride;
     f_.bases = bases_;
     f_.buffers = buffers;
     f_.index_error = index_error;
@@ -96,6 +97,7 @@ class Runner {
 
  private:
   static constexpr std::int64_t kTurn = 512;
+  static constexpr std::int64_t kFar = 8 << 10;  // bytes; what lies behind the last column is asked for in vain
 
   void put_slot(const SlotUse& use, std::uint64_t bits) {
     char* to = scratch_ + use.offset;
@@ -131,8 +133,8 @@ class Runner {
         const std::int64_t end = std::min(stage.cols, c1);
         std::int64_t c = c0;
         do {  // at least once: a reduction over no columns has a value, too
-          columns(stage, c, std::min<std::int64_t>(b_.block_cols, end - c), end);
-          c += b_.block_cols;
+          columns(stage, c, std::min<std::int64_t>(stage.piece, end - c), end);
+          c += stage.piece;
         } while (c < end);
       }
       if (c0 == 0) execute_rows(stage.post, n);
@@ -150,15 +152,25 @@ class Runner {
   void enter(const StageCode& stage, std::int64_t c0) {
     f_.col0 = c0;
     f_.stage_cols = stage.cols;
+    f_.fetch_next = stage.fetches && (ahead_rows_ > 0 || b_.ahead_of == Body::kColumns);
     execute_rows(stage.pre, rows_);
     place(stage);
     f_.rows = rows_;
   }
-  /// n columns from c of a stage that ends at `end`.
+  /// n columns from c of a stage that ends at `end`. Called often between stores past the caches, behind which whatever
+  /// else is written to memory waits: it writes little.
   void columns(const StageCode& stage, std::int64_t c, std::int64_t n, std::int64_t end) {
     f_.col0 = c;
     f_.cols = static_cast<int>(n);
     for (int i = stage.moving.begin; i < stage.moving.end; ++i) bases_[1 + i].ptr = origins_[i] + c * b_.moving[i].step;
+    if (!b_.in_passing) return columns_with_fetches(stage, c, end);
+    if (f_.fetch_next) {
+      const int i = b_.ahead[0];
+      f_.fetch = origins_[i] + c * 4 + (b_.ahead_of == Body::kColumns ? kFar : bases_[1 + i].stride);
+    }
+    execute(stage.loop);
+  }
+  HWY_NOINLINE void columns_with_fetches(const StageCode& stage, std::int64_t c, std::int64_t end) {
     if (!b_.ahead.empty() && find_ahead(stage, rows_, c, end)) {
       execute_fetching(stage);
     } else {
@@ -234,7 +246,6 @@ class Runner {
       char*& origin = origins_[i];
       if (!m.access) {
         origin = scratch_ + m.offset;
-        bases_[1 + i].stride = m.stride;
         continue;
       }
       const Access& a = *m.access;
@@ -246,7 +257,6 @@ class Runner {
       std::int64_t at = a.offset;
       for (int d = 0; d < a.dims; ++d) at += index_[d] * a.strides[d];
       origin = static_cast<char*>(f_.buffers[a.buffer]) + at * a.size;
-      bases_[1 + i].stride = a.dims ? a.strides[a.dims - 1] * a.size : 0;
     }
   }
 
