@@ -4,18 +4,12 @@
 
 #include "metal_candle/error.hpp"
 #include "metal_candle/tokenizer.hpp"
+#include "training/answers.h"
 
 namespace metal_candle::training {
 namespace {
 
 std::string string_at(const Json& row, const char* key) { return std::string(row.at(key).as_string()); }
-
-std::string_view trimmed(std::string_view text) {
-  constexpr const char* kSpace = " \t\r\n";
-  const std::size_t begin = text.find_first_not_of(kSpace);
-  if (begin == std::string_view::npos) return {};
-  return text.substr(begin, text.find_last_not_of(kSpace) - begin + 1);
-}
 
 }  // namespace
 
@@ -66,33 +60,6 @@ std::string RowReader::render(const Json& messages, const Json& row, bool prompt
   }
 }
 
-// Where answers lie in the rendered text. What the template shows before an answer, with its prompt for one, ends where
-// the answer begins; a template that shows earlier messages otherwise later on is searched from the answer before.
-std::vector<RowReader::Span> RowReader::answers(const Json& messages, const Json& row,
-                                                const std::string& rendered) const {
-  std::vector<Span> found;
-  Json before = Json::array();
-  std::size_t cursor = 0;
-  for (const Json& message : messages.elements()) {
-    const Json& role = message.at("role");
-    if (role.as_string() == "assistant" && !message.find_value("content") && !message.find_value("tool_calls"))
-      message.at("content").fail("an answer");
-    if (role.as_string() == "assistant" && message.find_value("content")) {
-      if (before.size() > 0)
-        if (const std::string prefix = render(before, row, true);
-            prefix.size() >= cursor && rendered.starts_with(prefix))
-          cursor = prefix.size();
-      const std::string_view content = trimmed(message.at("content").as_string());
-      const std::size_t at = rendered.find(content, cursor);
-      if (at == std::string::npos) message.at("content").fail("an answer that the chat template shows as it stands");
-      found.push_back({at, at + content.size()});
-      cursor = at + content.size();
-    }
-    before.push_back(message);
-  }
-  return found;
-}
-
 Sample RowReader::messages(const Json& row) const {
   const Json& messages = row.at("messages");
   if (!messages.is_array() || messages.size() == 0) messages.fail("a list of messages");
@@ -102,7 +69,8 @@ Sample RowReader::messages(const Json& row) const {
   Sample sample;
   sample.supervised.assign(ids.size(), false);
   std::size_t token = 0;
-  for (const Span& answer : answers(messages, row, rendered)) {
+  const auto again = [&](const Json& other, bool prompt) { return render(other, row, prompt); };
+  for (const TextSpan& answer : find_answers(messages, rendered, again)) {
     while (token < ids.size() && offsets[token].second <= answer.begin) ++token;
     for (; token < ids.size() && offsets[token].first < answer.end; ++token) sample.supervised[token] = true;
     // The end of the turn: a special token, behind nothing but white space.

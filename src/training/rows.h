@@ -16,15 +16,10 @@ class RowReader {
   Sample read(const Json& row) const;
 
  private:
-  /// Part of a text, in bytes.
-  struct Span {
-    std::size_t begin, end;
-  };
   Sample text(const std::string& text) const;
   Sample completion(const std::string& prompt, const std::string& completion) const;
   Sample messages(const Json& row) const;
   void end_with_token(Sample& sample) const;
-  std::vector<Span> answers(const Json& messages, const Json& row, const std::string& rendered) const;
   std::string render(const Json& messages, const Json& row, bool prompt) const;
 
   const Tokenizer& tokenizer_;

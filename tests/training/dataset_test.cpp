@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
 
 #include "metal_candle/chat_template.hpp"
@@ -119,7 +120,7 @@ TEST(Rows, OfMessagesTheAnswersAndTheirEndsArePredicted) {
       R"({"messages": [{"role": "user", "content": "model"}, {"role": "assistant", "content": "hey"}, {"role": "user", "content": "hey"}, {"role": "assistant", "content": " yes "}]})");
   EXPECT_EQ(letters().decode(s.tokens),
             "<s><|user|>\nmodel<end>\n<|model|>\nhey<end>\n<|user|>\nhey<end>\n<|model|>\n yes <end>\n");
-  EXPECT_EQ(predicted(s), "hey<end>yes<end>");
+  EXPECT_EQ(predicted(s), "hey<end> yes <end>");
   const Sample all = only(R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})",
                           {.train_on = TrainOn::all});
   EXPECT_EQ(predicted(all), "<|user|>\na<end>\n<|model|>\nb<end>\n");
@@ -134,6 +135,72 @@ TEST(Rows, AModelsTemplateIsARenderer) {
                           {}, chat_renderer(chat));
   EXPECT_EQ(letters().decode(d[0].tokens), "<|user|>a<end><|user|>b<end>");
   EXPECT_EQ(predicted(d[0]), "b<end>");
+}
+
+/// What is predicted of a row, here on several lines, that a template shows.
+std::string predicted_by(const std::string& source, std::string row) {
+  std::replace(row.begin(), row.end(), '\n', ' ');
+  const Dataset d = parse(row, {}, chat_renderer(ChatTemplate(source, "", "", "template")));
+  return d.size() == 1 ? predicted(d[0]) : "no row";
+}
+
+TEST(Rows, AnAnswerIsFoundWhereTheTemplatePutItNotWhereItsTextStands) {
+  // As Mistral's: what the system says moves into the last message of the user, so nothing shown before is a prefix.
+  const std::string moved =
+      "{% set first = messages[0]['content'] %}{% for m in messages[1:] %}{% if m['role'] == 'user' %}<|user|>"
+      "{% if loop.index0 >= messages|length - 3 %}{{ first }} {% endif %}{{ m['content'] }}"
+      "{% else %}<|model|>{{ m['content'] }}<end>{% endif %}{% endfor %}";
+  EXPECT_EQ(
+      predicted_by(moved, R"({"messages": [{"role": "system", "content": "4?"}, {"role": "user", "content": "2+2"},
+      {"role": "assistant", "content": "4"}, {"role": "user", "content": "is it 4"}, {"role": "assistant", "content": "4"}]})"),
+      "4<end>4<end>");
+  const std::string plain = "{% for m in messages %}<|user|>{{ m['content'] }}<end>{% endfor %}";
+  EXPECT_EQ(predicted_by(
+                plain, R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b\n"}]})"),
+            "b\n<end>");
+  EXPECT_EQ(
+      predicted_by(plain, R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]})"),
+      "<end>");
+  const std::string trims = "{% for m in messages %}<|user|>{{ m['content'] | trim }} <end>{% endfor %}";
+  EXPECT_EQ(predicted_by(
+                trims, R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": " b\n"}]})"),
+            "b<end>");
+  EXPECT_THAT(
+      [&] {
+        return predicted_by("{% for m in messages %}{{ m['content'] | upper }}{% endfor %}",
+                            R"({"messages": [{"role": "assistant", "content": "b"}]})");
+      },
+      testing::Throws<FileError>(testing::Property(&FileError::what, testing::HasSubstr("as it stands"))));
+}
+
+TEST(Rows, ThoughtsAreNoPlaceForAnswers) {
+  // As Qwen3's: an empty thought is written where there is none, earlier thoughts are left out.
+  const std::string thinks =
+      "{% for m in messages %}{% if m['role'] == 'user' %}<|user|>{{ m['content'] }}<end>{% else %}<|model|>"
+      "{% set t = m['reasoning'] or '' %}{% set c = m['content'] %}"
+      "{% if '</think>' in c %}{% set t = c.split('</think>')[0].split('<think>')[-1].strip() %}"
+      "{% set c = c.split('</think>')[-1].lstrip() %}{% endif %}"
+      "{% if loop.last %}<think> {{ t }} </think> {% endif %}{{ c }}<end>{% endif %}{% endfor %}"
+      "{% if add_generation_prompt %}<|model|>{% endif %}";
+  EXPECT_EQ(
+      predicted_by(thinks,
+                   R"({"messages": [{"role": "user", "content": "say hi"}, {"role": "assistant", "content": "hi"}]})"),
+      "hi<end>");
+  EXPECT_EQ(predicted_by(thinks, R"({"messages": [{"role": "user", "content": "a"},
+      {"role": "assistant", "content": "fine", "reasoning": "so fine"}]})"),
+            "fine<end>");
+  EXPECT_EQ(predicted_by(thinks, R"({"messages": [{"role": "user", "content": "a"},
+      {"role": "assistant", "content": "<think>x</think>b"}, {"role": "user", "content": "a"},
+      {"role": "assistant", "content": "<think>y</think>c"}]})"),
+            "b<end><think> y </think> c<end>");
+}
+
+TEST(Rows, PartsOfTextAreAnAnswer) {
+  EXPECT_EQ(
+      predicted_by(
+          "{% for m in messages %}<|user|>{% for p in m['content'] %}{{ p['text'] }}{% endfor %}<end>{% endfor %}",
+          R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "b"}]}, {"role": "assistant", "content": [{"type": "text", "text": "b"}]}]})"),
+      "b<end>");
 }
 
 TEST(Rows, ToolsReachTheTemplate) {
