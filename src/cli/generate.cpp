@@ -18,11 +18,12 @@ struct Prompt {
   std::string place;  // "file:line", or empty
 };
 
-Json user_messages(const Invocation& run, std::string_view prompt) {
-  Json messages = Json::array();
-  if (run.has("--system")) messages.push_back(message("system", run.text("--system")));
-  messages.push_back(message("user", prompt));
-  return messages;
+/// --system goes in front of a conversation that has no system message of its own.
+Json with_system(const Invocation& run, const Json& messages) {
+  if (!run.has("--system") || messages.at(0).at("role").as_string() == "system") return messages;
+  Json all = Json::array({message("system", run.text("--system"))});
+  for (const Json& message : messages.elements()) all.push_back(message);
+  return all;
 }
 
 class Prompts {
@@ -49,7 +50,7 @@ class Prompts {
  private:
   std::vector<std::int32_t> of_text(const std::string& prompt) {
     if (!run_.has("--chat")) return bundle_.tokenizer.encode(prompt);
-    return chat_tokens(bundle_, chat_of(run_, bundle_), user_messages(run_, prompt));
+    return chat_tokens(bundle_, chat_of(run_, bundle_), with_system(run_, Json::array({message("user", prompt)})));
   }
 
   std::vector<std::int32_t> of_row(const Row& row) {
@@ -63,7 +64,7 @@ class Prompts {
         fail_row(row, "messages: expected objects with a role and content, got " + message.shown());
     }
     const Json* tools = row.json.find("tools");
-    return chat_tokens(bundle_, chat_of(run_, bundle_), *messages, tools ? *tools : Json());
+    return chat_tokens(bundle_, chat_of(run_, bundle_), with_system(run_, *messages), tools ? *tools : Json());
   }
 
   const Invocation& run_;

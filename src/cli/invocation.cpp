@@ -205,6 +205,15 @@ void Invocation::set_default(std::string_view option, std::string value, const O
   }
 }
 
+int Invocation::place(std::string_view option) const {
+  const auto origin = origins_.find(option);
+  return origin == origins_.end() ? 0 : origin->second.file ? 2 : 1;
+}
+
+void Invocation::yield(std::string_view option, std::string_view other) {
+  if (has(option) && has(other) && place(other) < place(option)) values_.erase(values_.find(option));
+}
+
 void Invocation::complain(std::string_view option, const std::string& what) const {
   const auto origin = origins_.find(option);
   if (origin == origins_.end()) throw UsageError(what);

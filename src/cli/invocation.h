@@ -68,6 +68,8 @@ class Invocation {
     bool file = false;
   };
   void set_default(std::string_view option, std::string value, const Origin& origin);
+  /// Forgets an option that was said where `other` goes before it: flags before variables before a file.
+  void yield(std::string_view option, std::string_view other);
   /// Throws UsageError unless exactly one of the options was given.
   void require_one_of(std::initializer_list<std::string_view> options) const;
 
@@ -80,6 +82,7 @@ class Invocation {
 
  private:
   void take(const Option& option, std::string value);
+  int place(std::string_view option) const;
   [[noreturn]] void complain(std::string_view option, const std::string& what) const;
 
   const Command* command_;

@@ -89,6 +89,9 @@ void add_settings(Invocation& run) {
     if (const std::string name = environment_name(*option); const char* value = std::getenv(name.c_str()))
       run.set_default(option->name, value, {name});
   if (run.has("--config")) add_file(run, run.text("--config"));
+  run.yield("--steps", "--epochs"), run.yield("--epochs", "--steps");
+  for (const char* brought : {"--rank", "--alpha", "--rslora", "--target-modules"})
+    run.yield(brought, "--init-adapter");
 }
 
 TrainOptions train_options(const Invocation& run) {

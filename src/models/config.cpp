@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "metal_candle/json.hpp"
@@ -18,6 +19,7 @@ struct RopeName {
   std::string_view name;
   Kind kind;
 };
+constexpr const char* kOriginal = "original_max_position_embeddings";
 constexpr RopeName kRopeNames[] = {{"default", Kind::none},
                                    {"linear", Kind::linear},
                                    {"dynamic", Kind::dynamic},
@@ -79,7 +81,6 @@ void read_sizes(const Json& json, const Family& family, ModelConfig& c) {
 
 void read_switches(const Json& json, const Family& family, ModelConfig& c) {
   const Json* activation = json.find_value(family.activation_key);
-  if (!activation) activation = json.find_value("hidden_act");
   const auto known = nn::activation_named(activation ? activation->as_string() : family.activation);
   if (!known) activation->fail("an activation of silu, gelu, gelu_pytorch_tanh, relu");
   c.activation = *known;
@@ -130,7 +131,7 @@ void read_window(const Json& json, const Family& family, ModelConfig& c) {
   const bool used = family.window != Family::Window::when_used || flag(json, "use_sliding_window", false);
   const bool null = json.contains("sliding_window") && json.at("sliding_window").is_null();
   if (!used || null) return;
-  const Json* list = family.window == Family::Window::all ? nullptr : json.find_value("layer_types");
+  const Json* list = json.find_value("layer_types");
   c.windowed = list ? listed_layers(*list, c.layers) : default_layers(json, family, c.layers);
   c.window = extent(json, "sliding_window", 4096);
 }
@@ -149,7 +150,8 @@ Kind rope_kind(const Json& params) {
   type->fail(fmt::format("one of {}", fmt::join(known, ", ")));
 }
 
-nn::RopeScaling read_scaling(const Json& params, const ModelConfig& c) {
+// What positions were trained on is the file's own word for some models, and then comes before the parameters'.
+nn::RopeScaling read_scaling(const Json& json, const Json& params, const ModelConfig& c) {
   nn::RopeScaling s{.kind = rope_kind(params)};
   if (s.kind == Kind::none) return s;
   const Json& factor = params.at("factor");
@@ -158,7 +160,7 @@ nn::RopeScaling read_scaling(const Json& params, const ModelConfig& c) {
   if (s.kind == Kind::linear) return s;
   s.original_positions = c.max_positions;
   if (s.kind != Kind::dynamic)
-    s.original_positions = extent(params, "original_max_position_embeddings", c.max_positions);
+    s.original_positions = extent(json.find_value(kOriginal) ? json : params, kOriginal, c.max_positions);
   if (s.kind == Kind::llama3) {
     s.low_factor = positive_real(params.at("low_freq_factor"));
     s.high_factor = positive_real(params.at("high_freq_factor"));
@@ -176,8 +178,9 @@ nn::RopeScaling read_scaling(const Json& params, const ModelConfig& c) {
 }
 
 void read_rope(const Json& json, ModelConfig& c) {
-  const Json* params = json.find_value("rope_parameters");
-  if (!params) params = json.find_value("rope_scaling");
+  // Where both are there, transformers goes by the older one.
+  const Json* params = json.find_value("rope_scaling");
+  if (!params || params->size() == 0) params = json.find_value("rope_parameters");
   c.rope_base = positive_real(json, "rope_theta", 10000);
   const auto whole = [](const Json& in) {
     const Json* part = in.find_value("partial_rotary_factor");
@@ -189,7 +192,7 @@ void read_rope(const Json& json, ModelConfig& c) {
     if (params->find_value(key)) params->fail("one set of rope parameters for all layers");
   whole(*params);
   c.rope_base = positive_real(*params, "rope_theta", c.rope_base);
-  c.rope = read_scaling(*params, c);
+  c.rope = read_scaling(json, *params, c);
 }
 
 // ---- tokens --------------------------------------------------------------------------------------------------------
@@ -234,7 +237,7 @@ Json rope_to_json(const ModelConfig& c) {
   Json out = Json::object({{"factor", s.factor}});
   for (const RopeName& row : kRopeNames)
     if (row.kind == s.kind) out.set("rope_type", row.name);
-  if (s.kind == Kind::llama3 || s.kind == Kind::yarn) out.set("original_max_position_embeddings", s.original_positions);
+  if (s.kind == Kind::llama3 || s.kind == Kind::yarn) out.set(kOriginal, s.original_positions);
   if (s.kind == Kind::llama3) {
     out.set("low_freq_factor", s.low_factor);
     out.set("high_freq_factor", s.high_factor);
@@ -253,7 +256,8 @@ void windows_to_json(const ModelConfig& c, const Family& family, Json& out) {
   if (family.window == Family::Window::none) return;
   out.set("sliding_window", c.window > 0 ? Json(c.window) : Json());
   if (family.window == Family::Window::when_used) out.set("use_sliding_window", c.window > 0);
-  if (family.window == Family::Window::all || c.windowed.empty()) return;
+  const bool every = std::find(c.windowed.begin(), c.windowed.end(), false) == c.windowed.end();
+  if (c.windowed.empty() || (family.window == Family::Window::all && every)) return;
   Json types = Json::array();
   for (const bool windowed : c.windowed) types.push_back(windowed ? "sliding_attention" : "full_attention");
   out.set("layer_types", std::move(types));

@@ -174,6 +174,24 @@ TEST(Command, TokenizeGivesIdsAndTheirText) {
   EXPECT_EQ(events[1].at("index").as_int64(), 1);
 }
 
+TEST(Command, ASystemMessageGoesInFrontOfRowsWithoutOne) {
+  const std::string asks = R"({"messages": [{"role": "user", "content": "hi"}]})";
+  const std::string told = R"({"messages": [{"role": "system", "content": "be"}, {"role": "user", "content": "hi"}]})";
+  std::ofstream(at("system.jsonl")) << asks << "\n" << told << "\n{\"prompt\": \"hi\"}\n";
+  const auto prompts = [](const std::vector<std::string>& more) {
+    std::vector<std::string> line = {"generate", "--model",      model(), "--prompts", at("system.jsonl"),
+                                     "--chat",   "--max-tokens", "1",     "--json"};
+    line.insert(line.end(), more.begin(), more.end());
+    std::vector<std::string> shown;
+    for (const Json& e : command(line).events()) shown.push_back(e.at("prompt_tokens").dump());
+    return shown;
+  };
+  const auto plain = prompts({}), led = prompts({"--system", "be"});
+  ASSERT_EQ(plain.size(), 3u);
+  EXPECT_NE(plain[0], plain[1]);
+  EXPECT_EQ(led, std::vector<std::string>(3, plain[1]));
+}
+
 TEST(Command, GenerateSaysWhatItDid) {
   const std::vector<std::string> line = {"generate",          "--model",      model(), "--prompts",
                                          at("prompts.jsonl"), "--max-tokens", "5",     "--ignore-eos",
@@ -364,6 +382,14 @@ TEST(Command, FlagsOverEnvironmentOverFile) {
   const std::string again = at("again.toml");
   std::ofstream(again) << ran.out;
   EXPECT_EQ(command({"train", "--config", again, "--print-config"}).out, ran.out);
+  // Of two that exclude each other, the one said where it goes first is meant.
+  std::ofstream(config) << "model = \"m\"\noutput = \"o\"\nepochs = 2\n";
+  EXPECT_THAT(command({"train", "--config", config, "--steps", "3", "--print-config"}).out, HasSubstr("steps = 3\n"));
+  EXPECT_THAT(command({"train", "--config", config, "--print-config"}, {"METAL_CANDLE_STEPS=3"}).out,
+              HasSubstr("steps = 3\n"));
+  EXPECT_EQ(command({"train", "--config", config, "--steps", "3", "--epochs", "1", "--print-config"}).code, 2);
+  std::ofstream(config) << "model = \"m\"\noutput = \"o\"\nepochs = 2\nsteps = 3\n";
+  EXPECT_EQ(command({"train", "--config", config, "--print-config"}).code, 2);
   std::ofstream(config) << "rnak = 3\n";
   const Ran wrong = command({"train", "--config", config});
   EXPECT_EQ(wrong.code, 65);

@@ -229,6 +229,8 @@ TEST(Limits, AnAdapterToBeginWithIsNotContradicted) {
     EXPECT_THAT(ran.err, AllOf(HasSubstr(wrong[0]), HasSubstr("contradicts --init-adapter")));
   }
   EXPECT_EQ(again({}).code, 0);
+  std::ofstream(at("other_rank.toml")) << "rank = 4\nalpha = 2\ntarget-modules = \"k_proj\"\n";
+  EXPECT_EQ(again({"--config", at("other_rank.toml")}).code, 0) << "the flag --init-adapter goes before the file";
   const Ran same = again({"--rank", "2", "--alpha", "6", "--target-modules", "v_proj,q_proj", "--dropout", "0.25"});
   EXPECT_EQ(same.code, 0) << same.err;
   const Json config = Json::load(fs::path(at("second_adapter")) / "adapter_config.json");

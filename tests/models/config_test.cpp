@@ -78,6 +78,37 @@ TEST(ModelConfig, BothStylesOfRope) {
   EXPECT_EQ(ModelConfig::from_json(with(base(), {{"rope_scaling", nullptr}})).rope.kind, Kind::none);
 }
 
+// As transformers reads them, which the numbers of the logits tests come from.
+TEST(ModelConfig, OfTwoPlacesTheOneThatTransformersGoesBy) {
+  const Json scaling = Json::object({{"type", "linear"}, {"factor", 4}});
+  const Json parameters = Json::object({{"rope_type", "default"}, {"rope_theta", 777.0}});
+  const auto both = [&](const Json& older) {
+    return ModelConfig::from_json(
+        with(base(), {{"rope_theta", 5e5}, {"rope_parameters", parameters}, {"rope_scaling", older}}));
+  };
+  EXPECT_EQ(both(scaling).rope.kind, Kind::linear);
+  EXPECT_EQ(both(scaling).rope_base, 5e5);
+  for (const Json& none : {Json(), Json::object()}) {
+    EXPECT_EQ(both(none).rope.kind, Kind::none);
+    EXPECT_EQ(both(none).rope_base, 777);
+  }
+  const Json yarn = Json::object({{"rope_type", "yarn"}, {"factor", 4}, {"original_max_position_embeddings", 64}});
+  EXPECT_EQ(ModelConfig::from_json(with(base(), {{"rope_scaling", yarn}})).rope.original_positions, 64);
+  EXPECT_EQ(ModelConfig::from_json(with(base(), {{"rope_scaling", yarn}, {"original_max_position_embeddings", 32}}))
+                .rope.original_positions,
+            32);
+  EXPECT_EQ(ModelConfig::from_json(with(base("gemma2"), {{"hidden_act", "gelu"}})).activation,
+            nn::Activation::gelu_tanh);
+}
+
+TEST(ModelConfig, MistralsLayersMayBeListed) {
+  const Json list = Json::array({"full_attention", "sliding_attention", "full_attention"});
+  const ModelConfig c = ModelConfig::from_json(with(base("mistral"), {{"layer_types", list}}));
+  EXPECT_EQ(c.windowed, (std::vector<bool>{false, true, false}));
+  EXPECT_EQ(ModelConfig::from_json(c.to_json()).windowed, c.windowed);
+  EXPECT_FALSE(ModelConfig::from_json(base("mistral")).to_json().contains("layer_types"));
+}
+
 TEST(ModelConfig, TokenIds) {
   const Json two = Json::array({7, 9});
   const ModelConfig c =
