@@ -40,6 +40,12 @@ def linear(wrap, k, n, m, dtype):
     return without_grad(lambda: f(x, w))
 
 
+def int_mm(wrap, m, n, k):
+    x, w = (torch.randint(-128, 128, shape, dtype=torch.int8) for shape in ((int(m), int(k)), (int(k), int(n))))
+    f = wrap(torch._int_mm)
+    return without_grad(lambda: f(x, w))
+
+
 def rms_by_hand(x, w):
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * w
 
@@ -207,7 +213,7 @@ def block(wrap, dtype):
     return backward_of(lambda: f(x), [x, *(p for p in model.parameters() if p.requires_grad)], dy)
 
 
-WORK = {f.__name__: f for f in (linear, rows, programs, cross_entropy, lora, tiny, seeds, block)}
+WORK = {f.__name__: f for f in (linear, int_mm, rows, programs, cross_entropy, lora, tiny, seeds, block)}
 
 
 def make(name, kind):

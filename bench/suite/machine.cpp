@@ -38,8 +38,8 @@ std::string isa_of(const std::string& flags) {
   std::set<std::string> have;
   for (std::string w; words >> w;) have.insert(w);
   std::string out;
-  for (const char* name : {"sse4_2", "avx2", "fma", "avx512f", "avx512bw", "avx512_bf16", "avx512_vnni", "amx_bf16",
-                           "asimd", "bf16", "sve"})
+  for (const char* name : {"sse4_2", "avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512_bf16", "avx512_vnni",
+                           "amx_bf16", "asimd", "bf16", "sve"})
     if (have.count(name)) out += fmt::format("{}{}", out.empty() ? "" : " ", name);
   return out;
 }

@@ -37,6 +37,7 @@ constexpr Section kSections[] = {
     {"plan", plan},
     {"seeds", seeds},
     {"linear", linear},
+    {"integers", integers},
     {"lora", lora},
     {"gemv", gemv},
     {"rows", rows},

@@ -43,7 +43,9 @@ void fill(char* to, std::int64_t count, DType dtype) {
   std::minstd_rand random(7);
   for (std::int64_t i = 0; i < count; ++i) {
     const float value = static_cast<float>(random()) / 1073741824.0f - 1.0f;
-    if (dtype == DType::f32) {
+    if (dtype == DType::i8) {
+      to[i] = static_cast<char>(value * 127);
+    } else if (dtype == DType::f32) {
       std::memcpy(to + 4 * i, &value, 4);
     } else {
       const mc::bf16 half(value);
@@ -53,7 +55,8 @@ void fill(char* to, std::int64_t count, DType dtype) {
 }
 
 struct Operands {
-  explicit Operands(const Product& p) : a(bytes(p, p.m * p.k)), b(bytes(p, p.k * p.n)), c(bytes(p, p.m * p.n)) {
+  explicit Operands(const Product& p)
+      : a(bytes(p, p.m * p.k)), b(bytes(p, p.k * p.n)), c((p.dtype == DType::i8 ? 4 : 1) * bytes(p, p.m * p.n)) {
     fill(a.get(), p.batch * p.m * p.k, p.dtype);
     fill(b.get(), p.batch * p.k * p.n, p.dtype);
   }
@@ -68,7 +71,9 @@ class OneDnn {
  public:
   explicit OneDnn(const Product& p) : data_(p), stream_(engine()) {
     using dnnl::memory;
-    const auto type = p.dtype == DType::f32 ? memory::data_type::f32 : memory::data_type::bf16;
+    using kind = memory::data_type;
+    const kind type = p.dtype == DType::f32 ? kind::f32 : p.dtype == DType::i8 ? kind::s8 : kind::bf16;
+    const kind c_type = type == kind::s8 ? kind::s32 : type;
     const auto describe = [&](std::int64_t rows, std::int64_t cols, bool transposed) {
       using tag = memory::format_tag;
       if (p.batch == 1) return memory::desc({rows, cols}, type, transposed ? tag::ba : tag::ab);
@@ -76,7 +81,8 @@ class OneDnn {
     };
     const memory::desc a = describe(p.m, p.k, p.a_transposed), b_here = describe(p.k, p.n, p.b_transposed);
     const memory::desc b = p.constant ? memory::desc({p.k, p.n}, type, memory::format_tag::any) : b_here;
-    const memory::desc c = describe(p.m, p.n, false);
+    const memory::desc c_here = describe(p.m, p.n, false);
+    const memory::desc c(c_here.dims(), c_type, p.batch == 1 ? memory::format_tag::ab : memory::format_tag::abc);
 #if DNNL_VERSION_MAJOR >= 3
     const dnnl::matmul::primitive_desc how(engine(), a, b, c);
 #else
@@ -114,12 +120,13 @@ class OneDnn {
 class Own {
  public:
   explicit Own(const Product& p) : data_(p) {
-    const GemmType type = p.dtype == DType::f32 ? GemmType::f32 : GemmType::bf16;
+    const GemmType type = p.dtype == DType::f32 ? GemmType::f32 : p.dtype == DType::i8 ? GemmType::i8 : GemmType::bf16;
     const mc::cpu::MatrixRef a{data_.a.get(), p.a_transposed ? 1 : p.k, p.a_transposed ? p.m : 1};
     const mc::cpu::MatrixRef b{data_.b.get(), p.b_transposed ? 1 : p.n, p.b_transposed ? p.k : 1};
     arguments_.m = p.m;
     arguments_.n = p.n;
-    arguments_.type = arguments_.c_type = type;
+    arguments_.type = type;
+    arguments_.c_type = type == GemmType::i8 ? GemmType::i32 : type;
     arguments_.batch = p.batch;
     arguments_.c = data_.c.get();
     arguments_.c_row_stride = p.n;

@@ -11,7 +11,7 @@ namespace bench {
 /// C[m,n] = A[m,k]·B[k,n], `batch` times.
 struct Product {
   std::int64_t m = 0, n = 0, k = 0;
-  metal_candle::DType dtype = metal_candle::DType::f32;  // of A, B and C
+  metal_candle::DType dtype = metal_candle::DType::f32;  // of A, B and C; of i8, C is i32
   bool constant = false;                                 // B is packed beforehand, in whatever form is best
   bool a_transposed = false, b_transposed = false;       // as they lie in memory
   std::int64_t batch = 1;

@@ -85,6 +85,7 @@ class Contest {
 /// The sections. Each adds its rows to the report.
 void limits(Suite& suite);
 void linear(Suite& suite);
+void integers(Suite& suite);
 void rows(Suite& suite);
 void row_programs(Suite& suite);
 void cross_entropy(Suite& suite);

@@ -156,7 +156,7 @@ Sorted topk(const LazyTensor& x, std::int64_t k);
 
 // ---- products and the ops of language models -----------------------------------------------------------------------------
 /// [.., m, k] · [.., k, n]; batch extents broadcast; a 1-d side is a row or a column and its extent disappears. Either
-/// side may be a transpose view: nothing is copied.
+/// side may be a transpose view: nothing is copied. Integers wrap; of i8, u8 and bool the result is i32, as sum's is.
 LazyTensor matmul(const LazyTensor& a, const LazyTensor& b);
 /// x·w + bias, w [in, out] (a transpose view of [out, in] is as good); bias may be undefined.
 LazyTensor linear(const LazyTensor& x, const LazyTensor& w, const LazyTensor& bias = {});

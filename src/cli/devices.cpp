@@ -28,8 +28,8 @@ std::string processor_line(std::string_view key) {
 std::vector<std::string> instruction_sets() {
   const std::string flags = " " + processor_line("flags") + " " + processor_line("Features") + " ";
   std::vector<std::string> out;
-  for (const char* flag :
-       {"sse4_2", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16"})
+  for (const char* flag : {"sse4_2", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16",
+                           "amx_bf16", "asimd", "bf16"})
     if (flags.find(" " + std::string(flag) + " ") != std::string::npos) out.emplace_back(flag);
   return out;
 }

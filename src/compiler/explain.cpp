@@ -42,8 +42,11 @@ std::string step_text(const Plan& p, const PlanStep& s) {
     const MatmulStep& m = s.matmul;
     std::int64_t batch = 1;
     for (const auto d : m.batch) batch *= d;
-    out += fmt::format("{} {} [{}{}x{}x{}{}]", s.label, name(m.dtype), batch > 1 ? fmt::format("{}·", batch) : "", m.m,
-                       m.n, m.k, m.k2 > 0 ? fmt::format("+{}", m.k2) : "");
+    const auto byte = [](bool is_signed) { return name(is_signed ? DType::i8 : DType::u8); };
+    const std::string from = m.bytes ? fmt::format("{}*{}->", byte(m.bytes->a_signed), byte(m.bytes->b_signed)) : "";
+    out +=
+        fmt::format("{} {}{} [{}{}x{}x{}{}]", s.label, from, name(m.dtype), batch > 1 ? fmt::format("{}·", batch) : "",
+                    m.m, m.n, m.k, m.k2 > 0 ? fmt::format("+{}", m.k2) : "");
     if (m.b.constant) out += " packed";
   } else if (s.kind == PlanStep::Kind::fused) {
     out += s.label + " [" + std::to_string(s.program.rows) + " rows";

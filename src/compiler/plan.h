@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,10 @@ struct MatmulOperand {
 
 struct MatmulStep {
   DType dtype = DType::f32;
+  struct Bytes {
+    bool a_signed, b_signed;
+  };
+  std::optional<Bytes> bytes;  // a and b are i8 or u8, dtype is i32
   std::int64_t m = 0, n = 0, k = 0;
   std::vector<std::int64_t> batch;  // extents
   MatmulOperand a, b;

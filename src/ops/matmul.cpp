@@ -23,11 +23,15 @@ Shape product_shape(const OpCall& c) {
   return shape;
 }
 
+bool is_byte(DType dtype) { return dtype == DType::i8 || dtype == DType::u8; }
+
 void infer_matmul(const OpCall& c, InferResult& r) {
   require_inputs(c, 2);
-  if (c.inputs[0].dtype() != c.inputs[1].dtype()) fail_dtype(c, "the types differ");
-  if (!is_float(c.inputs[0].dtype())) fail_dtype(c, "the type must be a float");
-  r.add(c.inputs[0].dtype(), product_shape(c));
+  const DType a = c.inputs[0].dtype(), b = c.inputs[1].dtype();
+  const bool bytes = is_byte(a) && is_byte(b);
+  if (a != b && !bytes) fail_dtype(c, "the types differ");
+  if (a == DType::boolean) fail_dtype(c, "the type must be a number's");
+  r.add(bytes ? DType::i32 : a, product_shape(c));
 }
 
 LazyTensor as_matrix(const LazyTensor& x) { return reshape(x, {-1, x.dim(-1)}); }
@@ -75,8 +79,10 @@ LazyTensor matmul(const LazyTensor& a, const LazyTensor& b) {
     const LazyTensor without_row = row ? squeeze(y, -2) : y;
     return column ? squeeze(without_row, -1) : without_row;
   }
-  const DType dtype = float_type(promote(a.dtype(), b.dtype()));
-  if (a.dtype() != dtype || b.dtype() != dtype) return matmul(cast(a, dtype), cast(b, dtype));
+  const bool bytes = ops::is_byte(a.dtype()) && ops::is_byte(b.dtype());
+  const DType both = promote(a.dtype(), b.dtype()), of = both == DType::boolean ? DType::u8 : both;
+  if (!bytes && (a.dtype() != of || b.dtype() != of)) return matmul(cast(a, of), cast(b, of));
+  const DType dtype = bytes ? DType::i32 : of;
   const ops::Borrowed inputs(a, b);
   return record_typed(ops::matmul_def, dtype, ops::product_shape({ops::matmul_def, inputs, ops::kNoAttrs}), inputs);
 }

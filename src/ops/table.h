@@ -10,7 +10,7 @@
 //   reduce(a){axes ascending...}      reduced axes stay with extent 1; argmax and argmin have one axis and give i32
 //   view      reshape{dims} permute{axes} expand{dims} slice{begin.., step.., extent..}   (steps positive)
 //   gather    take(table [v, ...], indices): indices.shape + table.shape[1:];  take_along_axis(a, indices){axis}
-//   matmul(a [.., m, k], b [.., k, n]): batch extents broadcast; dtypes equal
+//   matmul(a [.., m, k], b [.., k, n]): batch extents broadcast; dtypes equal, or i8 and u8 in any pair
 #pragma once
 
 #include "metal_candle/elementwise.hpp"

@@ -104,7 +104,7 @@ class Generator {
   }
 
   LazyTensor step() {
-    switch (pick(0, 7)) {
+    switch (pick(0, 8)) {
       case 0:
       case 1: return unary(any());
       case 2:
@@ -112,8 +112,14 @@ class Generator {
       case 4: return with_number(any());
       case 5: return cast(any(), type());
       case 6: return through(any());
+      case 7: return product(any());
       default: return reduced(any());
     }
+  }
+  /// [3, 8] · [8, 3] · [3, 8], of bytes and of sums.
+  LazyTensor product(const LazyTensor& x) {
+    const LazyTensor z = pick(0, 1) ? any() : cast(cast(any(), pick(0, 1) ? DType::i8 : DType::u8), DType::i32);
+    return matmul(matmul(x, transpose(z)), any());
   }
   LazyTensor unary(const LazyTensor& x) {
     switch (pick(0, 4)) {

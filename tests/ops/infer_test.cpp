@@ -331,11 +331,34 @@ TEST(Matmul, ShapesTypesAndErrors) {
   EXPECT_EQ(matmul(f32({5, 2, 3}), f32({3})).shape(), Shape({5, 2}));
   EXPECT_EQ(matmul(f32({2, 0}), f32({0, 4})).shape(), Shape({2, 4}));
   EXPECT_EQ(matmul(of(DType::bf16, {2, 3}), f32({3, 4})).dtype(), DType::f32);
-  EXPECT_EQ(matmul(of(DType::i8, {2, 3}), of(DType::i8, {3, 4})).dtype(), DType::f32);
   EXPECT_EQ(linear(f32({7, 2, 3}), f32({3, 4}), f32({4})).shape(), Shape({7, 2, 4}));
   expect_in(error_of([] { matmul(f32({2, 3}), f32({4, 3})); }, ErrorKind::shape), {"matmul", "[2, 3]", "[4, 3]"});
   error_of([] { matmul(f32({2, 2, 3}), f32({3, 3, 4})); }, ErrorKind::shape);
   error_of([] { matmul(f32({}), f32({3, 4})); }, ErrorKind::shape);
+}
+
+TEST(Matmul, TypesOfIntegerProducts) {
+  using enum DType;
+  for (const auto& [a, b, wanted] : {std::tuple{i8, i8, i32},
+                                     {u8, i8, i32},
+                                     {u8, u8, i32},
+                                     {boolean, boolean, i32},
+                                     {boolean, i8, i32},
+                                     {i8, i32, i32},
+                                     {i32, i32, i32},
+                                     {u8, i64, i64},
+                                     {i64, i32, i64},
+                                     {i8, f32, f32},
+                                     {i64, bf16, bf16}}) {
+    EXPECT_EQ(matmul(of(a, {2, 3}), of(b, {3, 4})).dtype(), wanted) << name(a) << " " << name(b);
+    EXPECT_EQ(matmul(of(b, {3}), of(a, {3})).dtype(), wanted) << name(b) << " " << name(a);
+  }
+  expect_in(error_of(
+                [] {
+                  matmul(of(i8, {2, 3}), of(u8, {4, 3}));
+                },
+                ErrorKind::shape),
+            {"matmul", "i8[2, 3]", "u8[4, 3]"});
 }
 
 // ---- the table ----------------------------------------------------------------------------------------------------

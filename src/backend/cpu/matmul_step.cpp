@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "backend/cpu/gemm/kernels.h"
 #include "backend/cpu/plain_product.h"
 #include "metal_candle/error.hpp"
 
@@ -39,8 +38,15 @@ GemmType gemm_type(DType dtype) {
     case DType::f32: return GemmType::f32;
     case DType::bf16: return GemmType::bf16;
     case DType::f16: return GemmType::f16;
+    case DType::i32: return GemmType::i32;
     default: return GemmType::f64;
   }
+}
+
+GemmType operand_type(const MatmulStep& s) {
+  if (!s.bytes) return gemm_type(s.dtype);
+  if (s.bytes->a_signed) return s.bytes->b_signed ? GemmType::i8 : GemmType::i8_u8;
+  return s.bytes->b_signed ? GemmType::u8_i8 : GemmType::u8;
 }
 
 std::size_t round_up(std::size_t x) { return (x + 63) / 64 * 64; }
@@ -57,8 +63,7 @@ struct TileContext {
 void run_epilogue(void* user, const GemmTile& t) {
   const auto& c = *static_cast<const TileContext*>(user);
   const std::int64_t row0 = (c.first_batch + t.batch) * c.m + t.row0;
-  c.program->run_tile(c.frame->buffers, c.frame->slots, row0, t.rows, t.col0, t.cols, static_cast<const float*>(t.data),
-                      t.ld, c.scratch);
+  c.program->run_tile(c.frame->buffers, c.frame->slots, row0, t.rows, t.col0, t.cols, t.data, t.ld, c.scratch);
 }
 
 void fetch_for_epilogue(void* user, const GemmTile& t) {
@@ -100,9 +105,14 @@ KernelProgram reading_memory(KernelProgram p, int tile, std::int64_t n, DType dt
 }  // namespace
 
 MatmulCallStep::MatmulCallStep(const Plan& plan, const PlanStep& step)
-    : step_(step.matmul), dtype_(step.matmul.dtype), product_dtype_(dtype_), shape_(simplify(step.matmul)) {
-  plain_ = !is_float(dtype_);
-  if (dtype_ == DType::boolean) throw InternalError("matmul of bool");
+    : step_(step.matmul),
+      dtype_(step.matmul.dtype),
+      type_(operand_type(step.matmul)),
+      product_dtype_(dtype_),
+      shape_(simplify(step.matmul)) {
+  plain_ = dtype_ == DType::i64;
+  if (!is_float(dtype_) && !plain_ && dtype_ != DType::i32)
+    throw InternalError("matmul of " + std::string(name(dtype_)));
   if (step_.epilogue) lower_epilogue(plan, step.program);
   if (!plain_) {
     choose_packing(plan);
@@ -128,7 +138,7 @@ void MatmulCallStep::lower_epilogue(const Plan& plan, const KernelProgram& progr
     second_ = std::make_unique<ProgramStep>(p, 0.0);
     return;
   }
-  args_ = {.m = shape_.m, .n = shape_.n, .type = gemm_type(dtype_), .segments = {}, .sink = run_epilogue};
+  args_ = {.m = shape_.m, .n = shape_.n, .type = type_, .segments = {}, .sink = run_epilogue};
   const GemmTiling likely = plan_gemm(args_);
   const int lanes = family_of(current_kernels(), args_.type).lanes;
   tile_program_ = RowProgram::lower(p, {step_.tile, likely.swapped ? 64 : lanes << likely.width});
@@ -167,7 +177,7 @@ void MatmulCallStep::choose_packing(const Plan& plan) {
               .k = shape_.k[i],
               .row_stride = side.row_stride,
               .col_stride = side.col_stride,
-              .type = gemm_type(dtype_),
+              .type = type_,
               .isa = gemm_isa_name()};
     std::int64_t bytes = static_cast<std::int64_t>(w.view.entry_bytes());
     w.strides.assign(shape_.extents.size(), 0);
@@ -189,7 +199,7 @@ void MatmulCallStep::plan_product() {
   args_ = {};
   args_.m = shape_.m;
   args_.n = shape_.n;
-  args_.type = gemm_type(dtype_);
+  args_.type = type_;
   args_.batch = batched ? shape_.extents.back() : 1;
   outer_ = shape_.empty() ? 0 : shape_.batch / args_.batch;
   for (std::size_t i = 0; i < 2; ++i) {
@@ -316,7 +326,7 @@ void MatmulCallStep::run_gemm(const RunFrame& frame, std::int64_t task, char* sc
 void MatmulCallStep::run_plain(std::int64_t task) {
   const std::int64_t rows = plain_rows(shape_), blocks = (shape_.m + rows - 1) / rows;
   const std::int64_t row = task % blocks * rows;
-  plain_product(dtype_, shape_, bases_, task / blocks, row, std::min(shape_.m, row + rows), out_);
+  plain_product(shape_, bases_, task / blocks, row, std::min(shape_.m, row + rows), out_);
 }
 
 std::unique_ptr<Step> lower_matmul(const Plan& plan, const PlanStep& step) {

@@ -1,12 +1,12 @@
 // A matmul step: the product's jobs, and its epilogue on each finished tile.
 //
-// Where an epilogue cannot run on tiles (it reduces, gathers, or is not in f32) the product goes to memory of its own
+// Where an epilogue cannot run on tiles (it reduces, gathers, or is in f64) the product goes to memory of its own
 // first, and the epilogue is a second round.
 #pragma once
 
 #include <vector>
 
-#include "backend/cpu/gemm/gemm.h"
+#include "backend/cpu/gemm/kernels.h"
 #include "backend/cpu/matmul_shape.h"
 #include "backend/cpu/packed_weight.h"
 #include "backend/cpu/program_step.h"
@@ -47,13 +47,14 @@ class MatmulCallStep final : public Step {
   void run_plain(std::int64_t task);
   bool streams() const { return tiling_.streams_b && outer_ == 1; }
   std::int64_t stretch(std::int64_t index) const;
-  std::int64_t element() const { return static_cast<std::int64_t>(size_of(dtype_)); }
+  std::int64_t element() const { return element_bytes(type_); }
 
   const MatmulStep& step_;
   const DType dtype_;
+  const GemmType type_;  // of what is multiplied
   DType product_dtype_;  // what is written: the dtype, or f32 for an epilogue's own round
   MatmulShape shape_;
-  bool plain_ = false;
+  bool plain_ = false;  // i64: not the GEMM's
   double nanoseconds_ = 0;
 
   std::unique_ptr<RowProgram> tile_program_;

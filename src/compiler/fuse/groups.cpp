@@ -393,7 +393,7 @@ class Fuser {
   void epilogues() {
     for (std::size_t i = begin_; i < end_; ++i) {
       const GraphNode& n = node(static_cast<int>(i));
-      if (n.op->kind != OpKind::matmul || !is_float(n.dtype) || n.dtype == DType::f64 || n.shape.numel() == 0) continue;
+      if (n.op->kind != OpKind::matmul || size_of(n.dtype) == 8 || n.shape.numel() == 0) continue;
       const int p = unit_of(static_cast<int>(i));
       std::vector<int> readers;
       for (const int user : users(static_cast<int>(i))) readers.push_back(unit_of(user));

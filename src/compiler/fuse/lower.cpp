@@ -35,6 +35,7 @@ PlanStep lower_matmul(const LowerContext& c, const Unit& unit) {
   auto shape_of = [&](int k) -> const Shape& {
     return c.graph.nodes[static_cast<std::size_t>(n.inputs[static_cast<std::size_t>(k)])].shape;
   };
+  const auto dtype_of = [&](std::size_t k) { return c.graph.nodes[static_cast<std::size_t>(n.inputs[k])].dtype; };
   PlanStep step;
   step.kind = PlanStep::Kind::matmul;
   step.label = n.op == &matmul_lora_def ? "matmul+lora" : "matmul";
@@ -56,9 +57,11 @@ PlanStep lower_matmul(const LowerContext& c, const Unit& unit) {
     step.reads.push_back(m.a2.buffer);
     step.reads.push_back(m.b2.buffer);
   }
+  const DType a = dtype_of(0), b = dtype_of(1);
+  if (a != n.dtype || b != n.dtype) m.bytes = {a == DType::i8, b == DType::i8};
   const double element = static_cast<double>(size_of(n.dtype));
   step.flops = 2.0 * static_cast<double>(n.shape.numel()) * static_cast<double>(m.k + m.k2);
-  step.bytes = element * static_cast<double>(shape_of(0).numel() + shape_of(1).numel());
+  step.bytes = static_cast<double>(bytes_of(shape_of(0), a) + bytes_of(shape_of(1), b));
   if (unit.members.empty()) {
     m.out = c.buffer_of(unit.single);
     step.writes = {m.out};

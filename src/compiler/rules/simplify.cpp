@@ -1,6 +1,7 @@
 // Simplify: local rules that leave every value as it is, bit for bit. Each states its algebra in one line.
 #include <bit>
 #include <cmath>
+#include <utility>
 
 #include "compiler/rewrite.h"
 #include "ops/identity.h"
@@ -16,7 +17,7 @@ class Simplifier {
   void run() {
     rewriter_.run([&](GraphNode n) {
       for (auto rule : {&Simplifier::identity, &Simplifier::cast, &Simplifier::view, &Simplifier::number,
-                        &Simplifier::neutral, &Simplifier::twice, &Simplifier::single}) {
+                        &Simplifier::neutral, &Simplifier::twice, &Simplifier::single, &Simplifier::bytes}) {
         const int id = (this->*rule)(n);
         if (id >= 0) return id;
       }
@@ -115,6 +116,39 @@ class Simplifier {
   int single(GraphNode& n) {
     if (n.op->kind != OpKind::reduce || n.op->code >= ops::kArgMax) return -1;
     return in(n, 0).shape == n.shape && in(n, 0).dtype == n.dtype ? n.inputs[0] : -1;
+  }
+
+  // matmul(cast(a, i32), cast(b, i32)) = matmul(a, b) where a and b are bytes: their sums are i32 anyway.
+  int bytes(GraphNode& n) {
+    if (n.op != &ops::matmul_def || n.dtype != DType::i32) return -1;
+    const int a = cast_of_bytes(n.inputs[0]), b = cast_of_bytes(n.inputs[1]);
+    if (a < 0 || b < 0) return -1;
+    n.inputs = {without_cast(n.inputs[0], a), without_cast(n.inputs[1], b)};
+    return -1;
+  }
+  /// The cast from i8 or u8 to i32 that it is a view of, or is; -1 if there is none.
+  int cast_of_bytes(int id) {
+    while (is_plain_view(id)) id = rewriter_.node(id).inputs[0];
+    const GraphNode& n = rewriter_.node(id);
+    if (!is_elementwise(n, ops::kCast) || n.dtype != DType::i32) return -1;
+    const GraphNode& x = in(n, 0);
+    return (x.dtype == DType::i8 || x.dtype == DType::u8) && x.op->kind != OpKind::scalar ? id : -1;
+  }
+  bool is_plain_view(int id) {
+    return rewriter_.node(id).op->kind == OpKind::view && rewriter_.node(id).inputs.size() == 1;
+  }
+  /// The same views of what was cast.
+  int without_cast(int id, int cast) {
+    std::vector<int> views;
+    while (id != cast) views.push_back(std::exchange(id, rewriter_.node(id).inputs[0]));
+    id = rewriter_.node(cast).inputs[0];
+    for (auto at = views.rbegin(); at != views.rend(); ++at) {
+      GraphNode v = rewriter_.node(*at);
+      v.dtype = rewriter_.node(id).dtype;
+      v.inputs = {id};
+      id = rewriter_.add(std::move(v));
+    }
+    return id;
   }
 
   Rewriter rewriter_;

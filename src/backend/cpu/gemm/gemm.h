@@ -5,6 +5,8 @@
 // bits do not depend on how many rows, columns, jobs or threads there are, on blocking (a K block starts from the f32
 // value the block before it left), or on which side was packed; a GEMV is a GEMM with m = 1. In bf16 on CPUs with
 // vdpbf16ps the chain runs over pairs of k, two products a step; elsewhere bf16 and f16 are widened to f32 exactly.
+// Sums of integers are modulo 2^32, so their order is of no meaning: bytes go by fours where there is vpdpbusd and by
+// pairs of 16 bits elsewhere.
 //
 // A product is planned (a pure function of shapes and strides), then its jobs run in any order on any thread:
 //
@@ -20,12 +22,15 @@
 
 namespace metal_candle::cpu {
 
-enum class GemmType : std::uint8_t { f32, bf16, f16, f64 };
+enum class GemmType : std::uint8_t { f32, bf16, f16, f64, i32, i8, u8, i8_u8, u8_i8 };  // the last: A's type, B's
 
 struct GemmShape {
   std::int64_t m = 0, n = 0, k = 0;
-  GemmType type = GemmType::f32;  // of A and B; sums are f32 (f64 for f64)
+  GemmType type = GemmType::f32;  // of A and B; for sums see sum_type
 };
+
+/// f64 for f64, i32 for integers, else f32.
+GemmType sum_type(GemmType type);
 
 /// A matrix somewhere, strides in elements. An operand is cheap when one of its strides is 1: A by rows or transposed,
 /// B by rows or transposed. Anything else is gathered, right but slow.
@@ -54,7 +59,7 @@ struct GemmSegment {
                b_batch = 0;  // elements from one batch entry to the next, 0 = shared (b_batch: bytes if packed)
 };
 
-/// A finished piece of C: rows × cols sums in f32 (f64 for f64), still in cache.
+/// A finished piece of C: rows × cols sums, still in cache.
 struct GemmTile {
   std::int64_t batch, row0, rows, col0, cols;
   const void* data;
@@ -71,7 +76,8 @@ struct GemmArgs {
   GemmType type = GemmType::f32;
   GemmSegment segments[2];  // the second has k = 0 when there is none
   std::int64_t batch = 1;   // a shared B with a dense A is better folded into m by the caller
-  // Without a sink, C is written as c_type, rounded to nearest even. Its columns are contiguous.
+  // Without a sink, C is written as c_type, rounded to nearest even; sums of integers as they are. Its columns are
+  // contiguous.
   void* c = nullptr;
   GemmType c_type = GemmType::f32;
   std::int64_t c_row_stride = 0, c_batch = 0;
@@ -100,15 +106,16 @@ struct GemmTiling {
   bool holds_a = false;     // scratch has all of A's copy when a tile is done,
   bool holds_b = false;     // and all of B's,
   bool spread_b = false;    // groups of columns side by side
+  bool offset_b = false;    // B's bytes are 128 off: see PackKind::quads_off
   Side a_side[2] = {}, b_side[2] = {};          // one per segment; b_side is of no meaning for a packed B
   int width = 0;                                // log2 of the vectors side by side in a kernel
   std::int64_t row_tile = 0;                    // rows a kernel call takes at most
   std::int64_t block_rows = 0, block_cols = 0;  // a tile of C
   std::int64_t row_blocks = 0, col_blocks = 0, tiles_per_job = 1;
-  std::int64_t block_steps = 0;                             // k steps a block
-  std::int64_t steps_ahead = 0;                             // from what a kernel reads of B to what it asks for
-  std::size_t b_scratch = 0, c_scratch = 0, t_scratch = 0;  // offsets behind A's
-  std::size_t a_second = 0, b_second = 0;                   // the second segment's copies, behind the first one's
+  std::int64_t block_steps = 0;  // k steps a block
+  std::int64_t steps_ahead = 0;  // from what a kernel reads of B to what it asks for
+  std::size_t b_scratch = 0, c_scratch = 0, t_scratch = 0, less_scratch = 0;  // behind A's
+  std::size_t a_second = 0, b_second = 0;  // the second segment's copies, behind the first one's
 };
 
 GemmTiling plan_gemm(const GemmArgs& args);
@@ -122,8 +129,8 @@ void run_gemm_job(const GemmArgs& args, const GemmTiling& tiling, std::int64_t j
 enum class GemmIsa : std::uint8_t { best, portable, ssse3, sse4, avx2, avx512, neon };
 /// For tests: restricts what is used from now on, in this process. False if this CPU lacks it. Packed buffers and
 /// tilings made before are void. Not to be called while products run.
-bool set_gemm_isa(GemmIsa isa, bool bf16_dot = true);
-/// "avx512+bf16", ...
+bool set_gemm_isa(GemmIsa isa, bool dots = true);  // dots: dot products of bf16 pairs and of bytes, where there are any
+/// "AVX3+bf16+vnni", ...
 const char* gemm_isa_name();
 
 }  // namespace metal_candle::cpu

@@ -13,7 +13,7 @@ struct Layout {
   explicit Layout(const GemmShape& s)
       : set(current_kernels()),
         family(family_of(set, s.type)),
-        kind(pack_kind(set, s.type)),
+        kind(pack_kind(set, s.type, Operand::right)),
         steps(ceil_div(s.k, family.k_per_step)),
         unit(packed_unit(kind, family)) {}
   std::int64_t panel_bytes() const { return steps * family.panel_cols() * unit; }

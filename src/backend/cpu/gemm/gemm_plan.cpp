@@ -63,8 +63,9 @@ bool pairs_in_place(const GemmView& v, const MicroFamily& f, PackKind kind, int 
 }
 
 Side left_side(const GemmOperand& a, std::int64_t k, PackKind kind, const GemmTiling& t, const GemmView& v) {
-  const bool in_place_units =
-      kind == PackKind::copy32 || kind == PackKind::copy64 || (kind == PackKind::bf16_pairs && a.k == 1 && k % 2 == 0);
+  const bool in_place_units = kind == PackKind::copy32 || kind == PackKind::copy64 ||
+                              (kind == PackKind::bf16_pairs && a.k == 1 && k % 2 == 0) ||
+                              (kind == PackKind::quads && a.k == 1 && k % 4 == 0);
   if (!in_place_units) return a.k == 1 ? Side::rows : Side::panels;
   if (a.k == 1) return Side::direct;
   return v.m > 1 && t.block_cols >= 64 ? Side::panels : Side::direct;
@@ -171,7 +172,8 @@ void lay_out_scratch(GemmTiling& t, const GemmView& v, const MicroFamily& f, boo
   t.b_scratch = static_cast<std::size_t>(round_up(a, 64));
   t.c_scratch = t.b_scratch + static_cast<std::size_t>(round_up(b, 64));
   t.t_scratch = t.c_scratch + static_cast<std::size_t>(round_up(c, 64));
-  t.scratch_bytes = t.t_scratch + static_cast<std::size_t>(round_up(transposed, 64)) + 64;
+  t.less_scratch = t.t_scratch + static_cast<std::size_t>(round_up(transposed, 64));
+  t.scratch_bytes = t.less_scratch + static_cast<std::size_t>(t.offset_b ? round_up(4 * t.block_rows, 64) : 0) + 64;
 }
 
 }  // namespace
@@ -179,10 +181,11 @@ void lay_out_scratch(GemmTiling& t, const GemmView& v, const MicroFamily& f, boo
 GemmTiling plan_gemm(const GemmArgs& args) {
   GemmTiling t;
   t.kernels = &current_kernels();
-  const MicroFamily& f = family_of(*t.kernels, args.type);
-  const PackKind kind = pack_kind(*t.kernels, args.type);
   t.swapped = swap_pays(args);
   const GemmView v = view_gemm(args, t.swapped);
+  const MicroFamily& f = family_of(*t.kernels, v.type);
+  const PackKind kind = pack_kind(*t.kernels, v.type, Operand::left);
+  t.offset_b = pack_kind(*t.kernels, v.type, Operand::right) == PackKind::quads_off;
   if (v.m <= 0 || v.n <= 0 || v.batch <= 0) return t;
 
   t.width = choose_width(v, f, reads_in_place(v.right[0], kind));
@@ -219,10 +222,9 @@ GemmTiling plan_gemm(const GemmArgs& args) {
   std::int64_t blocks = 0;
   for (int s = 0; s < 2; ++s) blocks += ceil_div(ceil_div(v.k[s], f.k_per_step), t.block_steps);
 
-  t.joined = blocks == 2 && v.k[0] > 0 && v.k[1] > 0 && !t.whole_b;
-  const GemmType sum_type = args.type == GemmType::f64 ? GemmType::f64 : GemmType::f32;
+  t.joined = blocks == 2 && v.k[0] > 0 && v.k[1] > 0 && !t.whole_b && !t.offset_b;
   const bool narrowed = args.c_type == GemmType::bf16 && f.narrows && (blocks <= 1 || t.joined);
-  t.direct_c = args.sink == nullptr && (args.c_type == sum_type || narrowed) && !t.swapped;
+  t.direct_c = args.sink == nullptr && (args.c_type == sum_type(args.type) || narrowed) && !t.swapped;
   t.whole_c = !t.direct_c && blocks > 1 && !t.joined;
   hold_copies(t, v, f, blocks, is_widened(kind));
   lay_out_scratch(t, v, f, is_widened(kind));

@@ -31,8 +31,9 @@ class TileRun {
         t_(tiling),
         view_(view_gemm(args, tiling.swapped)),
         set_(*tiling.kernels),
-        f_(family_of(set_, args.type)),
-        kind_(pack_kind(set_, args.type)),
+        f_(family_of(set_, view_.type)),
+        left_kind_(pack_kind(set_, view_.type, Operand::left)),
+        kind_(pack_kind(set_, view_.type, Operand::right)),
         scratch_(scratch) {}
 
   /// `before`: the tile whose copies are in the scratch, or -1.
@@ -78,6 +79,7 @@ class TileRun {
 
   void run_block(int s, std::int64_t step, std::int64_t count, bool first, bool last) {
     const Left left = left_block(s, step, count);
+    if (t_.offset_b) sum_left(left, count);
     if (t_.whole_b && !has_b_ && !view_.right[s].packed && t_.b_side[s] == Side::panels)
       pack_right_block(s, step, count);
     for_groups([&](const Group& group) {
@@ -163,6 +165,7 @@ class TileRun {
       m.c = c + r0 * c_row;
       m.c_row = c_row;
       m.accumulate = accumulate;
+      if (t_.offset_b) m.less = less() + r0;
       m.narrow = narrow;
       if (second != nullptr) {
         set_operands(next, *second, r0, rows);
@@ -221,11 +224,11 @@ class TileRun {
     if (t_.a_side[s] == Side::rows) {
       const std::int64_t stride = count * unit + 64;
       if (!has_a_)
-        set_.pack_rows(kind_, {source, a.outer, a.k, rows_, k, rows_, count * f_.k_per_step, target}, stride);
+        set_.pack_rows(left_kind_, {source, a.outer, a.k, rows_, k, rows_, count * f_.k_per_step, target}, stride);
       return {target, stride, unit};
     }
     if (rows_ <= kOnePanel) {
-      if (!has_a_) set_.pack_panel(kind_, {source, a.outer, a.k, rows_, k, rows_, count * f_.k_per_step, target});
+      if (!has_a_) set_.pack_panel(left_kind_, {source, a.outer, a.k, rows_, k, rows_, count * f_.k_per_step, target});
       return {target, unit, rows_ * unit};
     }
     if (has_a_) return {target, 0, 0, true};
@@ -235,11 +238,22 @@ class TileRun {
       for (std::int64_t i = 0; i < tiles_; ++i) {
         const std::int64_t r0 = tile_row(i), rows = tile_row(i + 1) - r0;
         const std::int64_t padded = std::min(some, count * f_.k_per_step - done);
-        set_.pack_panel(
-            kind_, {source + (r0 * a.outer + done * a.k) * bytes, a.outer, a.k, rows, std::min(padded, k - done), rows,
-                    padded, target + (r0 * count + done / f_.k_per_step * rows) * unit});
+        set_.pack_panel(left_kind_,
+                        {source + (r0 * a.outer + done * a.k) * bytes, a.outer, a.k, rows, std::min(padded, k - done),
+                         rows, padded, target + (r0 * count + done / f_.k_per_step * rows) * unit});
       }
     return {target, 0, 0, true};
+  }
+
+  std::int32_t* less() const { return reinterpret_cast<std::int32_t*>(scratch_ + t_.less_scratch); }
+  /// What B's offset adds to each row of this block.
+  void sum_left(const Left& a, std::int64_t count) const {
+    const auto sum = set_.sum_quads[is_signed(view_.type, Operand::left)];
+    if (!a.panels) return sum({a.data, a.row, a.step, rows_, count}, less());
+    for (std::int64_t i = 0; i < tiles_; ++i) {
+      const std::int64_t r0 = tile_row(i), rows = tile_row(i + 1) - r0;
+      sum({a.data + r0 * count * 4, 4, rows * 4, rows, count}, less() + r0);
+    }
   }
 
   Right right_block(int s, std::int64_t step, std::int64_t count, const Group& g) {
@@ -356,7 +370,7 @@ class TileRun {
   const GemmView view_;
   const KernelSet& set_;
   const MicroFamily& f_;
-  const PackKind kind_;
+  const PackKind left_kind_, kind_;
   char* const scratch_;
   std::int64_t batch_ = 0, row0_ = 0, rows_ = 0, col0_ = 0, col_end_ = 0;
   std::int64_t tiles_ = 0, short_rows_ = 0, long_tiles_ = 0;  // of the rows

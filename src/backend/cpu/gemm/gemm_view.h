@@ -17,7 +17,7 @@ struct GemmOperand {
 
 struct GemmView {
   std::int64_t m, n, batch;
-  GemmType type;
+  GemmType type;  // of the left operand and the right one
   GemmOperand left[2], right[2];
   std::int64_t k[2];
 };
@@ -31,7 +31,11 @@ inline GemmView view_gemm(const GemmArgs& args, bool swapped) {
     v.right[s] = {static_cast<const char*>(g.b.data), g.b.col_stride, g.b.row_stride, g.b_batch, g.b_packed};
     if (swapped) std::swap(v.left[s], v.right[s]);
   }
-  if (swapped) std::swap(v.m, v.n);
+  if (swapped) {
+    std::swap(v.m, v.n);
+    if (v.type == GemmType::i8_u8) v.type = GemmType::u8_i8;
+    else if (v.type == GemmType::u8_i8) v.type = GemmType::i8_u8;
+  }
   return v;
 }
 

@@ -16,7 +16,7 @@ namespace {
 struct Ops {
   using V = __m512;
   static constexpr std::int64_t kBytes = 64;
-  static constexpr bool kNarrows = true;
+  static constexpr bool kNarrows = true, kTakesLess = false;
   static V zero() { return _mm512_setzero_ps(); }
   static V load(const char* p) { return _mm512_loadu_ps(p); }
   static V broadcast(const char* p) {

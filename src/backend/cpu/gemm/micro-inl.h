@@ -1,6 +1,6 @@
 // The micro kernel: kRows × kVectors accumulators stay in registers while k runs. Included into a namespace per
 // instruction set, after that set's `Ops` (V, kBytes, zero, load, broadcast, fma, store; if kNarrows, also narrow, which
-// rounds a vector to bf16 and stores it, and narrow_pair, which does so with two).
+// rounds a vector to bf16 and stores it, and narrow_pair, which does so with two; if kTakesLess, also minus).
 //
 // Addresses of A's rows: three rows share a base register (base, base + s, base + 2·s are x86 addressing modes), so 14
 // rows need five. Unrolling is forced because accumulators in an array that is not fully unrolled live in memory.
@@ -23,6 +23,14 @@ void micro_kernel(const MicroArgs& p) {
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) acc[r][v] = Ops::zero();
+  }
+  if constexpr (Ops::kTakesLess) {
+    if (p.less != nullptr) {
+#pragma GCC unroll 32
+      for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) acc[r][v] = Ops::minus(acc[r][v], p.less[r]);
+    }
   }
   for (const MicroArgs* q = &p; q != nullptr; q = q->next) {
     // Copies: stores through char* would make the compiler read them again.

@@ -314,9 +314,103 @@ void pack_widened(PackKind kind, const PackArgs& p) {
   }
 }
 
+/// Steps of two bytes, widened to 16 bits.
+template <class Byte>
+void pack_widened_pairs(const PackArgs& p) {
+  const auto* source = reinterpret_cast<const Byte*>(p.source);
+  const std::int64_t pairs = p.k / 2;
+  for (std::int64_t s = 0; s <= pairs; ++s) {
+    if (2 * s == p.k) break;
+    const std::int64_t second = s < pairs ? p.k_stride : 0;
+    for (std::int64_t l = 0; l < p.lanes; ++l) {
+      const Byte* from = source + l * p.lane_stride + 2 * s * p.k_stride;
+      const std::int16_t pair[2] = {from[0], s < pairs ? std::int16_t{from[second]} : std::int16_t{0}};
+      std::memcpy(p.target + (s * p.width + l) * 4, pair, 4);
+    }
+  }
+}
+
+#if HWY_TARGET != HWY_SCALAR
+/// 16 lanes of four rows of bytes: units of four.
+inline void interleave_quads(const char* const rows[4], char* target) {
+  const hn::Full128<std::uint8_t> d;
+  const hn::Full128<std::uint16_t> d16;
+  const auto row = [&](int i) { return hn::LoadU(d, reinterpret_cast<const std::uint8_t*>(rows[i])); };
+  const auto r0 = row(0), r1 = row(1), r2 = row(2), r3 = row(3);
+  const auto a = hn::BitCast(d16, hn::InterleaveLower(d, r0, r1)), b = hn::BitCast(d16, hn::InterleaveLower(d, r2, r3));
+  const auto e = hn::BitCast(d16, hn::InterleaveUpper(d, r0, r1)), f = hn::BitCast(d16, hn::InterleaveUpper(d, r2, r3));
+  const auto put = [&](auto v, int i) { hn::StoreU(v, d16, reinterpret_cast<std::uint16_t*>(target + i * 16)); };
+  put(hn::InterleaveLower(d16, a, b), 0);
+  put(hn::InterleaveUpper(d16, a, b), 1);
+  put(hn::InterleaveLower(d16, e, f), 2);
+  put(hn::InterleaveUpper(d16, e, f), 3);
+}
+
+/// Rows of bytes, lanes side by side; `rows` of them exist.
+inline void quads_of_rows(const char* source, std::int64_t row, std::int64_t rows, std::int64_t lanes, char* target) {
+  alignas(16) char tail[4][16] = {}, units[64];
+  const char* from[4];
+  std::int64_t l = 0;
+  for (std::int64_t j = 0; j < 4; ++j) from[j] = j < rows ? source + j * row : tail[j];
+  for (; l + 16 <= lanes; l += 16) {
+    interleave_quads(from, target + 4 * l);
+    for (std::int64_t j = 0; j < rows; ++j) from[j] += 16;
+  }
+  if (l == lanes) return;
+  for (std::int64_t j = 0; j < rows; ++j) {
+    std::memcpy(tail[j], from[j], static_cast<std::size_t>(lanes - l));
+    from[j] = tail[j];
+  }
+  interleave_quads(from, units);
+  std::memcpy(target + 4 * l, units, static_cast<std::size_t>(4 * (lanes - l)));
+}
+#endif
+
+void pack_quads(const PackArgs& p) {
+  std::int64_t step = 0;
+  if (p.k_stride == 1) {
+    step = p.k / 4;
+    pack_units<std::uint32_t>(p.source, p.lane_stride, 4, p.lanes, step, p.width, p.target);
+  }
+#if HWY_TARGET != HWY_SCALAR
+  for (; p.lane_stride == 1 && step * 4 < p.k; ++step) {
+    const char* source = p.source + 4 * step * p.k_stride;
+    for (int j = 0; j < 4; ++j) prefetch_lanes(source + (kPackAhead + j) * p.k_stride, p.lanes);
+    quads_of_rows(source, p.k_stride, std::min<std::int64_t>(4, p.k - 4 * step), p.lanes,
+                  p.target + step * p.width * 4);
+  }
+#endif
+  for (; step * 4 < p.k; ++step)
+    for (std::int64_t l = 0; l < p.lanes; ++l) {
+      char unit[4] = {};
+      for (std::int64_t j = 0; j < std::min<std::int64_t>(4, p.k - 4 * step); ++j)
+        unit[j] = p.source[l * p.lane_stride + (4 * step + j) * p.k_stride];
+      std::memcpy(p.target + (step * p.width + l) * 4, unit, 4);
+    }
+}
+
+/// Turns the highest bit of each byte over.
+void turn_bytes(char* target, std::int64_t units) {
+  for (std::int64_t i = 0; i < units; ++i) {
+    const std::uint32_t turned = load_unit<std::uint32_t>(target + 4 * i) ^ 0x80808080u;
+    std::memcpy(target + 4 * i, &turned, 4);
+  }
+}
+
+std::int64_t k_per_step(PackKind kind) {
+  switch (kind) {
+    case PackKind::bf16_pairs:
+    case PackKind::i8_pairs:
+    case PackKind::u8_pairs: return 2;
+    case PackKind::quads:
+    case PackKind::quads_off: return 4;
+    default: return 1;
+  }
+}
+
 void pack_panel(PackKind kind, const PackArgs& p) {
   const std::int64_t unit = kind == PackKind::copy64 ? 8 : kind == PackKind::copy16 ? 2 : 4;
-  const std::int64_t k_per_step = kind == PackKind::bf16_pairs ? 2 : 1;
+  const std::int64_t k_per_step = HWY_NAMESPACE::k_per_step(kind);
   const std::int64_t steps = (p.k + k_per_step - 1) / k_per_step, all = p.k_padded / k_per_step;
   if (p.lanes < p.width) std::memset(p.target, 0, static_cast<std::size_t>(all * p.width * unit));
   else if (steps < all)
@@ -331,6 +425,18 @@ void pack_panel(PackKind kind, const PackArgs& p) {
     case PackKind::bf16_pairs: return pack_pairs(p);
     case PackKind::bf16_widen:
     case PackKind::f16_widen: return pack_widened(kind, p);
+    case PackKind::i8_pairs: return pack_widened_pairs<std::int8_t>(p);
+    case PackKind::u8_pairs: return pack_widened_pairs<std::uint8_t>(p);
+    case PackKind::quads: return pack_quads(p);
+    case PackKind::quads_off: pack_quads(p); return turn_bytes(p.target, all * p.width);
+  }
+}
+
+template <class Byte>
+void widen_bytes(const char* source, std::int64_t count, char* target) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int16_t wide = reinterpret_cast<const Byte*>(source)[i];
+    std::memcpy(target + 2 * i, &wide, 2);
   }
 }
 
@@ -349,6 +455,14 @@ void pack_rows(PackKind kind, const PackArgs& p, std::int64_t target_stride) {
       case PackKind::f16_widen:
         widen(kind, p.source + l * p.lane_stride * 2, p.k, reinterpret_cast<float*>(target));
         break;
+      case PackKind::i8_pairs: widen_bytes<std::int8_t>(p.source + l * p.lane_stride, p.k, target); break;
+      case PackKind::u8_pairs: widen_bytes<std::uint8_t>(p.source + l * p.lane_stride, p.k, target); break;
+      case PackKind::quads: std::memcpy(target, p.source + l * p.lane_stride, static_cast<std::size_t>(p.k)); break;
+      case PackKind::quads_off: break;  // of panels only
+    }
+    if (kind >= PackKind::i8_pairs) {
+      const std::int64_t bytes = kind == PackKind::quads ? 1 : 2;
+      std::memset(target + p.k * bytes, 0, static_cast<std::size_t>((p.k_padded - p.k) * bytes));
     }
   }
 }

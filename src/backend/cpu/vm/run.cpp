@@ -52,7 +52,7 @@ class Runner {
   }
 
   /// Where the tile would begin, were it a whole result: element (0, 0).
-  void set_tile(const float* tile, std::int64_t ld, std::int64_t row0, std::int64_t col0) {
+  void set_tile(const void* tile, std::int64_t ld, std::int64_t row0, std::int64_t col0) {
     tile_ = reinterpret_cast<char*>(reinterpret_cast<std::uintptr_t>(tile) -
                                     static_cast<std::uintptr_t>((row0 * ld + col0) * 4));
     tile_row_ = ld * 4;
@@ -341,7 +341,7 @@ bool RowProgram::tileable(const KernelProgram& program) {
 }
 
 void RowProgram::run_tile(void* const* buffers, const std::uint64_t* slots, std::int64_t row0, std::int64_t rows,
-                          std::int64_t col0, std::int64_t cols, const float* tile, std::int64_t ld,
+                          std::int64_t col0, std::int64_t cols, const void* tile, std::int64_t ld,
                           void* scratch) const {
   vm::Runner runner(*body_, buffers, slots, scratch, nullptr);
   runner.set_tile(tile, ld, row0, col0);

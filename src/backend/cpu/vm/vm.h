@@ -26,7 +26,7 @@ struct Body;
 
 /// The tiles a program is to run on, as the epilogue of a matmul.
 struct TileUse {
-  int buffer = -1;  // loads of it read the tile; f32. -1: no tiles
+  int buffer = -1;  // loads of it read the tile; f32 or i32. -1: no tiles
   int cols = 32;    // of most tiles; others are right, if slower
 };
 
@@ -55,7 +55,7 @@ class RowProgram {
   /// first element is the one of row0, col0; ld elements a row), wherever their access points. Values of one element a
   /// row are stored by the call whose col0 is 0.
   void run_tile(void* const* buffers, const std::uint64_t* slots, std::int64_t row0, std::int64_t rows,
-                std::int64_t col0, std::int64_t cols, const float* tile, std::int64_t ld, void* scratch) const;
+                std::int64_t col0, std::int64_t cols, const void* tile, std::int64_t ld, void* scratch) const;
 
  private:
   RowProgram();
