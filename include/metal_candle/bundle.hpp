@@ -29,8 +29,10 @@ struct GenerationDefaults {
 struct Bundle {
   Model model;
   Tokenizer tokenizer;
-  std::optional<ChatTemplate> chat;  // chat_template.jinja, or what tokenizer_config.json has; of several the "default"
+  std::optional<ChatTemplate>
+      chat;  // chat_template.jinja, or what tokenizer_config.json has; of several the "default", and "tool_use" with tools
   GenerationDefaults generation;
+  std::optional<std::int32_t> end_of_text = {};  // the tokenizer's eos_token, where a folder names one
   std::optional<TemplateError> chat_fault = {};  // why `chat` is empty where there is a template: it cannot be read
 
   /// The template; throws what is wrong with it, or a FileError that there is none.

@@ -69,10 +69,21 @@ struct RenderedChat {
   std::vector<std::pair<std::size_t, std::size_t>> answers;
 };
 
+/// A template as a model's files have it.
+struct ChatTemplateSource {
+  std::string text;
+  std::string origin;  // names it in errors
+  /// The one for conversations with tools, where a model has two; else empty.
+  std::string with_tools = {};
+  /// An object of what templates call the model's special tokens: bos_token, eos_token, pad_token, ...
+  Json tokens = {};
+};
+
 class ChatTemplate {
  public:
-  /// Parses; throws TemplateError. Tokens that the model does not have are empty. `origin` names the template in
-  /// errors.
+  /// Parses; throws TemplateError.
+  explicit ChatTemplate(const ChatTemplateSource& source);
+  /// One with two special tokens; one that the model does not have is empty.
   ChatTemplate(std::string_view source, std::string bos_token, std::string eos_token, std::string origin);
 
   /// `messages` is an array of objects such as {"role": "user", "content": "..."}. Throws TemplateError: `raised` where

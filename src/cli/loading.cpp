@@ -46,14 +46,7 @@ const ChatTemplate& chat_of(const Invocation& run, const Bundle& bundle) {
 }
 
 std::int32_t end_token(const Invocation& run, const Bundle& bundle) {
-  const std::filesystem::path config = std::filesystem::path(run.text("--model")) / "tokenizer_config.json";
-  if (std::filesystem::exists(config)) {
-    const Json json = Json::load(config);
-    if (const Json* token = json.find_value("eos_token")) {
-      const Json& text = token->is_object() ? token->at("content") : *token;
-      if (const auto id = bundle.tokenizer.token_to_id(text.as_string())) return *id;
-    }
-  }
+  if (bundle.end_of_text) return *bundle.end_of_text;
   if (!bundle.model.config().eos.empty()) return bundle.model.config().eos[0];
   if (!bundle.generation.end_tokens.empty()) return bundle.generation.end_tokens[0];
   throw FileError(FileFault::bad, run.text("--model"), "eos_token", "a token that ends a text", "none");

@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <ctime>
+#include <optional>
 
 #include "io/jinja/template.h"
 
@@ -21,8 +22,9 @@ TemplateError::TemplateError(Reason reason, std::string origin, int line, int co
       column_(column) {}
 
 struct ChatTemplate::Parts {
-  jinja::Template program;
-  std::string bos_token, eos_token;
+  jinja::Template plain;
+  std::optional<jinja::Template> with_tools;
+  Json tokens;
 };
 
 namespace {
@@ -71,22 +73,35 @@ Json checked_messages(const Json& messages) {
   return out;
 }
 
+Json named_tokens(const std::string& bos, const std::string& eos) {
+  Json tokens = Json::object();
+  if (!bos.empty()) tokens.set("bos_token", bos);
+  if (!eos.empty()) tokens.set("eos_token", eos);
+  return tokens;
+}
+
 }  // namespace
 
+ChatTemplate::ChatTemplate(const ChatTemplateSource& source) {
+  std::optional<jinja::Template> with_tools;
+  if (!source.with_tools.empty()) with_tools = jinja::Template::parse(source.with_tools, source.origin + " (tool_use)");
+  parts_ = std::make_shared<const Parts>(
+      Parts{jinja::Template::parse(source.text, source.origin), std::move(with_tools), source.tokens});
+}
+
 ChatTemplate::ChatTemplate(std::string_view source, std::string bos_token, std::string eos_token, std::string origin)
-    : parts_(std::make_shared<const Parts>(
-          Parts{jinja::Template::parse(source, std::move(origin)), std::move(bos_token), std::move(eos_token)})) {}
+    : ChatTemplate({std::string(source), std::move(origin), {}, named_tokens(bos_token, eos_token)}) {}
 
 RenderedChat ChatTemplate::render_marked(const Json& messages, const ChatTemplateOptions& options) const {
   Json context = Json::object({{"messages", checked_messages(messages)},
                                {"tools", options.tools},
                                {"documents", nullptr},
                                {"add_generation_prompt", options.add_generation_prompt}});
-  if (!parts_->bos_token.empty()) context.set("bos_token", parts_->bos_token);
-  if (!parts_->eos_token.empty()) context.set("eos_token", parts_->eos_token);
-  if (!options.extra.is_null())
-    for (const JsonMember& member : options.extra.items()) context.set(member.key, member.value);
-  jinja::Rendered rendered = parts_->program.render(context, clock(options.date));
+  for (const Json* more : {&parts_->tokens, &options.extra})
+    if (!more->is_null())
+      for (const JsonMember& member : more->items()) context.set(member.key, member.value);
+  const bool tools = parts_->with_tools && !options.tools.is_null();
+  jinja::Rendered rendered = (tools ? *parts_->with_tools : parts_->plain).render(context, clock(options.date));
   return {std::move(rendered.text), std::move(rendered.generated)};
 }
 

@@ -24,11 +24,17 @@ std::optional<Json> load_if_there(const fs::path& path) {
 
 // ---- chat templates -------------------------------------------------------------------------------------------------
 
-/// A token of tokenizer_config.json: a string, or an object with its content.
-std::string token_text(const std::optional<Json>& config, const char* key) {
-  const Json* token = config ? config->find_value(key) : nullptr;
-  if (!token) return {};
-  return std::string((token->is_object() ? token->at("content") : *token).as_string());
+/// What the model's files call its special tokens. special_tokens_map.json counts where tokenizer_config.json is silent.
+Json special_tokens(const fs::path& folder, const std::optional<Json>& config) {
+  const std::optional<Json> map = load_if_there(folder / "special_tokens_map.json");
+  Json tokens = Json::object();
+  for (const char* name :
+       {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"}) {
+    const Json* token = config ? config->find_value(name) : nullptr;
+    if (!token && map) token = map->find_value(name);
+    if (token) tokens.set(name, (token->is_object() ? token->at("content") : *token).as_string());
+  }
+  return tokens;
 }
 
 std::string read_text(const fs::path& path) {
@@ -37,26 +43,38 @@ std::string read_text(const fs::path& path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-/// The source and its place, for messages.
-std::optional<std::pair<std::string, std::string>> template_source(const fs::path& folder,
-                                                                   const std::optional<Json>& config) {
-  const fs::path file = folder / "chat_template.jinja";
-  if (fs::exists(file)) return std::pair(read_text(file), file.string());
-  const Json* source = config ? config->find_value("chat_template") : nullptr;
-  if (!source) return std::nullopt;
-  const std::string origin = (folder / "tokenizer_config.json").string() + ": chat_template";
-  if (!source->is_array()) return std::pair(std::string(source->as_string()), origin);
-  for (const Json& named : source->elements())
-    if (named.at("name").as_string() == "default")
-      return std::pair(std::string(named.at("template").as_string()), origin);
-  return std::nullopt;
+/// Of several with names, the one for tools and the one for everything else. A list of {name, template}, or an object.
+void set_named(const Json& named, ChatTemplateSource& source) {
+  const auto take = [&](std::string_view name, const Json& text) {
+    if (name == "default") source.text = text.as_string();
+    if (name == "tool_use") source.with_tools = text.as_string();
+  };
+  if (named.is_object())
+    for (const JsonMember& member : named.items()) take(member.key, member.value);
+  else
+    for (const Json& one : named.elements()) take(one.at("name").as_string(), one.at("template"));
+}
+
+std::optional<ChatTemplateSource> template_source(const fs::path& folder, const std::optional<Json>& config) {
+  ChatTemplateSource source;
+  const fs::path file = folder / "chat_template.jinja", tools = folder / "additional_chat_templates/tool_use.jinja";
+  if (fs::exists(file)) {
+    source = {.text = read_text(file), .origin = file.string()};
+    if (fs::exists(tools)) source.with_tools = read_text(tools);
+    return source;
+  }
+  const Json* text = config ? config->find_value("chat_template") : nullptr;
+  if (!text) return std::nullopt;
+  source.origin = (folder / "tokenizer_config.json").string() + ": chat_template";
+  if (text->is_string()) source.text = text->as_string();
+  else set_named(*text, source);
+  return source.text.empty() && !text->is_string() ? std::nullopt : std::optional(source);
 }
 
 /// A model whose template cannot be read still goes on from prompts: what is wrong is kept until somebody wants to chat.
-void set_template(Bundle& bundle, std::string_view source, const std::string& bos, const std::string& eos,
-                  const std::string& origin) {
+void set_template(Bundle& bundle, const ChatTemplateSource& source) {
   try {
-    bundle.chat = ChatTemplate(source, bos, eos, origin);
+    bundle.chat.emplace(source);
   } catch (const TemplateError& e) {
     bundle.chat_fault = e;
   }
@@ -64,22 +82,28 @@ void set_template(Bundle& bundle, std::string_view source, const std::string& bo
 
 void add_folder_template(Bundle& bundle, const fs::path& folder) {
   const std::optional<Json> config = load_if_there(folder / "tokenizer_config.json");
-  const auto source = template_source(folder, config);
+  Json tokens = special_tokens(folder, config);
+  if (const Json* eos = tokens.find_value("eos_token"))
+    bundle.end_of_text = bundle.tokenizer.token_to_id(eos->as_string());
+  std::optional<ChatTemplateSource> source = template_source(folder, config);
   if (!source) return;
-  set_template(bundle, source->first, token_text(config, "bos_token"), token_text(config, "eos_token"), source->second);
+  source->tokens = std::move(tokens);
+  set_template(bundle, *source);
 }
 
 void add_gguf_template(Bundle& bundle, const Gguf& file) {
   const Tokenizer& tokenizer = bundle.tokenizer;
-  const GgufValue* source = file.find("tokenizer.chat_template");
-  if (!source) return;
-  const auto text = [&](const char* key) -> std::string {
-    const GgufValue* id = file.find(key);
-    if (!id) return {};
-    return tokenizer.id_to_token(static_cast<std::int32_t>(id->as_int(0, tokenizer.vocab_size() - 1)));
-  };
-  set_template(bundle, source->as_string(), text("tokenizer.ggml.bos_token_id"), text("tokenizer.ggml.eos_token_id"),
-               file.path().string() + ": tokenizer.chat_template");
+  const GgufValue* text = file.find("tokenizer.chat_template");
+  if (!text) return;
+  ChatTemplateSource source{.text = std::string(text->as_string()),
+                            .origin = file.path().string() + ": tokenizer.chat_template",
+                            .tokens = Json::object()};
+  for (const auto& [name, key] :
+       {std::pair("bos_token", "tokenizer.ggml.bos_token_id"), std::pair("eos_token", "tokenizer.ggml.eos_token_id")})
+    if (const GgufValue* id = file.find(key))
+      source.tokens.set(name,
+                        tokenizer.id_to_token(static_cast<std::int32_t>(id->as_int(0, tokenizer.vocab_size() - 1))));
+  set_template(bundle, source);
 }
 
 // ---- generation -----------------------------------------------------------------------------------------------------

@@ -200,7 +200,10 @@ class BundleFolder {
     save_safetensors(path_ / "model.safetensors", tensors);
   }
   ~BundleFolder() { fs::remove_all(path_); }
-  void write(const std::string& name, const std::string& text) const { std::ofstream(path_ / name) << text; }
+  void write(const std::string& name, const std::string& text) const {
+    fs::create_directories((path_ / name).parent_path());
+    std::ofstream(path_ / name) << text;
+  }
   Bundle load() const { return Bundle::load(path_, {.dtype = DType::f32}); }
 
  private:
@@ -217,17 +220,22 @@ TEST(Bundle, BringsTemplateAndDefaults) {
   folder.write("generation_config.json",
                R"({"do_sample": true, "temperature": 0.6, "top_k": 20, "eos_token_id": [30, 4]})");
   folder.write("tokenizer_config.json", R"({"bos_token": {"content": "<begin>"}, "eos_token": "<end>",
-    "chat_template": [{"name": "tool", "template": "x"},
+    "chat_template": [{"name": "rag", "template": "x"}, {"name": "tool_use", "template": "{{ tools }}{{ pad_token }}"},
                       {"name": "default", "template": "{{ bos_token }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"}]})");
+  folder.write("special_tokens_map.json", R"({"eos_token": "<begin>", "pad_token": {"content": "<pad>"}})");
   const Bundle full = folder.load();
+  EXPECT_EQ(full.end_of_text, full.tokenizer.token_to_id("<end>"));
   EXPECT_EQ(full.generation.end_tokens, (std::vector<std::int32_t>{30, 4}));
   EXPECT_EQ(full.generation.top_k, 20);
   EXPECT_TRUE(full.generation.sample);
   const Json messages = Json::parse(R"([{"role": "user", "content": "hi"}])", "test");
   ASSERT_TRUE(full.chat.has_value());
   EXPECT_EQ(full.chat->render(messages), "<begin>hi<end>");
+  EXPECT_EQ(full.chat->render(messages, {.tools = Json::array({1})}), "[1]<pad>");
   folder.write("chat_template.jinja", "file {{ messages[0].content }}");
   EXPECT_EQ(folder.load().chat->render(messages), "file hi");
+  folder.write("additional_chat_templates/tool_use.jinja", "tools");
+  EXPECT_EQ(folder.load().chat->render(messages, {.tools = Json::array({1})}), "tools");
 
   Generator generator(full);
   GenerateOptions o;

@@ -23,6 +23,17 @@ TEST(ChatTemplate, GivesTheTemplateWhatTransformersGives) {
   EXPECT_EQ(ChatTemplate("{{ bos_token is defined }}", "", "", "t").render(Json::array()), "False");
 }
 
+TEST(ChatTemplate, KnowsEveryTokenAndMayHaveAnotherTextForTools) {
+  const ChatTemplate t({.text = "{{ pad_token }}{{ mask_token is defined }}",
+                        .origin = "t",
+                        .with_tools = "{{ tools }}{{ pad_token }}",
+                        .tokens = Json::object({{"pad_token", "<p>"}})});
+  EXPECT_EQ(t.render(Json::array()), "<p>False");
+  EXPECT_EQ(t.render(Json::array(), {.tools = Json::array({1})}), "[1]<p>");
+  EXPECT_THAT([] { ChatTemplate({.text = "", .origin = "t", .with_tools = "{{"}); },
+              testing::Throws<TemplateError>(testing::Property(&TemplateError::what, testing::HasSubstr("tool_use"))));
+}
+
 TEST(ChatTemplate, ReasoningIsFoundByAnyOfItsNames) {
   const auto t = chat("{% for m in messages %}{{ m.reasoning_content }}{{ m.thinking }};{% endfor %}");
   EXPECT_EQ(t.render(messages(R"([{"role": "a", "reasoning": "r"}, {"role": "a", "thinking": "t"}, {"role": "a"}])")),
