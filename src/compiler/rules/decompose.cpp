@@ -1,9 +1,7 @@
 // Decompose: replaces composite ops, and kernel ops without a kernel here, by what they are made of.
 //
 // A decomposition is written as lazy tensors. It is recorded on placeholders for the node's inputs, captured, and
-// spliced in. A placeholder for a number is itself a number, so that it stays weak in promotion; it carries a NaN whose
-// payload says which input it stands for.
-#include <bit>
+// spliced in. A placeholder for a number is itself a number (graph/stand_in.h).
 #include <map>
 #include <utility>
 
@@ -11,15 +9,13 @@
 #include "graph/capture.h"
 #include "graph/epoch.h"
 #include "graph/record.h"
+#include "graph/stand_in.h"
 #include "metal_candle/error.hpp"
 #include "metal_candle/scope.hpp"
 #include "ops/table.h"
 
 namespace metal_candle {
 namespace {
-
-constexpr std::uint64_t kNumberMark = 0x7ff8c0de00000000ull;
-constexpr std::int64_t kIntegerMark = 0x5eadc0de0000;  // below 2^53: survives a trip through double
 
 void no_infer(const OpCall&, InferResult&) {}
 const OpDef placeholder_def{.name = "placeholder",
@@ -32,8 +28,7 @@ const OpDef placeholder_def{.name = "placeholder",
 LazyTensor placeholder(const GraphNode& n, int index) {
   if (n.op->kind == OpKind::scalar) {
     if (n.slot < 0) return scalar(n.integral ? Scalar(n.literal_int) : Scalar(n.literal));
-    if (n.integral) return scalar(kIntegerMark + index);
-    return scalar(std::bit_cast<double>(kNumberMark + static_cast<std::uint64_t>(index)));
+    return scalar(stand_in(index, n.integral));
   }
   const Attrs which{index};
   return record_typed(placeholder_def, n.dtype, n.shape, {}, &which);
@@ -43,12 +38,7 @@ LazyTensor placeholder(const GraphNode& n, int index) {
 int placeholder_index(const GraphNode& n) {
   if (n.op == &placeholder_def) return static_cast<int>(n.attrs[0]);
   if (n.op->kind != OpKind::scalar) return -1;
-  if (n.integral)
-    return n.literal_int >= kIntegerMark && n.literal_int < kIntegerMark + 256
-               ? static_cast<int>(n.literal_int - kIntegerMark)
-               : -1;
-  const auto bits = std::bit_cast<std::uint64_t>(n.literal);
-  return (bits & 0xffffffffffffff00ull) == kNumberMark ? static_cast<int>(bits & 0xff) : -1;
+  return stood_for(n.integral ? Scalar(n.literal_int) : Scalar(n.literal));
 }
 
 /// Nothing that is recorded meanwhile is evaluated at once, also when a decomposition throws.
