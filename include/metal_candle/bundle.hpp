@@ -43,8 +43,8 @@ struct Bundle {
 };
 
 /// Writes a model folder that transformers loads, whole or not at all: config.json, model.safetensors, and tokenizer,
-/// template and generation_config.json from where the model came from (a folder or a GGUF file). Throws FileError, `create` where `folder` is there
-/// already.
+/// template and generation_config.json from where the model came from (a folder or a GGUF file). Throws FileError,
+/// `create` where `folder` is there already and not empty.
 void save_model(const std::filesystem::path& folder, const Model& model, const std::filesystem::path& source);
 
 /// The tokenizer.json that says what a GGUF file's vocabulary says. Throws FileError for a kind that is not known.

@@ -149,6 +149,8 @@ Finding inspect_path(const fs::path& path) {
   std::error_code error;
   if (!fs::exists(path, error)) throw FileError(FileFault::missing, path.string(), "", "a file or folder", "nothing");
   if (fs::is_directory(path)) return inspect_folder(path);
+  if (!fs::is_regular_file(path))
+    throw FileError(FileFault::bad, path.string(), "", "a regular file or a folder", "neither");
   std::ifstream file(path, std::ios::binary);
   char magic[4] = {};
   file.read(magic, 4);

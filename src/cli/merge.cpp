@@ -20,8 +20,10 @@ int written(const Invocation& run, const std::string& output, const Model& model
 }
 
 void refuse_existing(const std::string& output) {
-  if (std::filesystem::exists(output))
-    throw FileError(FileFault::create, output, "", "a folder that is not there yet", "one that is");
+  std::error_code error;
+  if (std::filesystem::exists(output) &&
+      !(std::filesystem::is_directory(output) && std::filesystem::is_empty(output, error)))
+    throw FileError(FileFault::create, output, "", "a folder that is new or empty", "one that is neither");
 }
 
 Model load_as_stored(const Invocation& run) {

@@ -7,10 +7,17 @@ namespace metal_candle::inference {
 TextOutput::TextOutput(const Tokenizer& tokenizer, std::vector<std::string> stops)
     : stream_(tokenizer), stops_(std::move(stops)) {
   std::erase(stops_, std::string());
+  for (const std::string& stop : stops_)
+    if (const auto id = tokenizer.token_to_id(stop); id && tokenizer.is_special(*id)) stop_tokens_.push_back(*id);
 }
 
 std::string TextOutput::push(std::int32_t token) {
   if (stopped_) return {};
+  if (std::find(stop_tokens_.begin(), stop_tokens_.end(), token) != stop_tokens_.end()) {
+    std::string piece = finish();
+    stopped_ = true;
+    return piece;
+  }
   held_ += stream_.push(token);
   return release(false);
 }

@@ -1,4 +1,5 @@
-// Tokens to text as they come, up to where one of the stop strings begins.
+// Tokens to text as they come, up to where one of the stop strings begins. Special tokens are no text; a stop string
+// that is one's name stops at it all the same.
 #pragma once
 
 #include <string>
@@ -26,6 +27,7 @@ class TextOutput {
 
   DecodeStream stream_;
   std::vector<std::string> stops_;
+  std::vector<std::int32_t> stop_tokens_;
   std::string held_, text_;
   bool stopped_ = false;
 };

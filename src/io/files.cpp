@@ -226,8 +226,12 @@ void write_file(const fs::path& path, std::string_view bytes) {
 AtomicFolder::AtomicFolder(fs::path target, Existing existing) : target_(std::move(target)), existing_(existing) {
   if (!target_.has_filename()) target_ = target_.parent_path();  // "out/" is "out"
   struct stat info;
-  if (::lstat(target_.c_str(), &info) == 0 && (existing == Existing::refuse || !S_ISDIR(info.st_mode)))
-    refuse(FileFault::create, target_, "created", existing == Existing::refuse ? EEXIST : ENOTDIR);
+  if (::lstat(target_.c_str(), &info) == 0) {
+    std::error_code error;
+    const bool folder = S_ISDIR(info.st_mode);
+    const bool taken = existing == Existing::refuse && !(folder && fs::is_empty(target_, error));
+    if (taken || !folder) refuse(FileFault::create, target_, "created", taken ? EEXIST : ENOTDIR);
+  }
   remove_abandoned(target_);
   for (int attempt = 0;; ++attempt) {
     temporary_ = temporary_for(target_);
@@ -268,7 +272,12 @@ void AtomicFolder::put_in_place() {
   if (result != 0 && (errno == EINVAL || errno == ENOSYS)) result = move(temporary_, target_, 0);  // no such flag here
   done_ = result == 0;
   if (done_) return;
-  if (errno != EEXIST || existing_ == Existing::refuse) refuse(fault_of(errno), target_, "put in place", errno);
+  if (errno != EEXIST) refuse(fault_of(errno), target_, "put in place", errno);
+  if (existing_ == Existing::refuse) {
+    done_ = move(temporary_, target_, 0) == 0;  // takes the place of an empty folder only
+    if (!done_) refuse(FileFault::create, target_, "put in place", errno);
+    return;
+  }
   if (move(temporary_, target_, RENAME_EXCHANGE) != 0) refuse(fault_of(errno), target_, "put in place", errno);
   done_ = true;
   remove_quietly(temporary_);  // now the old one

@@ -77,7 +77,7 @@ void write_file(const std::filesystem::path& path, std::string_view bytes);
 class AtomicFolder {
  public:
   enum class Existing { refuse, replace };
-  /// With `refuse`, throws FileError (create) when the target is there already.
+  /// With `refuse`, throws FileError (create) when the target is there already and is not an empty folder.
   explicit AtomicFolder(std::filesystem::path target, Existing existing = Existing::refuse);
   /// Removes the temporary folder with its content unless committed.
   ~AtomicFolder();

@@ -153,13 +153,18 @@ nn::RopeScaling recognise_llama3(const Gguf& file, const ModelConfig& c) {
 void read_rope(const Gguf& file, const Keys& keys, ModelConfig& c) {
   c.rope_base = keys.positive_real("rope.freq_base", 10000);
   if (file.contains("rope_freqs.weight")) c.rope = recognise_llama3(file, c);
+  // As llama.cpp: a factor without a kind is linear, and older files have another name for it.
+  const char* factor = keys.find("rope.scaling.factor") ? "rope.scaling.factor" : "rope.scale_linear";
   const GgufValue* type = keys.find("rope.scaling.type");
-  if (!type || type->as_string() == "none") return;
-  if (type->as_string() != "linear" && type->as_string() != "yarn") type->fail("one of none, linear, yarn");
-  c.rope = {.kind = type->as_string() == "yarn" ? Kind::yarn : Kind::linear,
-            .factor = keys.positive_real("rope.scaling.factor", 1),
+  const std::string_view kind = type                                             ? type->as_string()
+                                : c.rope.kind == Kind::none && keys.find(factor) ? "linear"
+                                                                                 : "none";
+  if (kind == "none") return;
+  if (kind != "linear" && kind != "yarn") type->fail("one of none, linear, yarn");
+  c.rope = {.kind = kind == "yarn" ? Kind::yarn : Kind::linear,
+            .factor = keys.positive_real(factor, 1),
             .original_positions = keys.extent("rope.scaling.original_context_length", c.max_positions)};
-  if (c.rope.factor < 1) keys.at("rope.scaling.factor").fail("a number of at least 1");
+  if (c.rope.factor < 1) keys.at(factor).fail("a number of at least 1");
 }
 
 std::optional<std::int32_t> token(const Gguf& file, std::string_view key) {

@@ -73,13 +73,14 @@ Sample RowReader::messages(const Json& row) const {
   for (const TextSpan& answer : find_answers(messages, rendered, again)) {
     while (token < ids.size() && offsets[token].second <= answer.begin) ++token;
     for (; token < ids.size() && offsets[token].first < answer.end; ++token) sample.supervised[token] = true;
-    // The end of the turn: a special token, behind nothing but white space.
+    // The end of the turn: a special token or the one that ends a text, behind nothing but white space.
+    const auto ends = [&](std::int32_t id) { return tokenizer_.is_special(id) || id == options_.end_token; };
     std::size_t end = token;
-    while (end < ids.size() && !tokenizer_.is_special(ids[end]) &&
+    while (end < ids.size() && !ends(ids[end]) &&
            trimmed(std::string_view(rendered).substr(offsets[end].first, offsets[end].second - offsets[end].first))
                .empty())
       ++end;
-    if (end < ids.size() && tokenizer_.is_special(ids[end])) sample.supervised[end] = true;
+    if (end < ids.size() && ends(ids[end])) sample.supervised[end] = true;
   }
   sample.tokens = std::move(ids);
   return sample;

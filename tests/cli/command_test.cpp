@@ -332,6 +332,7 @@ TEST(Command, StopsOnSignalsBeforeTheFirstStep) {
     EXPECT_EQ(ran.code, signal == SIGINT ? 130 : 75) << ran.err;
     EXPECT_THAT(ran.err, HasSubstr("the same command starts again"));
     EXPECT_FALSE(std::filesystem::exists(out));
+    EXPECT_EQ(command({"inspect", pipe}).code, 65) << "a pipe is no file to look at";
   }
 }
 

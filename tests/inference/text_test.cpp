@@ -88,6 +88,18 @@ TEST(TextOutput, HoldsBackWhatMayBeginAStop) {
   EXPECT_EQ(out.text(), "adodux");
 }
 
+TEST(TextOutput, StopsAtASpecialTokenByItsName) {
+  inference::TextOutput out(letters(), {"dog", "<end>"});
+  EXPECT_EQ(out.push(0), "a");
+  EXPECT_EQ(out.push(*letters().token_to_id("<begin>")), "");
+  EXPECT_EQ(out.push(3), "");
+  EXPECT_FALSE(out.stopped());
+  EXPECT_EQ(out.push(*letters().token_to_id("<end>")), "d");
+  EXPECT_TRUE(out.stopped());
+  EXPECT_EQ(out.finish(), "");
+  EXPECT_EQ(out.text(), "ad");
+}
+
 TEST(TextOutput, ShowsTheRestAtTheEnd) {
   inference::TextOutput out(letters(), {"zz"});
   EXPECT_EQ(out.push(25), "");

@@ -229,6 +229,16 @@ TEST(AtomicFolder, AppearsWhole) {
   }
   EXPECT_EQ(folder.entries(), 1);
   EXPECT_EQ(fault_of([&] { AtomicFolder again(folder / "step-1"); }), FileFault::create);
+  std::filesystem::create_directory(folder / "empty");
+  {
+    AtomicFolder out(folder / "empty"), late(folder / "empty");
+    write_file(out.path() / "a", "1");
+    write_file(late.path() / "a", "2");
+    out.commit();
+    EXPECT_EQ(fault_of([&] { late.commit(); }), FileFault::create) << "it is not empty any more";
+  }
+  EXPECT_EQ(folder.read("empty/a"), "1");
+  std::filesystem::remove_all(folder / "empty");
   EXPECT_EQ(fault_of([&] { AtomicFolder nowhere(folder / "no/such/folder"); }), FileFault::create);
   folder.write("file", "x");
   EXPECT_EQ(fault_of([&] { AtomicFolder file(folder / "file", AtomicFolder::Existing::replace); }), FileFault::create);

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 
@@ -113,6 +114,31 @@ std::vector<std::string> gguf_names() {
   return names;
 }
 INSTANTIATE_TEST_SUITE_P(All, GgufModels, testing::ValuesIn(gguf_names()), [](const auto& info) { return info.param; });
+
+/// A GGUF file's bytes with one more number in front of its metadata, and a text beside it that keeps tensors aligned.
+std::string with_number(std::string gguf, const std::string& key, float value) {
+  const auto raw = [](auto x) { return std::string(reinterpret_cast<const char*>(&x), sizeof x); };
+  const auto text = [&](const std::string& s) { return raw(std::uint64_t{s.size()}) + s; };
+  std::string more = text(key) + raw(std::uint32_t{6}) + raw(value) + text("x") + raw(std::uint32_t{8});
+  more += text(std::string((64 - (more.size() + 8) % 32) % 32 + 32, '.'));
+  std::uint64_t count = 0;
+  std::memcpy(&count, gguf.data() + 16, 8);
+  return gguf.replace(16, 8, raw(count + 2)).insert(24, more);
+}
+
+TEST(GgufModels, AFactorOfRopeWithoutAKindIsLinear) {
+  std::ifstream in(METAL_CANDLE_TESTS_DIR "/fixtures/models/qwen2.gguf", std::ios::binary);
+  const std::string bytes{std::istreambuf_iterator<char>(in), {}};
+  const Folder folder;
+  for (const char* key : {"qwen2.rope.scaling.factor", "qwen2.rope.scale_linear"}) {
+    folder.write("model.gguf", with_number(bytes, key, 4));
+    const ModelConfig c = Model::load(folder.path() / "model.gguf").config();
+    EXPECT_EQ(c.rope.kind, nn::RopeScaling::Kind::linear) << key;
+    EXPECT_EQ(c.rope.factor, 4) << key;
+  }
+  folder.write("model.gguf", with_number(bytes, "qwen2.other", 4));
+  EXPECT_EQ(Model::load(folder.path() / "model.gguf").config().rope.kind, nn::RopeScaling::Kind::none);
+}
 
 TEST(LoadModel, TensorsWithoutAPlaceAreRefusedByName) {
   const Folder folder = tiny_folder("llama");

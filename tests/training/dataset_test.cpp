@@ -195,6 +195,18 @@ TEST(Rows, ThoughtsAreNoPlaceForAnswers) {
             "b<end><think> y </think> c<end>");
 }
 
+TEST(Rows, TheTokenThatEndsATextEndsATurnWhetherSpecialOrNot) {
+  const ChatRenderer plain = [](const Json& messages, const Json&, bool) {
+    std::string text;
+    for (const Json& m : messages.elements()) text += std::string(m.at("content").as_string()) + "Z";
+    return text;
+  };
+  const Dataset d =
+      Dataset::parse(R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})",
+                     "data.jsonl", letters(), plain, {.end_token = 'Z'});
+  EXPECT_EQ(predicted(d[0]), "bZ");
+}
+
 TEST(Rows, PartsOfTextAreAnAnswer) {
   EXPECT_EQ(
       predicted_by(
