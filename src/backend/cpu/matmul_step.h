@@ -41,8 +41,10 @@ class MatmulCallStep final : public Step {
   void find_fetched(const Plan& plan, const KernelProgram& program);
   bool tile_epilogue(const KernelProgram& program) const;
   void choose_packing(const Plan& plan);
+  void place_entries(std::size_t i);
   void plan_product();
   bool find_packed(const RunFrame& frame);
+  const char* find_packed(const RunFrame& frame, std::size_t i);
   void run_gemm(const RunFrame& frame, std::int64_t task, char* scratch, std::int64_t before);
   void run_plain(std::int64_t task);
   bool streams() const { return tiling_.streams_b && outer_ == 1; }

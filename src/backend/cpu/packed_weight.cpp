@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "backend/cpu/gemm/kernels.h"
 #include "backend/cpu/weight_heap.h"
@@ -34,7 +35,9 @@ std::uint64_t key_of(const WeightView& v) {
     hash = (hash ^ static_cast<std::uint64_t>(x)) * 0x9e3779b97f4a7c15u;
     hash ^= hash >> 29;
   };
-  for (auto x : {v.n, v.k, v.row_stride, v.col_stride, v.offset, static_cast<std::int64_t>(v.type)}) mix(x);
+  for (auto x :
+       {v.n, v.k, v.row_stride, v.col_stride, v.offset, static_cast<std::int64_t>(v.type), std::int64_t{v.squeezed}})
+    mix(x);
   for (int d = 0; d < v.dims; ++d) {
     mix(v.extents[d]);
     mix(v.strides[d]);
@@ -77,10 +80,12 @@ std::unique_ptr<PackedWeight> allocate(const WeightView& view, Packing packing) 
   }
 }
 
-void pack(const char* source, PackedWeight& to, int threads) {
+/// False: it cannot be squeezed.
+bool pack(const char* source, PackedWeight& to, int threads) {
   constexpr std::int64_t kTaskBytes = 256 << 10;
   const WeightView& v = to.view;
-  const GemmShape shape{0, v.n, v.k, v.type};
+  const GemmShape shape = v.shape();
+  std::atomic<bool> done{true};
   const std::int64_t panels = packed_b_panels(shape), entry_bytes = static_cast<std::int64_t>(v.entry_bytes());
   const std::int64_t parts = std::clamp<std::int64_t>(entry_bytes / kTaskBytes, 1, std::max<std::int64_t>(panels, 1));
   const std::int64_t element = element_bytes(v.type);
@@ -90,10 +95,15 @@ void pack(const char* source, PackedWeight& to, int threads) {
                        const std::int64_t entry = task / parts, part = task % parts;
                        std::int64_t at = 0, index = entry;
                        for (int d = v.dims; d-- > 0; index /= v.extents[d]) at += index % v.extents[d] * v.strides[d];
-                       pack_b(shape, {source + v.offset + at * element, v.row_stride, v.col_stride},
-                              to.memory.data() + entry * entry_bytes, panels * part / parts,
-                              panels * (part + 1) / parts);
+                       const MatrixRef b{source + v.offset + at * element, v.row_stride, v.col_stride};
+                       char* const target = to.memory.data() + entry * entry_bytes;
+                       const std::int64_t begin = panels * part / parts, end = panels * (part + 1) / parts;
+                       if (!v.squeezed) return pack_b(shape, b, target, begin, end);
+                       if (!done.load(std::memory_order_relaxed)) return;
+                       std::vector<char> panel(packed_b_bytes(shape) / static_cast<std::size_t>(panels));
+                       if (!squeeze_b(shape, b, target, begin, end, panel.data())) done = false;
                      });
+  return done;
 }
 
 }  // namespace
@@ -112,7 +122,7 @@ const char* packed_weight(Storage& storage, const WeightView& view, int threads,
   auto fresh = allocate(view, packing);
   if (fresh == nullptr) return nullptr;
   fresh->key = key;
-  pack(static_cast<const char*>(storage.data), *fresh, threads);
+  if (!pack(static_cast<const char*>(storage.data), *fresh, threads)) return nullptr;
   for (;;) {
     fresh->next.reset(head);
     if (storage.packed.compare_exchange_weak(head, fresh.get(), std::memory_order_acq_rel, std::memory_order_acquire))

@@ -15,9 +15,11 @@ struct WeightView {
   int dims = 0;
   GemmType type = GemmType::f32;
   const char* isa = nullptr;
+  bool squeezed = false;
 
   std::int64_t count() const;
-  std::size_t entry_bytes() const { return packed_b_bytes({0, n, k, type}); }
+  GemmShape shape() const { return {0, n, k, type}; }
+  std::size_t entry_bytes() const { return squeezed ? squeezed_b_bytes(shape()) : packed_b_bytes(shape()); }
   friend bool operator==(const WeightView&, const WeightView&) = default;
 };
 
@@ -25,8 +27,8 @@ struct WeightView {
 /// than a share of the machine's memory, nor one for which there is no memory.
 enum class Packing : std::uint8_t { always, spared };
 
-/// The packed form of this view of the buffer: found, or made with up to `threads` threads; null if it is spared. Lives as
-/// long as the buffer. Throws OutOfMemory.
+/// The packed form of this view of the buffer: found, or made with up to `threads` threads; null if it is spared, and
+/// for a squeezed form if too many values are unlike the others. Lives as long as the buffer. Throws OutOfMemory.
 const char* packed_weight(Storage& storage, const WeightView& view, int threads, Packing packing = Packing::always);
 
 }  // namespace metal_candle::cpu

@@ -47,6 +47,16 @@ std::int64_t packed_b_panels(const GemmShape& shape);
 /// Packs panels [panel_begin, panel_end); calls for distinct panels may run in parallel.
 void pack_b(const GemmShape& shape, MatrixRef b, void* packed, std::int64_t panel_begin, std::int64_t panel_end);
 
+// The same panels squeezed: every bit of them in three quarters of the bytes, for a B that is read from memory again and
+// again. Not for every shape and type, nor for every B.
+
+bool squeezes_b(const GemmShape& shape);
+std::size_t squeezed_b_bytes(const GemmShape& shape);
+/// As pack_b; `scratch` holds a packed panel (packed_b_bytes / packed_b_panels). False: B has too many values that are
+/// unlike their neighbours, and what was written is of no use.
+bool squeeze_b(const GemmShape& shape, MatrixRef b, void* squeezed, std::int64_t panel_begin, std::int64_t panel_end,
+               void* scratch);
+
 // --- The product ---------------------------------------------------------------------------------------------------
 
 /// One range of K. Segments accumulate in order into the same chain, so a LoRA term (A2 = s·x·A [m,r], B2 = B [r,n])
@@ -57,6 +67,7 @@ struct GemmSegment {
   std::int64_t k = 0;
   std::int64_t a_batch = 0,
                b_batch = 0;  // elements from one batch entry to the next, 0 = shared (b_batch: bytes if packed)
+  bool b_squeezed = false;   // with b_packed: b.data is what squeeze_b made
 };
 
 /// A finished piece of C: rows × cols sums, still in cache.

@@ -222,7 +222,9 @@ GemmTiling plan_gemm(const GemmArgs& args) {
   std::int64_t blocks = 0;
   for (int s = 0; s < 2; ++s) blocks += ceil_div(ceil_div(v.k[s], f.k_per_step), t.block_steps);
 
-  t.joined = blocks == 2 && v.k[0] > 0 && v.k[1] > 0 && !t.whole_b && !t.offset_b;
+  // Kernels on squeezed panels know no second segment.
+  const bool squeezed = v.right[0].squeezed || v.right[1].squeezed;
+  t.joined = blocks == 2 && v.k[0] > 0 && v.k[1] > 0 && !t.whole_b && !t.offset_b && !squeezed;
   const bool narrowed = args.c_type == GemmType::bf16 && f.narrows && (blocks <= 1 || t.joined);
   t.direct_c = args.sink == nullptr && (args.c_type == sum_type(args.type) || narrowed) && !t.swapped;
   t.whole_c = !t.direct_c && blocks > 1 && !t.joined;

@@ -75,6 +75,7 @@ class TileRun {
   struct Right {
     const char* data;
     std::int64_t step, panel;
+    std::int64_t first = -1;  // step of a squeezed panel
   };
 
   void run_block(int s, std::int64_t step, std::int64_t count, bool first, bool last) {
@@ -144,6 +145,7 @@ class TileRun {
     m.b_step = p.right.step;
     m.b_panel = p.right.panel;
     m.b_odd = p.right.step / 2;
+    m.first = p.right.first;
     m.ahead = t_.steps_ahead * p.right.step;
   }
 
@@ -177,7 +179,8 @@ class TileRun {
       if (!accumulate) fetch_c(r0, rows, g);
       // A line a step: each of two tiles asks for half of what the next block reads.
       if (t_.in_rows && !part.last && i < 2) m.next_b = part.right.data + (2 + i) * part.count * m.b_odd;
-      const MicroKernel kernel = (t_.in_rows ? f_.in_rows : f_.by_width)[g.width][rows - 1];
+      const MicroKernel kernel = part.right.first >= 0 ? f_.squeezed.kernels[rows - 1]
+                                                       : (t_.in_rows ? f_.in_rows : f_.by_width)[g.width][rows - 1];
       if (t_.direct_c && g.cols < padded) run_edge(kernel, m, rows, g.cols * unit, padded * unit);
       else kernel(m);
     }
@@ -265,6 +268,10 @@ class TileRun {
     const std::int64_t panel = std::min<std::int64_t>(panel_cols, f_.lanes << g.width);
     char* target = scratch_ + t_.b_scratch + (s == 1 ? t_.b_second : 0);
     if (t_.spread_b) target += (col - col0_) * count * unit;
+    if (b.squeezed) {
+      const std::int64_t panel_bytes = f_.squeezed.bytes(ceil_div(view_.k[s], f_.k_per_step));
+      return {b.data + batch_ * b.batch + col / panel_cols * panel_bytes, panel_cols * unit * 3 / 4, panel_bytes, step};
+    }
     if (b.packed) {
       // Width 0 may be half of a whole panel only if the plan says so, and then col steps by lanes.
       const std::int64_t index = col / panel_cols, stored = panel_width(f_, view_.n, index);

@@ -12,7 +12,7 @@ namespace metal_candle::cpu {
 struct GemmOperand {
   const char* data;
   std::int64_t outer, k, batch;
-  bool packed;
+  bool packed, squeezed;
 };
 
 struct GemmView {
@@ -27,8 +27,9 @@ inline GemmView view_gemm(const GemmArgs& args, bool swapped) {
   for (int s = 0; s < 2; ++s) {
     const GemmSegment& g = args.segments[s];
     v.k[s] = std::max<std::int64_t>(g.k, 0);
-    v.left[s] = {static_cast<const char*>(g.a.data), g.a.row_stride, g.a.col_stride, g.a_batch, false};
-    v.right[s] = {static_cast<const char*>(g.b.data), g.b.col_stride, g.b.row_stride, g.b_batch, g.b_packed};
+    v.left[s] = {static_cast<const char*>(g.a.data), g.a.row_stride, g.a.col_stride, g.a_batch, false, false};
+    v.right[s] = {
+        static_cast<const char*>(g.b.data), g.b.col_stride, g.b.row_stride, g.b_batch, g.b_packed, g.b_squeezed};
     if (swapped) std::swap(v.left[s], v.right[s]);
   }
   if (swapped) {

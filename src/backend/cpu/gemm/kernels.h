@@ -24,6 +24,7 @@ struct MicroArgs {
   const std::int32_t* less = nullptr;  // to be taken from all of a row, one a row; only where the family takes it
   bool narrow = false;                 // C is bf16; only where the family narrows, and not with `accumulate`
   std::int64_t ahead = 0;              // bytes from what is read of B to what is asked for
+  std::int64_t first = 0;              // of a squeezed panel: the step of it that the call begins with
   const char* next_b = nullptr;        // a line of each row of B that the next calls read, b_odd apart, one a step
   const char* next_a = nullptr;        // rows that the next call reads, if they should be asked for now
   const MicroArgs* next = nullptr;     // the chain goes on with the A and B of these
@@ -31,6 +32,14 @@ struct MicroArgs {
 using MicroKernel = void (*)(const MicroArgs&);
 
 inline constexpr int kWidths = 4;  // kernels of 1, 2, 4 and 8 vectors of columns
+
+/// Panels in fewer bytes (kernels_squeezed.cpp); null where there are none.
+struct SqueezedForm {
+  const MicroKernel* kernels = nullptr;  // [rows - 1], of width 1 and as many rows; `b` is a panel's begin
+  std::int64_t (*bytes)(std::int64_t steps) = nullptr;
+  /// A packed panel of an even number of steps; false: too many of its weights are unlike the others.
+  bool (*squeeze)(const char* panel, std::int64_t steps, char* target) = nullptr;
+};
 
 struct MicroFamily {
   int lanes = 0;
@@ -40,6 +49,7 @@ struct MicroFamily {
   int max_rows[kWidths] = {};
   const MicroKernel* by_width[kWidths] = {};  // [width][rows - 1]
   const MicroKernel* in_rows[2] = {};         // widths 0 and 1 on rows of B in place, two a step; null where none are
+  SqueezedForm squeezed;
 
   std::int64_t panel_cols() const { return 2 * lanes; }
 };
@@ -108,6 +118,8 @@ inline std::int64_t element_bytes(GemmType type) {
 
 /// kernels_bf16.cpp: micro kernels on vdpbf16ps; lanes == 0 where this machine has none.
 const MicroFamily& bf16_dot_family();
+/// kernels_squeezed.cpp: for that family, where this machine has it.
+SqueezedForm squeezed_form();
 
 /// kernels_vnni.cpp: puts in `quads` and `sum_quads` what this machine has for vectors of so many lanes; false: nothing.
 bool add_vnni(KernelSet& set);

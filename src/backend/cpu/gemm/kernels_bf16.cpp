@@ -110,6 +110,7 @@ const MicroFamily& bf16_dot_family() {
     MicroFamily f = make_family<Ops, 24, 14, 6, 2>(16, 4, 2);
     f.in_rows[0] = kernels_in_rows<1>(std::make_integer_sequence<int, 24>());
     f.in_rows[1] = kernels_in_rows<2>(std::make_integer_sequence<int, 14>());
+    f.squeezed = squeezed_form();
     return f;
   }();
   return family;
