@@ -4,8 +4,11 @@
 //   auto g    = mc::grad(loss, {w});             // one LazyTensor per parameter
 //   mc::eval({loss, g[0]});
 //
-// A parameter that the loss does not depend on gets zeros. If the way from the loss to a parameter passes a tensor that
-// was evaluated in between, its history is gone and `grad` throws UserError instead of answering zero.
+// A parameter that the loss does not depend on gets zeros. An evaluated tensor is data, as after `stop_gradient`: its
+// history is gone. But if such tensors may be the loss's only way to a parameter, `grad` throws UserError instead of
+// answering zero. Which data a tensor came from is remembered roughly, a few bits for each: one that came from dozens
+// of tensors may have come from any, and wants a `stop_gradient` where a parameter beside it is not used. A number
+// (`scalar`) has no gradient: operations keep its value, not the handle.
 #pragma once
 
 #include <functional>

@@ -122,6 +122,8 @@ class LazyTensor {
   LazyTensor transpose(int a = -2, int b = -1) const;
   LazyTensor permute(const Axes& axes) const;
   LazyTensor slice(int axis, std::int64_t begin, std::int64_t end, std::int64_t step = 1) const;
+  /// An extent of -1 stays as it is.
+  LazyTensor expand(std::initializer_list<std::int64_t> dims) const;
   LazyTensor expand(const Shape& shape) const;
   LazyTensor squeeze(int axis) const;
   LazyTensor unsqueeze(int axis) const;

@@ -93,6 +93,7 @@ LazyTensor arange(std::int64_t begin, std::int64_t end, std::int64_t step = 1, D
 // ---- reductions (no axes: all of them) -------------------------------------------------------------------------------
 LazyTensor sum(const LazyTensor& x, const Axes& axes = {}, bool keepdim = false);
 LazyTensor mean(const LazyTensor& x, const Axes& axes = {}, bool keepdim = false);
+/// Nothing at all has neither: an axis without elements is an error.
 LazyTensor max(const LazyTensor& x, const Axes& axes = {}, bool keepdim = false);
 LazyTensor min(const LazyTensor& x, const Axes& axes = {}, bool keepdim = false);
 LazyTensor prod(const LazyTensor& x, const Axes& axes = {}, bool keepdim = false);
@@ -113,6 +114,8 @@ LazyTensor reshape(const LazyTensor& x, std::initializer_list<std::int64_t> dims
 LazyTensor reshape(const LazyTensor& x, std::span<const std::int64_t> dims);
 LazyTensor permute(const LazyTensor& x, const Axes& axes);
 LazyTensor transpose(const LazyTensor& x, int a = -2, int b = -1);
+/// Extents of 1, and axes in front, repeated. An extent of -1 stays as it is.
+LazyTensor expand(const LazyTensor& x, std::initializer_list<std::int64_t> dims);
 LazyTensor expand(const LazyTensor& x, const Shape& shape);
 /// Elements begin, begin+step, ... below end along an axis; negative bounds count from the end and are clipped.
 LazyTensor slice(const LazyTensor& x, int axis, std::int64_t begin, std::int64_t end, std::int64_t step = 1);
@@ -123,6 +126,8 @@ LazyTensor flatten(const LazyTensor& x, int first = 0, int last = -1);
 std::vector<LazyTensor> split(const LazyTensor& x, const std::vector<std::int64_t>& sizes, int axis);
 
 // ---- moving data -------------------------------------------------------------------------------------------------------
+// What is written into a tensor (scatter_add, set_rows, dynamic_update_slice) becomes of its type; floats do not go into
+// integers, nor either into bools.
 LazyTensor concat(const std::vector<LazyTensor>& parts, int axis);
 LazyTensor stack(const std::vector<LazyTensor>& parts, int axis);
 /// `before[i]` and `after[i]` elements of `value` around axis i.
@@ -158,7 +163,7 @@ Sorted topk(const LazyTensor& x, std::int64_t k);
 /// [.., m, k] · [.., k, n]; batch extents broadcast; a 1-d side is a row or a column and its extent disappears. Either
 /// side may be a transpose view: nothing is copied. Integers wrap; of i8, u8 and bool the result is i32, as sum's is.
 LazyTensor matmul(const LazyTensor& a, const LazyTensor& b);
-/// x·w + bias, w [in, out] (a transpose view of [out, in] is as good); bias may be undefined.
+/// x·w + bias, w [in, out] (a transpose view of [out, in] is as good); bias broadcasts to the product or is undefined.
 LazyTensor linear(const LazyTensor& x, const LazyTensor& w, const LazyTensor& bias = {});
 /// (x·a)·b·scale, a [in, r], b [r, out]. Added to x·w it becomes part of that product.
 LazyTensor lora_fused(const LazyTensor& x, const LazyTensor& a, const LazyTensor& b, Scalar scale);

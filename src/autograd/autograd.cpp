@@ -1,7 +1,10 @@
 // The public functions: they check what they are given and run the backward pass.
 #include "metal_candle/autograd.hpp"
 
+#include <algorithm>
+
 #include "autograd/backward.h"
+#include "graph/node.h"
 #include "metal_candle/error.hpp"
 #include "metal_candle/ops.hpp"
 #include "metal_candle/scope.hpp"
@@ -21,6 +24,17 @@ void require_float(const LazyTensor& t, const std::string& function, const std::
 
 std::string counted(const char* what, std::size_t i) { return std::string(what) + " " + std::to_string(i); }
 
+void require_parameter(const LazyTensor& t, const std::string& function, const std::string& what) {
+  require_float(t, function, what);
+  // Operations keep the value of a number, and know nothing of its handle.
+  if (t.node()->op->kind == OpKind::scalar)
+    fail(ErrorKind::argument, function, what + " is a number, which has no gradient; make it a Tensor");
+}
+
+bool may_come_from(const std::vector<Origins>& lost, const LazyTensor& t) {
+  return std::any_of(lost.begin(), lost.end(), [&](const Origins& o) { return o.may_include(t.node()->origins); });
+}
+
 // Gradients of the wanted tensors, zeros where there are none.
 Tensors gradients(const std::string& function, std::span<const LazyTensor> outputs,
                   std::span<const LazyTensor> cotangents, std::span<const LazyTensor> wanted) {
@@ -31,10 +45,11 @@ Tensors gradients(const std::string& function, std::span<const LazyTensor> outpu
     for (std::size_t j = 0; j < i && !grads[i].defined(); ++j)
       if (wanted[j].node() == wanted[i].node()) grads[i] = grads[j];
     if (grads[i].defined()) continue;
-    if (result.history_lost && !result.reached[i])
+    if (!result.reached[i] && may_come_from(result.lost, wanted[i]))
       fail(ErrorKind::argument, function,
            "there is no way to " + counted("parameter", i) +
-               ", but a tensor on the way was evaluated before grad and has lost its history; take grad first");
+               ", but a tensor on the way was evaluated before grad and has lost its history; take grad first, or use "
+               "stop_gradient of that tensor if it is data");
     grads[i] = zero_like(wanted[i]);
   }
   return grads;
@@ -46,7 +61,7 @@ std::vector<LazyTensor> grad(const LazyTensor& loss, const std::vector<LazyTenso
   require_float(loss, "grad", "the loss");
   if (loss.numel() != 1)
     fail(ErrorKind::shape, "grad", "the loss has shape " + loss.shape().str() + " and must be one number");
-  for (std::size_t i = 0; i < parameters.size(); ++i) require_float(parameters[i], "grad", counted("parameter", i));
+  for (std::size_t i = 0; i < parameters.size(); ++i) require_parameter(parameters[i], "grad", counted("parameter", i));
   const Scope scope("grad");
   const LazyTensor one = ones(loss.shape(), loss.dtype());
   return gradients("grad", {&loss, 1}, {&one, 1}, parameters);
@@ -68,7 +83,7 @@ std::vector<LazyTensor> vjp(const std::vector<LazyTensor>& outputs, const std::v
   if (outputs.size() != cotangents.size())
     fail(ErrorKind::argument, "vjp",
          std::to_string(outputs.size()) + " outputs and " + std::to_string(cotangents.size()) + " cotangents");
-  for (std::size_t i = 0; i < inputs.size(); ++i) require_float(inputs[i], "vjp", counted("input", i));
+  for (std::size_t i = 0; i < inputs.size(); ++i) require_parameter(inputs[i], "vjp", counted("input", i));
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     require_float(outputs[i], "vjp", counted("output", i));
     require_float(cotangents[i], "vjp", counted("cotangent", i));

@@ -121,7 +121,7 @@ class Backward {
     const OpDef* output_def = nullptr;
   };
   std::unordered_map<const Node*, Several> several_;
-  bool history_lost_ = false;
+  std::vector<Origins> lost_;
 };
 
 bool Backward::lets_through(const Node* node) const {
@@ -137,11 +137,11 @@ void Backward::expand_node(Node* node, std::vector<Node*>& children) {
   if (!lets_through(node)) return;
   if (is_checkpoint(node)) {
     const Region& region = regions_.try_emplace(node, node).first->second;
-    history_lost_ |= region.frontier().empty();
+    if (region.frontier().empty()) lost_.push_back(node->origins);
     children = region.frontier();
     return;
   }
-  history_lost_ |= !append_inputs(node, children);
+  if (!append_inputs(node, children)) lost_.push_back(node->origins);
   if (node->op->kind == OpKind::output && !children.empty()) several_[children[0]].output_def = node->op;
 }
 
@@ -151,9 +151,9 @@ void Backward::walk() {
   NodeNumbers wanted;
   for (const LazyTensor& w : request_.wanted) wanted.find_or_add(w.node(), 0);
   const auto expand = [&](Node* node, std::vector<Node*>& children) {
-    const bool lost = history_lost_;
+    const std::size_t lost = lost_.size();
     expand_node(node, children);
-    if (wanted.find(node) != NodeNumbers::kNone) history_lost_ = lost;
+    if (wanted.find(node) != NodeNumbers::kNone) lost_.resize(lost);
   };
   for (std::size_t i = 0; i < request_.outputs.size(); ++i)
     if (request_.cotangents[i].defined()) walk_.add(request_.outputs[i].node(), expand);
@@ -178,7 +178,7 @@ BackwardResult Backward::run() {
   for (auto v = order.rbegin(); v != order.rend(); ++v) step(*v);
 
   BackwardResult result;
-  result.history_lost = history_lost_;
+  result.lost = std::move(lost_);
   for (const LazyTensor& w : request_.wanted) {
     const std::uint32_t v = walk_.find(w.node());
     result.reached.push_back(v != GraphWalk::kNone);
@@ -274,7 +274,7 @@ void Backward::through_part(std::uint32_t visit, const BackwardRequest& part) {
     to.push_back(from[i]);
   }
   const BackwardResult result = Backward({part.outputs, part.cotangents, wanted, part.boundary}).run();
-  history_lost_ |= result.history_lost;
+  lost_.insert(lost_.end(), result.lost.begin(), result.lost.end());
   for (std::size_t i = 0; i < to.size(); ++i) accumulate(to[i], result.grads[i]);
 }
 

@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "graph/node.h"
 #include "metal_candle/op_def.hpp"
 
 namespace metal_candle::autograd {
@@ -19,7 +20,7 @@ struct BackwardResult {
   /// For each wanted tensor; undefined: zero. A tensor that is wanted twice has its gradient in the first place only.
   std::vector<LazyTensor> grads;
   std::vector<char> reached;  // there is a way from an output to it
-  bool history_lost = false;  // the walk met an evaluated tensor whose inputs are gone
+  std::vector<Origins> lost;  // of evaluated tensors that the walk met, whose inputs are gone
 };
 
 BackwardResult backward(const BackwardRequest& request);

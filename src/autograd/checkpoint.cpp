@@ -96,13 +96,19 @@ LazyTensor Region::replay(const LazyTensor& after, std::vector<LazyTensor>& begi
 
 }  // namespace autograd
 
-LazyTensor stop_gradient(const LazyTensor& x) { return record(ops::identity_def, {x}, {ops::kStopGradient}); }
+LazyTensor stop_gradient(const LazyTensor& x) {
+  const CalledAs named("stop_gradient");
+  return record(ops::identity_def, {x}, {ops::kStopGradient});
+}
 
 LazyTensor checkpoint(const std::function<LazyTensor(const std::vector<LazyTensor>&)>& f,
                       const std::vector<LazyTensor>& inputs) {
   if (!f) throw UserError(ErrorKind::argument, "checkpoint: the function is empty", "checkpoint");
+  for (const LazyTensor& x : inputs)
+    if (!x.defined()) throw UserError(ErrorKind::argument, "checkpoint: an input is an empty handle", "checkpoint");
   Tensors marked{f(inputs)};
   marked.insert(marked.end(), inputs.begin(), inputs.end());
+  const CalledAs named("checkpoint");
   return record(ops::identity_def, marked, {ops::kCheckpoint});
 }
 

@@ -14,6 +14,18 @@ void free_pool_memory(Storage* s) { base::pool_free(s->data, s->bytes); }
 
 }  // namespace
 
+Origins Origins::fresh() {
+  // The threads' numbers start far apart, and none is used twice.
+  static std::atomic<std::uint64_t> threads{0};
+  static thread_local std::uint64_t next = threads.fetch_add(1, std::memory_order_relaxed) << 40;
+  std::uint64_t mixed = ++next * 0x9e3779b97f4a7c15u;
+  mixed = (mixed ^ mixed >> 31) * 0xbf58476d1ce4e5b9u;
+  mixed ^= mixed >> 29;
+  Origins o{};
+  for (int i = 0; i < 6; ++i, mixed >>= 7) o.bits[mixed >> 6 & 1] |= std::uint64_t{1} << (mixed & 63);
+  return o;
+}
+
 Node* Node::make(const OpDef* op, DType dtype, int input_count) {
   auto* n = static_cast<Node*>(base::FreeList<Node>::get());
   new (&n->refs) std::atomic<std::uint32_t>(1);
@@ -22,6 +34,7 @@ Node* Node::make(const OpDef* op, DType dtype, int input_count) {
   n->scalar_flags = 0;
   n->device = Device{};
   n->op = op;
+  n->origins = {};
   new (&n->shape) Shape;
   new (&n->storage) std::atomic<Storage*>(nullptr);
   new (&n->claimed) std::atomic<bool>(false);

@@ -52,6 +52,24 @@ struct Layout {
   static void destroy(Layout* layout) noexcept;
 };
 
+/// What a value may have come from: a few bits for each piece of data, and a node has all of its inputs'. It outlives the
+/// inputs, so that `grad` need not hold an evaluated tensor for a way to everything.
+struct Origins {
+  std::uint64_t bits[2];
+
+  /// Those of new data: six of the bits, drawn without regard to any other's.
+  static Origins fresh();
+  bool none() const { return (bits[0] | bits[1]) == 0; }
+  void add(const Origins& other) {
+    bits[0] |= other.bits[0];
+    bits[1] |= other.bits[1];
+  }
+  /// False: a value with these was not computed from one with `other`.
+  bool may_include(const Origins& other) const {
+    return ((other.bits[0] & ~bits[0]) | (other.bits[1] & ~bits[1])) == 0;
+  }
+};
+
 class Node {
  public:
   static constexpr int kInlineInputs = 3;
@@ -63,6 +81,7 @@ class Node {
   std::uint8_t scalar_flags;  // kScalarOperand: the null one of its two inputs is the number below
   Device device;
   const OpDef* op;
+  Origins origins;
   Shape shape;
   union {
     double scalar_f;

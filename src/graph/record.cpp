@@ -49,9 +49,13 @@ LazyTensor finish(Node* n) {
   return t;
 }
 
+// What is made of nothing is data, but in a gradient, where nobody sees it.
 void set_inputs(Node* n, std::span<const LazyTensor> inputs) {
-  for (std::size_t i = 0; i < inputs.size(); ++i)
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    n->origins.add(inputs[i].node()->origins);
     n->input(static_cast<int>(i)).store(keep(inputs[i]), std::memory_order_relaxed);
+  }
+  if (n->origins.none() && !literal_scope) n->origins = Origins::fresh();
 }
 
 void check_inputs(const OpDef& op, std::span<const LazyTensor> inputs) {
@@ -112,6 +116,7 @@ LazyTensor record_typed(const OpDef& op, DType dtype, const Shape& shape, std::s
 LazyTensor record_with_scalar(const OpDef& op, DType dtype, const LazyTensor& a, Scalar s, bool scalar_first) {
   Node* n = Node::make(&op, dtype, 2);
   n->shape = a.node()->shape;
+  n->origins = a.node()->origins;
   n->inputs[scalar_first ? 1 : 0].store(keep(a), std::memory_order_relaxed);
   set_scalar(n, s);
   n->scalar_flags |= Node::kScalarOperand;

@@ -81,6 +81,7 @@ Tensor make_leaf(Storage* storage, DType dtype, const Shape& shape, const Layout
   Node* n = Node::make(&leaf_def, dtype, 0);
   n->shape = shape;
   n->device = storage->device;
+  n->origins = Origins::fresh();
   if (layout) n->layout = Layout::make(layout->strides, layout->offset);
   n->storage.store(storage, std::memory_order_release);
   return Tensor(LazyTensor::adopt(n));
@@ -180,7 +181,8 @@ const void* Tensor::raw_data() const {
 
 void Tensor::check_dtype(DType asked) const {
   if (asked != dtype())
-    throw UserError(ErrorKind::dtype, fmt::format("the tensor holds {}, not {}", name(dtype()), name(asked)));
+    throw UserError(ErrorKind::dtype,
+                    fmt::format("Tensor: it holds {}{}, not {}; cast it", name(dtype()), shape().str(), name(asked)));
 }
 
 void Tensor::copy_out(void* to, DType as) const {

@@ -111,7 +111,7 @@ RopeTable rope_table(std::int64_t width, double base, const RopeScaling& scaling
 Rope::Rope(const RopeTable& table, const LazyTensor& positions, const LazyTensor& lengths)
     : table_(&table), positions_(positions) {
   const RopeScaling& s = table.scaling;
-  if (s.kind != Kind::dynamic) return;
+  if (s.kind != Kind::dynamic || positions.numel() == 0) return;
   const LiteralScope literal;
   const auto wide = [](const LazyTensor& t) { return cast(t, DType::f64); };
   const auto original = static_cast<double>(s.original_positions), d = static_cast<double>(table.width);

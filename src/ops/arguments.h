@@ -5,6 +5,7 @@
 
 #include "metal_candle/op_def.hpp"
 #include "metal_candle/ops.hpp"
+#include "ops/operands.h"
 
 namespace metal_candle::ops {
 
@@ -21,7 +22,23 @@ inline int checked_axis(const OpDef& op, const LazyTensor& x, int axis, int rank
                   "there is no axis " + std::to_string(axis) + " in a rank of " + std::to_string(rank));
   return from_front;
 }
-inline int checked_axis(const OpDef& op, const LazyTensor& x, int axis) { return checked_axis(op, x, axis, x.rank()); }
+inline int checked_axis(const OpDef& op, const LazyTensor& x, int axis) {
+  require_defined(op, {&x, 1});
+  return checked_axis(op, x, axis, x.rank());
+}
+
+/// What is to be written into `base`, in its type. A float does not become an integer on the way, nor either a bool.
+inline LazyTensor as_written(const OpDef& op, const LazyTensor& base, const LazyTensor& values) {
+  const LazyTensor both[] = {base, values};
+  require_defined(op, both);
+  const DType to = base.dtype(), from = values.dtype();
+  Scalar number = 0;
+  bool literal = false;
+  if (as_scalar(values, number, literal)) scalar_as(op, number, to);
+  else if ((is_float(from) && !is_float(to)) || (to == DType::boolean && from != to))
+    fail_dtype({op, both, {}}, std::string(name(from)) + " is not written into " + std::string(name(to)) + "; cast it");
+  return to_type(values, to);
+}
 
 /// [.., d] as [rows, d].
 inline LazyTensor as_rows(const LazyTensor& x) {

@@ -114,7 +114,7 @@ LazyTensor dynamic_slice(const LazyTensor& x, int axis, const LazyTensor& start,
   return record(ops::dynamic_slice_def, {x, start}, {ops::checked_axis(ops::dynamic_slice_def, x, axis), extent});
 }
 LazyTensor dynamic_update_slice(const LazyTensor& x, const LazyTensor& update, int axis, const LazyTensor& start) {
-  return record(ops::dynamic_update_slice_def, {x, ops::to_type(update, x.dtype()), start},
+  return record(ops::dynamic_update_slice_def, {x, ops::as_written(ops::dynamic_update_slice_def, x, update), start},
                 {ops::checked_axis(ops::dynamic_update_slice_def, x, axis)});
 }
 LazyTensor dynamic_slice(const LazyTensor& x, int axis, std::int64_t start, std::int64_t extent) {

@@ -87,7 +87,11 @@ Tensors forward_vjp(const VjpCall& c) {
     fail_argument({c.op, c.inputs, c.attrs}, "has no second derivative: write cross_entropy(matmul(x, w), targets)");
   Tensors out(3);
   const LazyTensor& g = c.grads[0];
-  if (c.needs[0]) out[0] = to_type(unsqueeze(g, 1) * widened(c.outputs[2]), c.inputs[0].dtype());
+  if (c.needs[0]) {
+    // An ignored row has no part in the gradient whatever g is, which is infinite where a mean had nothing to count.
+    const LazyTensor counts = not_equal(c.inputs[2], LinearCrossEntropyRule(c.attrs).ignore_index);
+    out[0] = to_type(unsqueeze(where(counts, g, Scalar(0.0)), 1) * widened(c.outputs[2]), c.inputs[0].dtype());
+  }
   if (c.needs[1])
     out[1] = transpose(
         record(linear_cross_entropy_grad_def, {c.inputs[0], c.inputs[1], c.inputs[2], c.outputs[1], g}, c.attrs));

@@ -4,6 +4,7 @@
 // lose no digits. The loss gathers one element a row, the gradient compares with the column number: both are one row
 // program that reads the logits once and scatters nothing. 16-bit logits compute in f32, and the loss stays f32.
 #include "ops/arguments.h"
+#include "ops/reduce.h"
 #include "ops/table.h"
 
 namespace metal_candle {
@@ -33,7 +34,7 @@ struct Rows {
   Rows(std::span<const LazyTensor> inputs, const Attrs& attrs)
       : smoothing(attrs.real(1)), classes(static_cast<double>(inputs[0].dim(-1))) {
     const LazyTensor wide = widened(inputs[0]);
-    top = max(wide, {-1}, true);
+    top = max_or_lowest(wide, {-1});
     z = wide - top;
     e = exp(z);
     total = sum(e, {-1}, true);

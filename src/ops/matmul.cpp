@@ -90,7 +90,13 @@ LazyTensor matmul(const LazyTensor& a, const LazyTensor& b) {
 LazyTensor linear(const LazyTensor& x, const LazyTensor& w, const LazyTensor& bias) {
   const CalledAs named("linear");
   const LazyTensor y = matmul(x, w);
-  return bias ? y + bias : y;
+  if (!bias) return y;
+  Shape shape = y.shape();
+  if (!ops::broadcast_into(shape, bias.shape()) || shape != y.shape()) {
+    const LazyTensor inputs[] = {x, w, bias};
+    fail_shape({ops::matmul_def, inputs, {}}, "the bias does not broadcast to " + y.shape().str());
+  }
+  return y + bias;
 }
 
 }  // namespace metal_candle

@@ -53,6 +53,7 @@ LazyTensor LazyTensor::permute(const Axes& axes) const { return mc::permute(*thi
 LazyTensor LazyTensor::slice(int axis, std::int64_t begin, std::int64_t end, std::int64_t step) const {
   return mc::slice(*this, axis, begin, end, step);
 }
+LazyTensor LazyTensor::expand(std::initializer_list<std::int64_t> dims) const { return mc::expand(*this, dims); }
 LazyTensor LazyTensor::expand(const Shape& shape) const { return mc::expand(*this, shape); }
 LazyTensor LazyTensor::squeeze(int axis) const { return mc::squeeze(*this, axis); }
 LazyTensor LazyTensor::unsqueeze(int axis) const { return mc::unsqueeze(*this, axis); }

@@ -75,7 +75,7 @@ Tensors decompose_logsumexp(const OpCall& c) {
   const LazyTensor wide = widened(c.inputs[0]);
   const Reduced over(wide, c.attrs, 0);
   if (over.axes.empty()) return {c.inputs[0]};
-  const LazyTensor m = finite_or_zero(max(wide, over.axes, true));
+  const LazyTensor m = finite_or_zero(max_or_lowest(wide, over.axes));
   return {to_type(log(over.sum_of(exp(wide - m))) + m, c.inputs[0].dtype())};
 }
 

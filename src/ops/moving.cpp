@@ -104,6 +104,7 @@ constinit const OpDef pad_def{.name = "pad",
 
 LazyTensor concat(const std::vector<LazyTensor>& parts, int axis) {
   if (parts.empty()) fail_argument({ops::concat_def, {}, {}}, "there is nothing to join");
+  ops::require_defined(ops::concat_def, parts);
   DType dtype = parts[0].dtype();
   for (const LazyTensor& part : parts) dtype = promote(dtype, part.dtype());
   Tensors typed;
@@ -115,6 +116,7 @@ LazyTensor concat(const std::vector<LazyTensor>& parts, int axis) {
 LazyTensor stack(const std::vector<LazyTensor>& parts, int axis) {
   const CalledAs named("stack");
   if (parts.empty()) fail_argument({ops::concat_def, {}, {}}, "there is nothing to stack");
+  ops::require_defined(ops::concat_def, parts);
   const int at = ops::checked_axis(ops::concat_def, parts[0], axis, parts[0].rank() + 1);
   for (const LazyTensor& part : parts)
     if (part.shape() != parts[0].shape())
@@ -127,13 +129,14 @@ LazyTensor stack(const std::vector<LazyTensor>& parts, int axis) {
 
 LazyTensor pad(const LazyTensor& x, const std::vector<std::int64_t>& before, const std::vector<std::int64_t>& after,
                Scalar value) {
+  ops::require_defined(ops::pad_def, {&x, 1});
   Attrs attrs;
   for (const auto& side : {before, after}) {
     if (static_cast<int>(side.size()) != x.rank())
       fail_argument({ops::pad_def, {&x, 1}, {}}, "before and after need one entry an axis");
     for (const std::int64_t n : side) attrs.push(n);
   }
-  return record(ops::pad_def, {x, scalar(value)}, attrs);
+  return record(ops::pad_def, {x, scalar(ops::scalar_as(ops::pad_def, value, x.dtype()))}, attrs);
 }
 
 }  // namespace metal_candle

@@ -1,6 +1,6 @@
 // Reductions. A node keeps its reduced axes with extent 1 and the public functions drop them with a view, so that
 // gradients broadcast without thinking. Sums and products of bools and 8-bit integers are i32; of nothing at all, a sum
-// is 0, a product 1, and a maximum the lowest value there is.
+// is 0 and a product 1; a maximum, which `max` does not take, would be the lowest value there is.
 #include <algorithm>
 #include <limits>
 
@@ -151,6 +151,13 @@ LazyTensor reduced(const OpDef& op, const LazyTensor& x, const Axes& axes, bool 
   return drop_axes(y, axes, keepdim);
 }
 
+LazyTensor extreme(const OpDef& op, const LazyTensor& x, const Axes& axes, bool keepdim) {
+  require_defined(op, {&x, 1});
+  if (x.numel() == 0 && reduced_count(x.shape(), reduced_axes(op, x, axes, Extents::all).values()) == 0)
+    fail_shape({op, {&x, 1}, {}}, "an axis without elements has no " + std::string(op.name));
+  return reduced(op, x, axes, keepdim);
+}
+
 LazyTensor accumulated(const OpDef& op, const LazyTensor& x, const Axes& axes, bool keepdim) {
   require_defined(op, {&x, 1});
   const bool narrow = x.dtype() == DType::boolean || x.dtype() == DType::i8 || x.dtype() == DType::u8;
@@ -163,6 +170,9 @@ LazyTensor index_of(const OpDef& op, const LazyTensor& x, int axis, bool keepdim
 }
 
 }  // namespace
+
+LazyTensor max_or_lowest(const LazyTensor& x, const Axes& axes) { return reduced(max_def, x, axes, true); }
+
 }  // namespace ops
 
 LazyTensor sum(const LazyTensor& x, const Axes& axes, bool keepdim) {
@@ -172,10 +182,10 @@ LazyTensor prod(const LazyTensor& x, const Axes& axes, bool keepdim) {
   return ops::accumulated(ops::prod_def, x, axes, keepdim);
 }
 LazyTensor max(const LazyTensor& x, const Axes& axes, bool keepdim) {
-  return ops::reduced(ops::max_def, x, axes, keepdim);
+  return ops::extreme(ops::max_def, x, axes, keepdim);
 }
 LazyTensor min(const LazyTensor& x, const Axes& axes, bool keepdim) {
-  return ops::reduced(ops::min_def, x, axes, keepdim);
+  return ops::extreme(ops::min_def, x, axes, keepdim);
 }
 LazyTensor argmax(const LazyTensor& x, int axis, bool keepdim) {
   return ops::index_of(ops::argmax_def, x, axis, keepdim);

@@ -162,18 +162,29 @@ LazyTensor clamp(const LazyTensor& x, Scalar low, Scalar high) {
   return record(ops::clamp_def, {x, scalar(low), scalar(high)});
 }
 
-LazyTensor is_nan(const LazyTensor& x) { return not_equal(x, x); }
+LazyTensor is_nan(const LazyTensor& x) {
+  const CalledAs named("is_nan");
+  return not_equal(x, x);
+}
 
 LazyTensor is_inf(const LazyTensor& x) {
+  const CalledAs named("is_inf");
   const LiteralScope literal;
+  ops::require_defined(ops::elementwise_def(Elementwise::abs), {&x, 1});
   if (!is_float(x.dtype())) return not_equal(x, x);  // never
   return equal(abs(x), std::numeric_limits<double>::infinity());
 }
 
-LazyTensor zero_like(const LazyTensor& x) { return zeros(x.shape(), x.dtype()); }
+LazyTensor zero_like(const LazyTensor& x) {
+  const CalledAs named("zero_like");
+  ops::require_defined(ops::full_def, {&x, 1});
+  return zeros(x.shape(), x.dtype());
+}
 
 LazyTensor powi(const LazyTensor& x, int exponent) {
+  const CalledAs named("powi");
   const LiteralScope literal;
+  ops::require_defined(ops::elementwise_def(Elementwise::pow), {&x, 1});
   if (exponent < 0)
     return exponent < -4 ? pow(x, Scalar(static_cast<double>(exponent))) : reciprocal(powi(x, -exponent));
   if (exponent == 0) return ones(x.shape(), x.dtype());

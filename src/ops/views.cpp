@@ -93,6 +93,22 @@ void infer_expand(const OpCall& c, InferResult& r) {
   r.add(c.inputs[0].dtype(), to);
 }
 
+// An extent of -1 is that of x.
+Shape kept(const LazyTensor& x, std::span<const std::int64_t> dims) {
+  const OpCall call{expand_def, {&x, 1}, {}};
+  const Shape& from = checked(expand_def, x);
+  if (dims.size() > Shape::kMaxRank) fail_shape(call, "more than 8 axes");
+  const int lead = static_cast<int>(dims.size()) - from.rank();
+  Shape to;
+  for (std::int64_t extent : dims) {
+    const int axis = to.rank() - lead;
+    if (extent < -1) fail_argument(call, "an extent is " + std::to_string(extent));
+    if (extent == -1 && axis < 0) fail_argument(call, "a new axis has no extent that -1 could keep");
+    to.push_back(extent == -1 ? from[axis] : extent);
+  }
+  return to;
+}
+
 Tensors expand_vjp(const VjpCall& c) { return {c.grads[0]}; }  // autograd sums what was broadcast
 
 // ---- slice{begin.., step.., extent..} -----------------------------------------------------------------------------
@@ -200,6 +216,9 @@ LazyTensor transpose(const LazyTensor& x, int a, int b) {
   return permute(x, axes);
 }
 
+LazyTensor expand(const LazyTensor& x, std::initializer_list<std::int64_t> dims) {
+  return expand(x, ops::kept(x, std::span(dims.begin(), dims.size())));
+}
 LazyTensor expand(const LazyTensor& x, const Shape& shape) {
   if (ops::checked(ops::expand_def, x) == shape) return x;
   return record(ops::expand_def, {&x, 1}, ops::as_attrs(shape));

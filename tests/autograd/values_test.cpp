@@ -5,7 +5,10 @@
 #include <limits>
 
 #include "metal_candle/autograd.hpp"
+#include "metal_candle/op_def.hpp"
 #include "metal_candle/ops.hpp"
+#include "tests/support/errors.h"
+#include "tests/support/modes.h"
 
 namespace metal_candle {
 namespace {
@@ -113,6 +116,66 @@ TEST(Grad, OfALostHistoryIsAnErrorAndNotZero) {
   EXPECT_EQ(values(grad(sum(w * x), {w})[0]), Doubles({2, 2}));
   // Nor is a parameter that the loss does not use, with nothing lost on the way.
   EXPECT_EQ(values(grad(sum(w * w), {w, Tensor::ones({1})})[1]), Doubles({0}));
+}
+
+/// The tensor that a program cannot tell from the parameter's own is the one that throws, not every evaluated one.
+TEST(Grad, OfAnUnusedParameterIsZeroBesideDataThatWasComputed) {
+  const LazyTensor w = Tensor::from<float>({1, 2}, {2}), unused = Tensor::from<float>({3, 4}, {2});
+  const LazyTensor drawn = (randn({2}, {.key = Key(1)}) * 0.02f).eval(), raw = Tensor::from<float>({5, 6}, {2});
+  const LazyTensor counted = cast(Tensor::arange(0, 2), DType::f32).eval();
+  const LazyTensor normal = ((raw - mean(raw)) * rsqrt(var(raw) + 1e-5)).eval();
+  const LazyTensor mixed = (drawn * counted).eval();
+  for (const LazyTensor& x : {drawn, counted, normal, mixed}) {
+    const auto g = grad(sum(w * x), {w, unused});
+    EXPECT_EQ(values(g[0]), values(x));
+    EXPECT_EQ(values(g[1]), Doubles({0, 0}));
+    EXPECT_EQ(values(grad(sum(g[0] * x), {w})[0]), Doubles({0, 0}));  // linear: no second derivative
+  }
+  // A parameter that was computed, and data that was computed from it.
+  const LazyTensor made = (randn({2}, {.key = Key(2)}) * 0.5f).eval(), used = (made * 2).eval();
+  EXPECT_EQ(values(grad(sum(w * drawn), {made})[0]), Doubles({0, 0}));
+  test::error_of([&] { grad(sum(w * used), {made}); }, ErrorKind::argument);
+  EXPECT_EQ(values(grad(sum(w * stop_gradient(used)), {made})[0]), Doubles({0, 0}));
+  test::error_of([&] { grad(sum(checkpoint([](const auto& in) { return exp(in[0]); }, {used})), {made}); },
+                 ErrorKind::argument);
+}
+
+/// Two in three thousand pairs may be mixed up; bits that are drawn badly would mix up many.
+TEST(Grad, TellsDataFromData) {
+  const LazyTensor w = Tensor::ones({1});
+  int mixed_up = 0;
+  for (int i = 0; i < 1000; ++i) {
+    const LazyTensor x = (Tensor::ones({1}) * Tensor::ones({1})).eval(), p = Tensor::ones({1});
+    try {
+      grad(sum(w * x), {p});
+    } catch (const UserError&) {
+      ++mixed_up;
+    }
+  }
+  EXPECT_LE(mixed_up, 1);
+}
+
+TEST(Grad, OfANumberIsAnError) {
+  const LazyTensor two = scalar(2.0), x = Tensor::ones({3});
+  const std::string said = test::error_of([&] { grad(sum(x * two), {x, two}); }, ErrorKind::argument);
+  test::expect_in(said, {"grad: ", "parameter 1", "number"});
+  test::error_of([&] { vjp({x * two}, {x}, {two}); }, ErrorKind::argument);
+}
+
+/// The mean over no rows is 0/0, here as in PyTorch, but its gradient is zero.
+TEST(Grad, OfCrossEntropyIsZeroWhereEveryTargetIsIgnored) {
+  const LazyTensor targets = Tensor::from<std::int32_t>({-100, -100}, {2});
+  for (const test::Mode mode : test::kModes)
+    for (const DType dtype : {DType::f32, DType::f64, DType::bf16})
+      for (const auto reduction : {Reduction::none, Reduction::mean, Reduction::sum}) {
+        const test::ModeGuard guard(mode);
+        const LazyTensor x = Tensor::full({2, 3}, 0.5, dtype), w = Tensor::full({3, 4}, 2, dtype);
+        const CrossEntropyOptions options{.label_smoothing = 0.1, .reduction = reduction};
+        const auto g = grad(sum(linear_cross_entropy(x, w, targets, options)), {x, w});
+        EXPECT_EQ(values(g[0]), Doubles(6, 0));
+        EXPECT_EQ(values(g[1]), Doubles(12, 0));
+        EXPECT_EQ(values(grad(sum(cross_entropy(x, targets, options)), {x})[0]), Doubles(6, 0));
+      }
 }
 
 TEST(Checkpoint, HasTheValueAndTheGradientOfThePlainFunction) {

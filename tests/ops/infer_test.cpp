@@ -1,8 +1,11 @@
 // Types and shapes of everything that is recorded, and the errors of what cannot be: nothing is evaluated here.
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <set>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "graph/node.h"
 #include "metal_candle/ops.hpp"
@@ -235,7 +238,11 @@ TEST(Reduce, Errors) {
   expect_in(error_of([&] { sum(x, {2}); }, ErrorKind::argument), {"sum", "axis 2", "[2, 3]"});
   expect_in(error_of([&] { max(x, {0, -2}); }, ErrorKind::argument), {"max", "twice"});
   expect_in(error_of([&] { argmax(f32({2, 0}), 1); }, ErrorKind::shape), {"argmax", "[2, 0]"});
-  EXPECT_EQ(max(f32({2, 0}), {1}).shape(), Shape({2}));  // the lowest value there is
+  expect_in(error_of([&] { max(f32({2, 0}), 1); }, ErrorKind::shape), {"max", "without elements", "[2, 0]"});
+  expect_in(error_of([&] { min(of(DType::u8, {0})); }, ErrorKind::shape), {"min", "u8[0]"});
+  error_of([&] { max(f32({0, 0}), 1); }, ErrorKind::shape);
+  EXPECT_EQ(max(f32({0, 3}), 1).shape(), Shape({0}));
+  EXPECT_EQ(logsumexp(f32({0, 3}), 0).shape(), Shape({3}));
 }
 
 // ---- views --------------------------------------------------------------------------------------------------------
@@ -249,6 +256,8 @@ TEST(Views, Shapes) {
   EXPECT_EQ(transpose(x).shape(), Shape({2, 4, 3}));
   EXPECT_EQ(transpose(x, 0, -1).shape(), Shape({4, 3, 2}));
   EXPECT_EQ(expand(f32({3, 1}), {2, 3, 5}).shape(), Shape({2, 3, 5}));
+  EXPECT_EQ(expand(f32({3, 1}), {2, -1, 5}).shape(), Shape({2, 3, 5}));
+  EXPECT_EQ(f32({0, 1}).expand({-1, 4}).shape(), Shape({0, 4}));
   EXPECT_EQ(squeeze(f32({2, 1, 3}), -2).shape(), Shape({2, 3}));
   EXPECT_EQ(unsqueeze(x, -1).shape(), Shape({2, 3, 4, 1}));
   EXPECT_EQ(unsqueeze(x, 0).shape(), Shape({1, 2, 3, 4}));
@@ -288,6 +297,10 @@ TEST(Views, Errors) {
   error_of([&] { transpose(f32({3})); }, ErrorKind::argument);
   expect_in(error_of([&] { expand(x, {2, 4}); }, ErrorKind::shape), {"expand", "[2, 4]", "[2, 3]"});
   error_of([&] { expand(x, {3}); }, ErrorKind::shape);
+  expect_in(error_of([&] { expand(x, {-1, 2, 3}); }, ErrorKind::argument), {"expand", "-1", "[2, 3]"});
+  expect_in(error_of([&] { expand(x, {-2, 3}); }, ErrorKind::argument), {"expand", "-2", "[2, 3]"});
+  error_of([&] { expand(x, {-1}); }, ErrorKind::shape);
+  error_of([&] { expand(f32({1}), {1, 1, 1, 1, 1, 1, 1, 1, 3}); }, ErrorKind::shape);
   error_of([&] { squeeze(x, 0); }, ErrorKind::shape);
   error_of([&] { unsqueeze(x, 4); }, ErrorKind::argument);
   error_of([&] { slice(x, 0, 0, 1, 0); }, ErrorKind::argument);
@@ -323,6 +336,26 @@ TEST(SetRows, ShapesAndErrors) {
   expect_in(error_of([&] { set_rows(base, f32({2}), f32({2, 3})); }, ErrorKind::dtype), {"set_rows", "f32"});
 }
 
+TEST(Writes, TakeTheTypeOfWhatIsWrittenIntoButNoFloatBecomesAnInteger) {
+  const LazyTensor at = of(DType::i32, {2});
+  const auto writes = [&](DType base, const LazyTensor& rows) {
+    const LazyTensor x = of(base, {5, 3});
+    return std::vector<std::pair<const char*, std::function<LazyTensor()>>>{
+        {"scatter_add", [=] { return scatter_add(x, at, rows); }},
+        {"set_rows", [=] { return set_rows(x, at, rows); }},
+        {"dynamic_update_slice", [=] { return dynamic_update_slice(x, rows, 0, 1); }}};
+  };
+  for (const auto& [name, call] : writes(DType::i32, f32({2, 3})))
+    expect_in(error_of(call, ErrorKind::dtype), {name, "i32[5, 3]", "f32[2, 3]"});
+  for (const auto& [name, call] : writes(DType::boolean, of(DType::i64, {2, 3})))
+    expect_in(error_of(call, ErrorKind::dtype), {name, "bool[5, 3]", "i64[2, 3]"});
+  for (const auto& [base, rows] :
+       {std::pair{DType::bf16, DType::f64}, {DType::f32, DType::i32}, {DType::i8, DType::i64}})
+    for (const auto& [name, call] : writes(base, of(rows, {2, 3}))) EXPECT_EQ(call().dtype(), base) << name;
+  EXPECT_EQ(scatter_add(of(DType::i32, {4}), of(DType::i32, {}), scalar(2)).dtype(), DType::i32);
+  error_of([] { scatter_add(of(DType::u8, {4}), of(DType::i32, {}), scalar(300)); }, ErrorKind::argument);
+}
+
 TEST(Matmul, ShapesTypesAndErrors) {
   EXPECT_EQ(matmul(f32({2, 3}), f32({3, 4})).shape(), Shape({2, 4}));
   EXPECT_EQ(matmul(f32({5, 1, 2, 3}), f32({6, 3, 4})).shape(), Shape({5, 6, 2, 4}));
@@ -335,6 +368,15 @@ TEST(Matmul, ShapesTypesAndErrors) {
   expect_in(error_of([] { matmul(f32({2, 3}), f32({4, 3})); }, ErrorKind::shape), {"matmul", "[2, 3]", "[4, 3]"});
   error_of([] { matmul(f32({2, 2, 3}), f32({3, 3, 4})); }, ErrorKind::shape);
   error_of([] { matmul(f32({}), f32({3, 4})); }, ErrorKind::shape);
+  expect_in(error_of(
+                [] {
+                  linear(f32({2, 3}), f32({3, 1}), f32({5}));
+                },
+                ErrorKind::shape),
+            {"linear", "bias", "[2, 1]", "f32[5]"});
+  error_of([] { linear(f32({2, 3}), f32({3, 4}), f32({7, 2, 4})); }, ErrorKind::shape);
+  for (const Shape& bias : {Shape{}, Shape{1}, Shape{2, 1}})
+    EXPECT_EQ(linear(f32({2, 3}), f32({3, 4}), f32(bias)).shape(), Shape({2, 4}));
 }
 
 TEST(Matmul, TypesOfIntegerProducts) {

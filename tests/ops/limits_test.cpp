@@ -97,6 +97,15 @@ TEST(Numbers, FillATypeThatHoldsThemOrAreAnError) {
   gives(0.0, DType::boolean, 0), gives(-0x1p63, DType::i64, -0x1p63), gives(3, DType::f16, 3);
 }
 
+TEST(Numbers, AreSurroundedByThoseThatTheTypeHolds) {
+  const auto padded = [](Scalar s, DType dtype) { return pad(Tensor::ones({1}, dtype), {1}, {0}, s); };
+  expect_in(error_of([&] { padded(300, DType::u8); }, ErrorKind::argument), {"pad: ", "300", "u8"});
+  for (const double v : {kNan, kInf, 1e12}) error_of([&] { padded(v, DType::i32); }, ErrorKind::argument);
+  EXPECT_EQ(padded(-7, DType::i8).eval().to_f64(), std::vector<double>({-7, 1}));
+  EXPECT_EQ(padded(0.5, DType::boolean).eval().to_f64(), std::vector<double>({1, 1}));
+  EXPECT_EQ(padded(1e12, DType::f64).eval().to_f64(), std::vector<double>({1e12, 1}));
+}
+
 TEST(Numbers, CompareByTheirValueWithEveryType) {
   using Bools = std::vector<bool>;
   const auto bytes = Tensor::from<std::uint8_t>({1, 200, 255}, {3});
@@ -206,6 +215,88 @@ TEST(Names, OfWhatOnlyTheDataShowsAreSaidOnce) {
 
 TEST(Names, AnEmptyFunctionToCheckpointIsAnError) {
   expect_in(error_of([] { checkpoint({}, {}); }, ErrorKind::argument), {"checkpoint: "});
+}
+
+TEST(Names, AreSaidOfEmptyHandlesToo) {
+  const LazyTensor none, x = Tensor::ones({2, 3}), at = Tensor::zeros({2}, DType::i32);
+  const auto inside = [](const std::vector<LazyTensor>& in) { return in[0]; };
+  const std::pair<const char*, std::function<void()>> calls[] = {
+      {"softmax", [&] { softmax(none); }},
+      {"log_softmax", [&] { log_softmax(none); }},
+      {"cumsum", [&] { cumsum(none, 0); }},
+      {"sort", [&] { sort(none); }},
+      {"topk", [&] { topk(none, 1); }},
+      {"argmax", [&] { argmax(none, 0); }},
+      {"max", [&] { max(none); }},
+      {"logsumexp", [&] { logsumexp(none); }},
+      {"concat",
+       [&] {
+         concat(std::vector<LazyTensor>{x, none}, 0);
+       }},
+      {"stack",
+       [&] {
+         stack(std::vector<LazyTensor>{x, none}, 0);
+       }},
+      {"pad", [&] { pad(none, {1}, {1}); }},
+      {"expand",
+       [&] {
+         expand(none, {2, 3});
+       }},
+      {"split", [&] { split(none, {1}, 0); }},
+      {"take", [&] { take(x, none); }},
+      {"take", [&] { take(none, at); }},
+      {"embedding", [&] { embedding(x, none); }},
+      {"take_along_axis", [&] { take_along_axis(x, none, 0); }},
+      {"take_along_axis", [&] { take_along_axis(none, at, 0); }},
+      {"scatter_add", [&] { scatter_add(x, none, x); }},
+      {"scatter_add", [&] { scatter_add(none, at, x); }},
+      {"set_rows", [&] { set_rows(x, at, none); }},
+      {"set_rows", [&] { set_rows(x, none, x); }},
+      {"dynamic_slice", [&] { dynamic_slice(none, 0, 0, 1); }},
+      {"dynamic_slice", [&] { dynamic_slice(x, 0, none, 1); }},
+      {"dynamic_update_slice", [&] { dynamic_update_slice(x, none, 0, 0); }},
+      {"dynamic_update_slice", [&] { dynamic_update_slice(none, x, 0, 0); }},
+      {"matmul", [&] { matmul(x, none); }},
+      {"linear", [&] { linear(none, x); }},
+      {"lora_fused", [&] { lora_fused(none, x, x, 1); }},
+      {"lora_fused", [&] { lora_fused(x, x, none, 1); }},
+      {"rms_norm", [&] { rms_norm(none); }},
+      {"layer_norm", [&] { layer_norm(none); }},
+      {"rope", [&] { rope(none, at); }},
+      {"rope", [&] { rope(x, none); }},
+      {"attention", [&] { attention(x, none, x); }},
+      {"cross_entropy", [&] { cross_entropy(none, at); }},
+      {"cross_entropy", [&] { cross_entropy(x, none); }},
+      {"linear_cross_entropy", [&] { linear_cross_entropy(x, none, at); }},
+      {"dropout", [&] { dropout(none, 0.5, Key(1)); }},
+      {"categorical", [&] { categorical(none, Key(1)); }},
+      {"cast", [&] { cast(none, DType::f32); }},
+      {"where", [&] { where(none, x, x); }},
+      {"clamp", [&] { clamp(none, 0, 1); }},
+      {"powi", [&] { powi(none, 3); }},
+      {"var", [&] { var(none); }},
+      {"mean", [&] { mean(none); }},
+      {"squeeze", [&] { squeeze(none, 0); }},
+      {"flatten", [&] { flatten(none); }},
+      {"transpose", [&] { transpose(none); }},
+      {"permute", [&] { permute(none, {0}); }},
+      {"slice", [&] { slice(none, 0, 0, 1); }},
+      {"is_nan", [&] { is_nan(none); }},
+      {"is_inf", [&] { is_inf(none); }},
+      {"zero_like", [&] { zero_like(none); }},
+      {"stop_gradient", [&] { stop_gradient(none); }},
+      {"checkpoint", [&] { checkpoint(inside, {none}); }},
+      {"checkpoint", [&] { checkpoint([](const auto&) { return LazyTensor(); }, {x}); }},
+  };
+  for (const auto& [function, call] : calls) {
+    const std::string said = error_of(call, ErrorKind::argument);
+    EXPECT_EQ(said.rfind(std::string(function) + ": ", 0), 0u) << function << ": " << said;
+    EXPECT_NE(said.find("empty handle"), std::string::npos) << said;
+  }
+}
+
+TEST(Names, OfTypesThatATensorDoesNotHoldComeWithItsShape) {
+  expect_in(error_of([] { Tensor::ones({2, 3}).to_vector<double>(); }, ErrorKind::dtype), {"f32[2, 3]", "f64"});
 }
 
 }  // namespace
