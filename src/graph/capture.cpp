@@ -316,11 +316,25 @@ std::string ComputationGraph::str() const {
   return out + "\n";
 }
 
+namespace {
+
+// A quote would end a label; names of outside ops may have any.
+std::string escaped(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    if (c == '"' || c == '\\') out += '\\';
+    out += c;
+  }
+  return out;
+}
+
+}  // namespace
+
 std::string ComputationGraph::dot() const {
   std::string out = "digraph computation {\n  node [shape=box, fontname=\"monospace\"];\n";
   for (std::size_t i = 0; i < nodes.size(); ++i) {
     const bool data = nodes[i].op->kind == OpKind::leaf || nodes[i].op->kind == OpKind::scalar;
-    out += fmt::format("  n{} [label=\"{}\"{}];\n", i, node_text(nodes[i]),
+    out += fmt::format("  n{} [label=\"{}\"{}];\n", i, escaped(node_text(nodes[i])),
                        data ? ", style=filled, fillcolor=lightgrey" : "");
     for (const int in : nodes[i].inputs) out += fmt::format("  n{} -> n{};\n", in, i);
   }

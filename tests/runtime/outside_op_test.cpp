@@ -295,5 +295,17 @@ TEST(OutsideOpErrors, ComeFromTheRecordingCallAndNameTheOp) {
   EXPECT_NE(dtype.find("f64"), std::string::npos) << dtype;
 }
 
+/// The name of an outside op may have any characters; in a DOT file two of them must be escaped.
+TEST(OutsideOpNames, WithOddCharactersLeavesTheDotFileWhole) {
+  static const OpDef odd{.name = "an \"odd\" \\ name",
+                         .kind = OpKind::composite,
+                         .infer = [](const OpCall& c, InferResult& r) { r.add(c.inputs[0].dtype(), {}); },
+                         .decompose = [](const OpCall& c) -> Tensors { return {sum(c.inputs[0])}; },
+                         .vjp = DecomposedGrad{},
+                         .samples = nullptr};
+  const std::string dot = ComputationGraph::capture({record(odd, {Tensor::ones({2})})}).dot();
+  EXPECT_NE(dot.find("an \\\"odd\\\" \\\\ name"), std::string::npos) << dot;
+}
+
 }  // namespace
 }  // namespace metal_candle
