@@ -51,13 +51,13 @@ Tensors rms_norm_vjp(const VjpCall& c) {
   const bool weighted = c.inputs.size() == 2;
   const LazyTensor wide = widened(x), g = widened(c.grads[0]);
   const LazyTensor inverse = inverse_rms(wide, c.attrs);
-  const LazyTensor n = wide * inverse;
   Tensors out(c.inputs.size());
   if (c.needs[0]) {
+    // Of x, which is kept anyway, and a number a row: the normalised values need not be.
     const LazyTensor gn = weighted ? g * widened(c.inputs[1]) : g;
-    out[0] = to_type((gn - n * row_mean(gn * n)) * inverse, x.dtype());
+    out[0] = to_type((gn - wide * (row_mean(gn * wide) * inverse * inverse)) * inverse, x.dtype());
   }
-  if (weighted && c.needs[1]) out[1] = over_rows(g * n, c.inputs[1]);
+  if (weighted && c.needs[1]) out[1] = over_rows(g * (wide * inverse), c.inputs[1]);
   return out;
 }
 

@@ -7,6 +7,7 @@
 
 #include "compiler/fuse/reach.h"
 #include "compiler/fuse/spaces.h"
+#include "compiler/fuse/windows.h"
 #include "compiler/rewrite.h"
 #include "ops/table.h"
 
@@ -38,7 +39,11 @@ class Fuser {
 
  public:
   Fuser(const ComputationGraph& graph, const std::vector<View>& views, const Caps& caps)
-      : g_(graph), views_(views), caps_(caps), reach_(std::min(graph.nodes.size(), kWindow)) {
+      : g_(graph),
+        views_(views),
+        caps_(caps),
+        reach_(std::min(graph.nodes.size(), kWindow)),
+        windows_(cut_in_windows(graph, views, kWindow)) {
     f_.unit_of.assign(graph.nodes.size(), -1);
     f_.role.assign(graph.nodes.size(), Role::none);
     f_.stored.assign(graph.nodes.size(), false);
@@ -50,13 +55,13 @@ class Fuser {
   Fusion run(bool merge) {
     for (const int r : g_.roots) root_.push_back(r);
     // Nodes are fused a window at a time, so that the work stays linear in very large graphs. A path between two nodes
-    // of a window runs through nodes of that window only, because nodes are numbered in topological order.
-    for (begin_ = 0; begin_ < g_.nodes.size(); begin_ = end_) {
-      end_ = std::min(begin_ + kWindow, g_.nodes.size());
+    // of a window runs through nodes of that window only, because their order is topological.
+    for (const std::size_t end : windows_.ends) {
+      begin_ = std::exchange(end_, end);
       first_unit_ = static_cast<int>(f_.units.size());
       reach_.reset(first_unit_);
       alive_.clear();
-      for (std::size_t i = begin_; i < end_; ++i) start(static_cast<int>(i), merge);
+      for (std::size_t i = begin_; i < end_; ++i) start(windows_.order[i], merge);
       if (!merge) continue;
       siblings();
       if (caps_.epilogues) epilogues();
@@ -369,14 +374,14 @@ class Fuser {
   // Units over the same space that read the same value become one: it is read once.
   void siblings() {
     std::map<int, std::vector<int>> readers;
-    for (std::size_t i = begin_; i < end_; ++i) {
-      const int u = unit_of(static_cast<int>(i));
+    for (std::size_t at = begin_; at < end_; ++at) {
+      const int i = windows_.order[at], u = unit_of(i);
       if (u < 0 || unit(u).single >= 0) continue;
-      for (const int in : node(static_cast<int>(i)).inputs) {
+      for (const int in : node(i).inputs) {
         const int base = view(in).base;
         if (unit_of(base) == u || inlined(base) || node(base).op->kind == OpKind::scalar) continue;
         if (node(base).shape.numel() * 4 < unit(u).numel) continue;  // only what is worth sharing
-        readers[base].push_back(static_cast<int>(i));
+        readers[base].push_back(i);
       }
     }
     for (const auto& [base, list] : readers)
@@ -391,18 +396,19 @@ class Fuser {
 
   // An elementwise unit that reads a product, place by place, runs on the product's tiles.
   void epilogues() {
-    for (std::size_t i = begin_; i < end_; ++i) {
-      const GraphNode& n = node(static_cast<int>(i));
+    for (std::size_t at = begin_; at < end_; ++at) {
+      const int i = windows_.order[at];
+      const GraphNode& n = node(i);
       if (n.op->kind != OpKind::matmul || size_of(n.dtype) == 8 || n.shape.numel() == 0) continue;
-      const int p = unit_of(static_cast<int>(i));
+      const int p = unit_of(i);
       std::vector<int> readers;
-      for (const int user : users(static_cast<int>(i))) readers.push_back(unit_of(user));
+      for (const int user : users(i)) readers.push_back(unit_of(user));
       std::sort(readers.begin(), readers.end());
       for (const int q : readers) {
         if (q < first_unit_ || q == p) continue;
         const Unit& e = unit(q);
         if (!e.alive || e.single >= 0 || e.rows != 0 || e.numel != n.shape.numel()) continue;
-        if (attach(p, q, static_cast<int>(i))) break;
+        if (attach(p, q, i)) break;
       }
     }
   }
@@ -461,8 +467,9 @@ class Fuser {
   std::vector<Work> work_;                 // per unit
   std::map<int, std::vector<int>> waits_;  // per view behind a barrier: values that come first
   std::vector<int> alive_;                 // units of the window; some that are no more
-  std::size_t begin_ = 0, end_ = 0;        // the window's nodes
-  int first_unit_ = 0;                     // and its first unit
+  const Windows windows_;
+  std::size_t begin_ = 0, end_ = 0;  // of the window
+  int first_unit_ = 0;               // and its first unit
   std::vector<int> root_;
   Fusion f_;
 };
