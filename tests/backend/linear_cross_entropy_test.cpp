@@ -109,6 +109,7 @@ std::vector<Case> cases() {
     for (const double smoothing : {0.0, 0.2}) {
       all.push_back({.layout = layout, .smoothing = smoothing});
       all.push_back({.n = 210, .d = 32, .v = 200, .layout = layout, .smoothing = smoothing});
+      all.push_back({.n = 90, .d = 33, .v = 97, .layout = layout, .smoothing = smoothing});
       all.push_back({.n = 7, .d = 150, .v = 65, .layout = layout, .smoothing = smoothing, .scale = 2});
       all.push_back({.n = 1, .d = 1, .v = 1, .layout = layout, .smoothing = smoothing});
       all.push_back({.n = 5, .d = 0, .v = 70, .layout = layout, .smoothing = smoothing});
@@ -228,19 +229,44 @@ TEST(LinearCrossEntropy, WeightGradientMatchesF64) {
     }
 }
 
-/// A row's loss and gradient do not depend on the other rows, ignored or not.
+/// A row's loss and gradient do not depend on the other rows, ignored or not: wherever in a tile it lies.
 TEST(LinearCrossEntropy, RowsStandAlone) {
-  Problem all({.n = 250, .d = 48, .v = 300, .layout = Layout::embedding});
-  const auto want = all.forward();
-  for (const std::int64_t row : {0, 6, 120, 249}) {
-    Problem one({.n = 1, .d = 48, .v = 300, .layout = Layout::embedding});
-    one.inputs[1] = all.inputs[1];
-    for (std::int64_t e = 0; e < 48; ++e) one.inputs[0].set(e, all.inputs[0].get(row * 48 + e));
-    one.inputs[2].memory[0] = static_cast<std::uint64_t>(all.targets[static_cast<std::size_t>(row)]);
-    const auto got = one.forward();
-    EXPECT_EQ(got[0].get(0), want[0].get(row));
-    EXPECT_EQ(got[1].get(0), want[1].get(row));
-    for (std::int64_t e = 0; e < 48; ++e) EXPECT_EQ(got[2].get(e), want[2].get(row * 48 + e));
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const Case many{.n = 420, .d = 48, .v = 300, .layout = Layout::embedding, .dtype = dtype, .w_dtype = dtype};
+    Problem all(many);
+    const auto want = all.forward();
+    for (const std::int64_t row : {0, 6, 120, 250, 419}) {
+      Case single = many;
+      single.n = 1;
+      Problem one(single);
+      one.inputs[1] = all.inputs[1];
+      for (std::int64_t e = 0; e < 48; ++e) one.inputs[0].set(e, all.inputs[0].get(row * 48 + e));
+      one.inputs[2].memory[0] = static_cast<std::uint64_t>(all.targets[static_cast<std::size_t>(row)]);
+      const auto got = one.forward();
+      EXPECT_EQ(got[0].get(0), want[0].get(row));
+      EXPECT_EQ(got[1].get(0), want[1].get(row));
+      for (std::int64_t e = 0; e < 48; ++e) EXPECT_EQ(got[2].get(e), want[2].get(row * 48 + e));
+    }
+  }
+}
+
+/// A NaN or an infinite number in a row is that row's alone; a class that nothing reaches counts for nothing.
+TEST(LinearCrossEntropy, SpecialValuesStayInTheirRow) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const Case c{.n = 40, .d = 16, .v = 130, .layout = Layout::embedding, .dtype = dtype, .w_dtype = dtype};
+    Problem usual(c), odd(c);
+    odd.inputs[0].set(3 * 16, std::numeric_limits<double>::quiet_NaN());
+    odd.inputs[0].set(7 * 16, kInf);
+    for (std::int64_t e = 0; e < 16; ++e) odd.inputs[0].set(11 * 16 + e, 0);
+    const auto before = usual.forward(), after = odd.forward();
+    EXPECT_TRUE(std::isnan(after[0].get(3)));
+    EXPECT_FALSE(std::isfinite(after[0].get(7)));
+    EXPECT_NEAR(after[1].get(11), std::log(130.0), 1e-5);
+    for (std::int64_t row = 0; row < 40; ++row) {
+      if (row == 3 || row == 7 || row == 11) continue;
+      EXPECT_EQ(after[0].get(row), before[0].get(row)) << row;
+      for (std::int64_t e = 0; e < 16; ++e) EXPECT_EQ(after[2].get(row * 16 + e), before[2].get(row * 16 + e));
+    }
   }
 }
 

@@ -17,35 +17,7 @@ namespace metal_candle::cpu::attention::HWY_NAMESPACE {
 namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using D = HWY_FULL(float);
-using DI = hn::RebindToSigned<D>;
-using V = hn::Vec<D>;
-constexpr D d;
-constexpr DI di;
-constexpr int kLanes = HWY_LANES(float);
-constexpr float kLog2e = 1.44269504f, kMinusInf = -std::numeric_limits<float>::infinity();
-
-HWY_INLINE V k(float x) { return hn::Set(d, x); }
-
-/// 2^x for x <= 0 or little above, to an ulp. 2^0 is exactly 1; below 2^-126 (and at -inf) it is 0; NaN stays.
-HWY_INLINE V exp2(V x) {
-#if HWY_TARGET == HWY_SCALAR
-  x = hn::IfThenElse(hn::Lt(x, k(-127.0f)), k(-127.0f), x);
-#else
-  x = hn::Max(k(-127.0f), x);  // in this order x86 keeps a NaN
-#endif
-  const V shift = k(12582912.0f);  // 1.5·2^23: adding it leaves the nearest integer in the low bits
-  const V t = hn::Add(x, shift);
-  const V f = hn::Sub(x, hn::Sub(t, shift));
-  V p = hn::MulAdd(k(1.5353362e-4f), f, k(1.3398874e-3f));
-  p = hn::MulAdd(p, f, k(9.6184369e-3f));
-  p = hn::MulAdd(p, f, k(5.5503324e-2f));
-  p = hn::MulAdd(p, f, k(0.24022648f));
-  p = hn::MulAdd(p, f, k(0.69314718f));
-  p = hn::MulAdd(p, f, k(1.0f));
-  // The exponent's bits; for -127 they are those of zero.
-  return hn::Mul(p, hn::BitCast(d, hn::Add(hn::ShiftLeft<23>(hn::BitCast(di, t)), hn::Set(di, 127 << 23))));
-}
+#include "backend/cpu/kernels/vectors-inl.h"
 
 HWY_INLINE V tanh(V x) {
   const V limited = hn::Max(k(-15.0f), hn::Min(k(15.0f), x));
@@ -55,17 +27,8 @@ HWY_INLINE V tanh(V x) {
 }
 
 using D16 = hn::Rebind<std::uint16_t, D>;
-using DU = hn::RebindToUnsigned<D>;
 constexpr D16 d16;
-constexpr DU du;
 
-/// The nearest bf16 in the lower half of each lane; NaN stays.
-HWY_INLINE hn::Vec<DU> round_bf16(V x) {
-  const auto u = hn::BitCast(du, x);
-  const auto high = hn::ShiftRight<16>(u);
-  const auto rounded = hn::ShiftRight<16>(hn::Add(u, hn::Add(hn::And(high, hn::Set(du, 1u)), hn::Set(du, 0x7fffu))));
-  return hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(x)), hn::Or(high, hn::Set(du, 0x40u)), rounded);
-}
 HWY_INLINE void store_bf16(hn::Vec<DU> rounded, std::uint16_t* p) {
   hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di, rounded)), d16, p);
 }
@@ -247,6 +210,9 @@ void load(const void* source, DType dtype, std::int64_t stride, std::int64_t n, 
 }
 
 void pair_rows(const std::uint16_t* source, std::int64_t stride, std::int64_t n, std::int64_t width, float* target) {
+#if HWY_TARGET == HWY_AVX3
+  if (multiplies_pairs()) return vm::pair_native(source, stride, n, width, target);
+#endif
   for (std::int64_t i = 0; i < n; i += 2, source += 2 * stride, target += width) {
     for (std::int64_t c = 0; c < width; c += kLanes) {
       auto pair = hn::PromoteTo(du, hn::LoadU(d16, source + c));
@@ -258,7 +224,7 @@ void pair_rows(const std::uint16_t* source, std::int64_t stride, std::int64_t n,
 
 void halve(const float* source, std::int64_t n, std::uint16_t* rows, float* pairs) {
 #if HWY_TARGET == HWY_AVX3
-  if (multiplies_pairs()) return vm::halve_native(source, n, kKeyBlock, rows, pairs);
+  if (multiplies_pairs()) return vm::halve_native(source, n, kKeyBlock, kKeyBlock, rows, pairs);
 #endif
   for (std::int64_t i = 0; i < n; i += 2, source += 2 * kKeyBlock) {
     for (std::int64_t c = 0; c < kKeyBlock; c += kLanes) {

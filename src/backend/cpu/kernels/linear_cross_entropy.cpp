@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "backend/cpu/kernels/linear_cross_entropy_columns.h"
 #include "backend/cpu/kernels/linear_cross_entropy_problem.h"
 
 namespace metal_candle::cpu {
@@ -10,7 +11,9 @@ namespace cross_entropy {
 namespace {
 
 enum Output { kLoss, kLse, kU };
-constexpr std::int64_t kSumColumns = 64;  // components of a task that sums w over the classes
+constexpr std::int64_t kClasses = 96;  // of a block; part of a result's bits, and even, so that pairs are the same
+constexpr std::int64_t kRows = 6, kPanel = 64;  // of a step of the logits' product
+constexpr std::int64_t kSumColumns = 64;        // components of a task that sums w over the classes
 
 struct Shared {
   Carve carve;
@@ -19,21 +22,99 @@ struct Shared {
   Shared(const Problem& p, void* base) : carve(base), active(p, carve), class_sums(carve.take<float>(p.width)) {}
 };
 
+/// Memory that will be read, asked for in equal parts while something else is computed: at once it would wait.
+struct Stretch {
+  const char* at = nullptr;
+  std::int64_t bytes = 0, part = 0;
+
+  void in_parts(std::int64_t n) { part = round_up((bytes + n - 1) / n, 64); }
+  void ask() {
+    const std::int64_t now = std::min(part, bytes);
+    for (std::int64_t i = 0; i < now; i += 64) __builtin_prefetch(at + i, 0, 2);
+    at += now;
+    bytes -= now;
+  }
+};
+
+/// A block of classes by rows, [class][width] in f32 or bf16: one side of the logits' product. The other product reads
+/// them the same way round, but bf16 in pairs of classes.
+struct ClassRows {
+  float *copy, *turned, *paired;  // scratch: [kClasses][width], [width][kClasses], [kClasses / 2][width]
+  const float* rows = nullptr;    // `copy`, or w itself
+  std::int64_t row_step = 0;      // in steps of a product
+  std::int64_t first = 0, n = 0;
+
+  ClassRows(const Problem& p, Carve& scratch)
+      : copy(scratch.take<float>(kClasses * p.steps(p.width))),
+        turned(scratch.take<float>(in_columns(p.w) ? kClasses * p.width : 0)),
+        paired(scratch.take<float>(p.pairs ? kClasses / 2 * p.width : 0)) {}
+
+  /// [d, v] as it lies in memory: classes side by side.
+  static bool in_columns(const Matrix& w) { return w.column == 1 && w.row != 1; }
+  /// Whether rows of an embedding can be read as they are.
+  static bool as_they_are(const Problem& p) {
+    return p.w.row == 1 && p.d == p.width && (p.pairs ? p.w.column % 2 == 0 : p.w.dtype == DType::f32);
+  }
+
+  void load(const Problem& p, std::int64_t first_class, bool paired_too) {
+    first = first_class;
+    n = std::min(kClasses, p.v - first);
+    rows = copy;
+    row_step = p.steps(p.width);
+    if (as_they_are(p)) {
+      rows = reinterpret_cast<const float*>(p.w.at(0, first));
+      row_step = p.steps(p.w.column);
+    } else if (in_columns(p.w)) {
+      turn(p);
+    } else {
+      const attention::Rows classes{p.w.at(0, first), p.w.dtype, p.w.column, p.w.row, n, p.d};
+      p.pairs ? attention::load_halves(classes, copy, p.width) : attention::load(classes, copy, p.width);
+    }
+    if (p.pairs && paired_too)
+      attention::row_kernels().pair_rows(reinterpret_cast<const std::uint16_t*>(rows), row_step * 2, n, p.width,
+                                         paired);
+  }
+
+  /// The block behind this one, where it is a stretch of memory.
+  Stretch next(const Problem& p) const {
+    const std::int64_t classes = std::min(kClasses, p.v - first - n);
+    if (p.w.row != 1 || p.w.column != p.d || classes <= 0) return {};
+    return {p.w.at(0, first + n), classes * p.d * static_cast<std::int64_t>(size_of(p.w.dtype))};
+  }
+
+  void turn(const Problem& p) {
+    const auto transpose = attention::row_kernels().transpose;
+    const attention::Rows components{p.w.at(0, first), p.w.dtype, p.w.row, 1, p.d, n};
+    if (!p.pairs) {
+      attention::load(components, turned, kClasses);
+      return transpose(turned, kClasses, p.d, kClasses, copy, p.width, p.width);
+    }
+    float* const staged = turned + p.width / 2 * kClasses;
+    attention::load_row_pairs(components, kClasses, staged, turned);
+    transpose(turned, kClasses, (p.d + 1) / 2, kClasses, copy, p.width / 2, p.width / 2);
+  }
+};
+
+/// Rows of a tile in an odd number of vectors: with a power of two, what lies above each other would share a few places
+/// of the nearest cache.
+std::int64_t line(std::int64_t rows) { return (round_up(rows, kSums) / kSums | 1) * kSums; }
+
 struct Scratch {
   Carve carve;
-  ClassBlock w;
-  float *x, *u, *scores, *maximum, *sums, *at_target, *row;
-  std::uint16_t* halves;  // of scores: probabilities in bf16, without those of the targets
+  ClassRows w;
+  float *x, *u, *scores, *maximum, *sums, *factor, *at_target, *row;  // x as [width][rows], or pairs [width / 2][rows]
+  float* pairs;  // of scores: probabilities in bf16, without those of the targets
   Scratch(const Problem& p, void* base) : carve(base), w(p, carve) {
     const std::int64_t rows = p.tile_rows();
-    x = carve.take<float>(rows * p.steps(p.width));
+    x = carve.take<float>(line(rows) * p.steps(p.width));
     u = carve.take<float>(rows * p.width);
-    scores = carve.take<float>(rows * kClasses);
+    scores = carve.take<float>(line(rows) * kClasses);
     maximum = carve.take<float>(rows);
-    sums = carve.take<float>(rows * kSums);
+    sums = carve.take<float>(rows);
+    factor = carve.take<float>(rows);
     at_target = carve.take<float>(rows);
     row = carve.take<float>(p.width);
-    halves = p.pairs ? carve.take<std::uint16_t>(rows * kClasses) : nullptr;
+    pairs = carve.take<float>(p.pairs ? line(rows) * kClasses / 2 : 0);
   }
 };
 
@@ -82,47 +163,85 @@ class Forward {
         p_(p),
         shared_(shared),
         tile_(tile),
+        columns_(round_up(tile.n, kSums)),
+        line_(line(tile.n)),
         s_(p, call.scratch),
         wants_u_(call.outputs[kU].data != nullptr) {}
 
   void run() {
-    load_rows(p_, tile_, s_.x);
+    load_x();
     if (wants_u_) std::fill(s_.u, s_.u + tile_.n * p_.width, 0.0f);
-    std::fill(s_.maximum, s_.maximum + tile_.n, -std::numeric_limits<float>::infinity());
-    std::fill(s_.sums, s_.sums + tile_.n * kSums, 0.0f);
+    std::fill(s_.maximum, s_.maximum + columns_, -std::numeric_limits<float>::infinity());
+    std::fill(s_.sums, s_.sums + columns_, 0.0f);
     for (std::int64_t first = 0; first < p_.v; first += kClasses) visit_classes(first);
     for (std::int64_t i = 0; i < tile_.n; ++i) write(i);
   }
 
  private:
+  /// The tile's rows side by side. They pass through where u will be.
+  void load_x() {
+    load_rows(p_, tile_, s_.u);
+    const std::int64_t steps = p_.steps(p_.width);
+    attention::row_kernels().transpose(s_.u, steps, tile_.n, steps, s_.x, line_, columns_);
+  }
+
   void visit_classes(std::int64_t first) {
     s_.w.load(p_, first, wants_u_);
-    logits(p_, s_.x, tile_.n, s_.w, s_.scores);
+    logits();
     for (std::int64_t i = 0; i < tile_.n; ++i) {
       const std::int64_t t = p_.target(tile_.rows[i]) - first;
-      if (t >= 0 && t < s_.w.n) s_.at_target[i] = s_.scores[i * kClasses + t];
+      if (t >= 0 && t < s_.w.n) s_.at_target[i] = s_.scores[t * line_ + i];
     }
-    for (std::int64_t i = 0; i < tile_.n; i += kRowBlock) {
-      auto block = s_.w.scores(s_.scores + i * kClasses, static_cast<int>(std::min(kRowBlock, tile_.n - i)));
-      if (s_.halves && wants_u_) block.halves = s_.halves + i * kClasses;
-      float factor[kRowBlock];
-      if (attention::row_kernels().softmax(block, s_.maximum + i, s_.sums + i * kSums, factor) && wants_u_)
-        attention::row_kernels().scale_rows(s_.u + i * p_.width, p_.width, block.rows, factor);
+    const Logits block{s_.scores, s_.w.n, columns_, line_};
+    column_kernels().softmax(block, s_.maximum, s_.sums, s_.factor);
+    if (!wants_u_) return;
+    for (std::int64_t i = 0; i < tile_.n; ++i)
+      if (s_.factor[i] != 1) attention::row_kernels().scale_rows(s_.u + i * p_.width, p_.width, 1, s_.factor + i);
+    if (p_.pairs) pair(block);
+    add_to_u();
+  }
+
+  /// scores [class][row]. The components go in pieces, of which 64 rows of x stay in the nearest cache.
+  void logits() {
+    constexpr std::int64_t kPiece = 144;
+    const std::int64_t steps = p_.steps(p_.width), pieces = (steps + kPiece - 1) / kPiece;
+    const std::int64_t piece = round_up((steps + pieces - 1) / pieces, 8);
+    Stretch soon = s_.w.next(p_);
+    soon.in_parts(pieces * ((columns_ + kPanel - 1) / kPanel) * ((kClasses + kRows - 1) / kRows));
+    for (std::int64_t c = 0; c < steps; c += piece)
+      for (std::int64_t column = 0; column < columns_; column += kPanel)
+        for (std::int64_t j = 0; j < s_.w.n; j += kRows) {
+          soon.ask();
+          attention::multiply({.a = s_.w.rows + j * s_.w.row_step + c,
+                               .a_row = s_.w.row_step,
+                               .a_step = 1,
+                               .b = s_.x + c * line_ + column,
+                               .b_step = line_,
+                               .c = s_.scores + j * line_ + column,
+                               .c_row = line_,
+                               .m = std::min(kRows, s_.w.n - j),
+                               .n = std::min(kPanel, columns_ - column),
+                               .k = std::min(piece, steps - c),
+                               .accumulate = c > 0,
+                               .pairs = p_.pairs});
+        }
+  }
+
+  void pair(const Logits& block) {
+    column_kernels().pair(block, s_.pairs);
+    // A target's probability, rounded, would cover what is left of it when 1 is taken away: `write_u` adds it.
+    for (std::int64_t i = 0; i < tile_.n; ++i) {
+      const std::int64_t t = p_.target(tile_.rows[i]) - s_.w.first;
+      if (t >= 0 && t < s_.w.n) reinterpret_cast<std::uint16_t*>(s_.pairs + t / 2 * line_ + i)[t % 2] = 0;
     }
-    if (wants_u_) add_to_u();
   }
 
   void add_to_u() {
-    // A target's probability, rounded, would cover what is left of it when 1 is taken away: `write_u` adds it.
-    for (std::int64_t i = 0; p_.pairs && i < tile_.n; ++i) {
-      const std::int64_t t = p_.target(tile_.rows[i]) - s_.w.first;
-      if (t >= 0 && t < s_.w.n) s_.halves[i * kClasses + t] = 0;
-    }
-    attention::multiply({.a = p_.pairs ? reinterpret_cast<const float*>(s_.halves) : s_.scores,
-                         .a_row = p_.steps(kClasses),
-                         .a_step = 1,
-                         .b = s_.w.rows,
-                         .b_step = s_.w.row_step,
+    attention::multiply({.a = p_.pairs ? s_.pairs : s_.scores,
+                         .a_row = 1,
+                         .a_step = line_,
+                         .b = p_.pairs ? s_.w.paired : s_.w.rows,
+                         .b_step = p_.pairs ? p_.width : s_.w.row_step,
                          .c = s_.u,
                          .c_row = p_.width,
                          .m = tile_.n,
@@ -134,9 +253,7 @@ class Forward {
 
   void write(std::int64_t i) {
     const std::int64_t row = tile_.rows[i];
-    const float* sums = s_.sums + i * kSums;
-    float sum = 0;
-    for (int c = 0; c < kSums; ++c) sum += sums[c];
+    const float sum = s_.sums[i];
     const double lse = (static_cast<double>(s_.maximum[i]) + std::log2(static_cast<double>(sum))) * attention::kLn2;
     double loss = lse - (1 - p_.rule.smoothing) * static_cast<double>(s_.at_target[i]);
     if (p_.rule.smoothing != 0) loss -= p_.floor * static_cast<double>(dot_with_sums(row));
@@ -166,6 +283,7 @@ class Forward {
   const Problem& p_;
   const Shared& shared_;
   Tile tile_;
+  std::int64_t columns_, line_;  // whole vectors of rows, and the distance of what lies above each other
   Scratch s_;
   bool wants_u_;
 };

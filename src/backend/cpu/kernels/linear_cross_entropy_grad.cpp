@@ -9,7 +9,82 @@ namespace metal_candle::cpu {
 namespace cross_entropy {
 namespace {
 
+using attention::kRowBlock;
+
+constexpr std::int64_t kClasses = attention::kKeyBlock;  // of a block
+
 enum Input { kLse = 3, kGrad = 4 };
+
+/// A block of classes by components: [width][kClasses] in f32, or pairs of components [width / 2][kClasses].
+struct ClassBlock {
+  float *by_component, *staged;  // and what w is on the way there
+  std::int64_t first = 0;
+  int n = 0;
+  std::int32_t* columns;  // [kClasses]: 0, 1 .. and kNever behind n, for the mask
+
+  ClassBlock(const Problem& p, Carve& scratch)
+      : by_component(scratch.take<float>(kClasses * p.width)),
+        staged(scratch.take<float>(kClasses * p.width)),
+        columns(scratch.take<std::int32_t>(kClasses)) {}
+
+  void load(const Problem& p, std::int64_t first_class) {
+    first = first_class;
+    n = static_cast<int>(std::min(kClasses, p.v - first));
+    for (int j = 0; j < kClasses; ++j) columns[j] = j < n ? j : static_cast<std::int32_t>(attention::kNever);
+    if (p.pairs) return load_pairs(p);
+    if (p.w.column == 1 && p.w.row != 1) {  // [d, v]: classes side by side
+      attention::load({p.w.at(0, first), p.w.dtype, p.w.row, 1, p.d, n}, by_component, kClasses);
+      std::fill(by_component + p.d * kClasses, by_component + p.width * kClasses, 0.0f);
+      return;
+    }
+    attention::load_transposed({p.w.at(0, first), p.w.dtype, p.w.column, p.w.row, n, p.d}, p.width, staged,
+                               by_component);
+  }
+
+  void load_pairs(const Problem& p) {
+    if (p.w.column == 1 && p.w.row != 1) {
+      const attention::Rows components{p.w.at(0, first), p.w.dtype, p.w.row, 1, p.d, n};
+      attention::load_row_pairs(components, kClasses, staged, by_component);
+      const std::int64_t written = (p.d + 1) / 2 * kClasses;
+      std::fill(by_component + written, by_component + p.width / 2 * kClasses, 0.0f);
+      return;
+    }
+    const attention::Rows classes{p.w.at(0, first), p.w.dtype, p.w.column, p.w.row, n, p.d};
+    attention::load_transposed_pairs(classes, p.width, staged, by_component);
+  }
+
+  attention::ScoreBlock scores(float* at, int rows_of) const {
+    attention::ScoreBlock b{.scores = at,
+                            .rows = rows_of,
+                            .begin = 0,
+                            .end = static_cast<int>(round_up(n, kSums)),
+                            .masked = n % kSums != 0,
+                            .key_positions = columns,
+                            .sight = {}};
+    for (auto& s : b.sight) s = {0, static_cast<std::int32_t>(attention::kNever - 1)};
+    b.scale = static_cast<float>(attention::kLog2e);
+    return b;
+  }
+};
+
+/// logits [n][kClasses] of a tile. The components go in pieces whose part of w stays in the nearest cache.
+void logits(const Problem& p, const float* x, std::int64_t n, const ClassBlock& w, float* out) {
+  constexpr std::int64_t kPiece = 128;
+  const std::int64_t steps = p.steps(p.width);
+  for (std::int64_t c = 0; c < steps; c += kPiece)
+    attention::multiply({.a = x + c,
+                         .a_row = steps,
+                         .a_step = 1,
+                         .b = w.by_component + c * kClasses,
+                         .b_step = kClasses,
+                         .c = out,
+                         .c_row = kClasses,
+                         .m = n,
+                         .n = round_up(w.n, kSums),
+                         .k = std::min(kPiece, steps - c),
+                         .accumulate = c > 0,
+                         .pairs = p.pairs});
+}
 
 struct Scratch {
   Carve carve;
@@ -52,7 +127,7 @@ void make_error(const KernelCall& call, const Problem& p, const Tile& t, Scratch
 
 void classes(const KernelCall& call, const Problem& p, const ActiveRows& active, std::int64_t block) {
   Scratch s(p, call.scratch);
-  s.w.load(p, block * kClasses, false);
+  s.w.load(p, block * kClasses);
   std::fill(s.dw, s.dw + kClasses * p.width, 0.0f);
   std::fill(s.zero, s.zero + kRowBlock, 0.0f);
   // Tiles of a fixed size: the order of a sum over rows depends on the rows that count, on nothing else.

@@ -7,13 +7,10 @@
 namespace metal_candle::cpu::cross_entropy {
 
 using attention::Carve;
-using attention::kKeyBlock;
-using attention::kRowBlock;
 using attention::kSums;
 using attention::round_up;
 
-inline constexpr std::int64_t kFewTileRows = 96, kMostTileRows = 192;
-inline constexpr std::int64_t kClasses = kKeyBlock;  // of a block
+inline constexpr std::int64_t kFewTileRows = 128, kMostTileRows = 256, kTileStep = 64;
 
 /// A matrix with any strides, in elements.
 struct Matrix {
@@ -57,7 +54,7 @@ struct Problem {
   std::int64_t tile_rows() const {
     constexpr std::int64_t kBytes = 768 << 10;
     const std::int64_t fit = kBytes / std::max<std::int64_t>(1, (width + steps(width)) * 4);
-    return std::clamp(fit / kRowBlock * kRowBlock, kFewTileRows, kMostTileRows);
+    return std::clamp(fit / kTileStep * kTileStep, kFewTileRows, kMostTileRows);
   }
   /// Tiles for `rows` rows: a multiple of four so that a few threads get equal shares.
   std::int64_t tiles(std::int64_t rows) const { return round_up((rows + tile_rows() - 1) / tile_rows(), 4); }
@@ -92,7 +89,7 @@ struct Tile {
 };
 inline Tile tile(const Problem& p, const ActiveRows& active, std::int64_t index) {
   const std::int64_t tiles = std::max<std::int64_t>(1, p.tiles(*active.count));
-  const std::int64_t size = round_up((*active.count + tiles - 1) / tiles, kRowBlock), begin = index * size;
+  const std::int64_t size = round_up((*active.count + tiles - 1) / tiles, kSums), begin = index * size;
   if (begin >= *active.count) return {active.rows, 0};
   return {active.rows + begin, std::min<std::int64_t>(size, *active.count - begin)};
 }
@@ -102,97 +99,6 @@ inline void load_rows(const Problem& p, const Tile& t, float* target) {
   const auto load = p.pairs ? attention::load_halves : attention::load;
   for (std::int64_t i = 0; i < t.n; ++i)
     load({p.x.at(t.rows[i], 0), p.x.dtype, 0, p.x.column, 1, p.d}, target + i * p.steps(p.width), p.width);
-}
-
-/// A block of classes, both ways round: in f32, or in pairs of components [width / 2][kClasses] and of classes
-/// [kClasses / 2][width].
-struct ClassBlock {
-  float *by_class, *by_component;  // scratch: [kClasses][width], [width][kClasses]
-  float* staged;                   // w on its way to pairs
-  const float* rows = nullptr;     // what to read as [class][width]: by_class, or w itself
-  std::int64_t row_step = 0;
-  std::int64_t first = 0;
-  int n = 0;
-  std::int32_t* columns;  // [kClasses]: 0, 1 .. and kNever behind n, for the mask
-
-  ClassBlock(const Problem& p, Carve& scratch)
-      : by_class(scratch.take<float>(kClasses * p.width)),
-        by_component(scratch.take<float>(kClasses * p.width)),
-        staged(scratch.take<float>(p.pairs ? kClasses * p.width / 2 : 0)),
-        columns(scratch.take<std::int32_t>(kClasses)) {}
-
-  void load(const Problem& p, std::int64_t first_class, bool both) {
-    first = first_class;
-    n = static_cast<int>(std::min(kClasses, p.v - first));
-    for (int j = 0; j < kClasses; ++j) columns[j] = j < n ? j : static_cast<std::int32_t>(attention::kNever);
-    rows = by_class;
-    row_step = p.width;
-    if (p.pairs) return load_pairs(p, both);
-    const auto transpose = attention::row_kernels().transpose;
-    if (p.w.column == 1 && p.w.row != 1) {  // [d, v]: classes side by side
-      attention::load({p.w.at(0, first), p.w.dtype, p.w.row, 1, p.d, n}, by_component, kClasses);
-      std::fill(by_component + p.d * kClasses, by_component + p.width * kClasses, 0.0f);
-      for (std::int64_t c = 0; both && c < p.width; c += kSums)
-        transpose(by_component + c * kClasses, kClasses, kSums, kClasses, by_class + c, p.width, kSums);
-      return;
-    }
-    if (p.w.dtype == DType::f32 && p.w.row == 1 && p.d == p.width) {  // rows of an embedding as they are
-      rows = reinterpret_cast<const float*>(p.w.at(0, first));
-      row_step = p.w.column;
-    } else {
-      attention::load({p.w.at(0, first), p.w.dtype, p.w.column, p.w.row, n, p.d}, by_class, p.width);
-    }
-    transpose(rows, row_step, n, p.width, by_component, kClasses, kClasses);
-  }
-
-  void load_pairs(const Problem& p, bool both) {
-    if (p.w.column == 1 && p.w.row != 1) {
-      const attention::Rows components{p.w.at(0, first), p.w.dtype, p.w.row, 1, p.d, n};
-      attention::load_row_pairs(components, kClasses, staged, by_component);
-      const std::int64_t written = (p.d + 1) / 2 * kClasses;
-      std::fill(by_component + written, by_component + p.width / 2 * kClasses, 0.0f);
-      if (both) {
-        attention::load_halves(components, staged, kClasses);
-        attention::row_kernels().transpose(staged, kClasses / 2, p.d, kClasses / 2, by_class, p.width, p.width);
-      }
-      return;
-    }
-    const attention::Rows classes{p.w.at(0, first), p.w.dtype, p.w.column, p.w.row, n, p.d};
-    attention::load_transposed_pairs(classes, p.width, staged, by_component);
-    if (both) attention::load_row_pairs(classes, p.width, staged, by_class);
-  }
-
-  attention::ScoreBlock scores(float* at, int rows_of) const {
-    attention::ScoreBlock b{.scores = at,
-                            .rows = rows_of,
-                            .begin = 0,
-                            .end = static_cast<int>(round_up(n, kSums)),
-                            .masked = n % kSums != 0,
-                            .key_positions = columns,
-                            .sight = {}};
-    for (auto& s : b.sight) s = {0, static_cast<std::int32_t>(attention::kNever - 1)};
-    b.scale = static_cast<float>(attention::kLog2e);
-    return b;
-  }
-};
-
-/// logits [n][kClasses] of a tile. The components go in pieces whose part of w stays in the nearest cache.
-inline void logits(const Problem& p, const float* x, std::int64_t n, const ClassBlock& w, float* out) {
-  constexpr std::int64_t kPiece = 128;
-  const std::int64_t steps = p.steps(p.width);
-  for (std::int64_t c = 0; c < steps; c += kPiece)
-    attention::multiply({.a = x + c,
-                         .a_row = steps,
-                         .a_step = 1,
-                         .b = w.by_component + c * kClasses,
-                         .b_step = kClasses,
-                         .c = out,
-                         .c_row = kClasses,
-                         .m = n,
-                         .n = round_up(w.n, kSums),
-                         .k = std::min(kPiece, steps - c),
-                         .accumulate = c > 0,
-                         .pairs = p.pairs});
 }
 
 /// The same in f64, row by row.

@@ -84,26 +84,42 @@ void fill_native_bf16(VectorKernels& table) {
   table.round_bf16 = rounded;
 }
 
-void halve_native(const float* source, std::int64_t n, std::int64_t cols, std::uint16_t* rows, float* pairs) {
-  alignas(64) static constexpr std::uint16_t kInTurn[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
-                                                            21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
-                                                            11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+namespace {
+alignas(64) constexpr std::uint16_t kInTurn[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                   8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+}
+
+void halve_native(const float* source, std::int64_t n, std::int64_t cols, std::int64_t line, std::uint16_t* rows,
+                  float* pairs) {
   const __m512i in_turn = _mm512_load_si512(kInTurn);
-  for (std::int64_t i = 0; i < n; i += 2, source += 2 * cols) {
+  for (std::int64_t i = 0; i < n; i += 2, source += 2 * line) {
     const bool both = i + 1 < n;
     for (std::int64_t c = 0; c < cols; c += 16) {
       const __m512 low = _mm512_loadu_ps(source + c),
-                   high = both ? _mm512_loadu_ps(source + cols + c) : _mm512_setzero_ps();
+                   high = both ? _mm512_loadu_ps(source + line + c) : _mm512_setzero_ps();
       const __m512i halves = round_two(low, high);
       if (rows) {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(rows + i * cols + c), _mm512_castsi512_si256(halves));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(rows + i * line + c), _mm512_castsi512_si256(halves));
         if (both)
-          _mm256_storeu_si256(reinterpret_cast<__m256i*>(rows + (i + 1) * cols + c),
+          _mm256_storeu_si256(reinterpret_cast<__m256i*>(rows + (i + 1) * line + c),
                               _mm512_extracti64x4_epi64(halves, 1));
       }
-      if (pairs) _mm512_storeu_si512(pairs + i / 2 * cols + c, _mm512_permutexvar_epi16(in_turn, halves));
+      if (pairs) _mm512_storeu_si512(pairs + i / 2 * line + c, _mm512_permutexvar_epi16(in_turn, halves));
     }
   }
+}
+
+void pair_native(const std::uint16_t* source, std::int64_t stride, std::int64_t n, std::int64_t cols, float* pairs) {
+  const __m512i in_turn = _mm512_load_si512(kInTurn);
+  for (std::int64_t i = 0; i < n; i += 2, source += 2 * stride, pairs += cols)
+    for (std::int64_t c = 0; c < cols; c += 16) {
+      const auto* const at = reinterpret_cast<const __m256i*>(source + c);
+      const __m256i low = _mm256_loadu_si256(at);
+      const __m256i high = i + 1 < n ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source + stride + c))
+                                     : _mm256_setzero_si256();
+      const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+      _mm512_storeu_si512(pairs + c, _mm512_permutexvar_epi16(in_turn, both));
+    }
 }
 
 }  // namespace metal_candle::cpu::vm
@@ -113,7 +129,8 @@ HWY_POP_ATTRIBUTES
 
 namespace metal_candle::cpu::vm {
 void fill_native_bf16(VectorKernels&) {}
-void halve_native(const float*, std::int64_t, std::int64_t, std::uint16_t*, float*) {}
+void halve_native(const float*, std::int64_t, std::int64_t, std::int64_t, std::uint16_t*, float*) {}
+void pair_native(const std::uint16_t*, std::int64_t, std::int64_t, std::int64_t, float*) {}
 }  // namespace metal_candle::cpu::vm
 
 #endif
