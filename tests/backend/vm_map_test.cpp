@@ -107,6 +107,24 @@ TEST(VmMap, FunctionsWithinAFewUlpOfAllFloats) {
   });
 }
 
+/// Where exp(-x) overflows, denormals among it, and NaN.
+TEST(VmMap, SlopesFarOutAndBesideIt) {
+  const double xs[] = {0.0,   -0.0, 1e-45, -1e-40, 86.9, -86.9, 87.1, -87.1,
+                       -88.8, -95,  -103,  -104.5, 200,  -200,  3e38, kNan};
+  for (Elementwise op : {silu_grad, gelu_tanh_grad}) {
+    for (const std::int64_t n : {5, 16, 75, 256}) {
+      SCOPED_TRACE(std::string(info(op).name) + " of " + std::to_string(n));
+      Case c{map_program(op, false, n, DType::f32),
+             {Array(DType::f32, n), Array(DType::f32, 0), Array(DType::f32, n)},
+             {}};
+      for (std::int64_t i = 0; i < n; ++i) c.buffers[0].set(i, xs[(i + n) % std::ssize(xs)]);
+      c.relative = 1e-5;
+      c.absolute = 2e-43;
+      check(c);
+    }
+  }
+}
+
 TEST(VmMap, PowWithinAFewUlp) {
   const std::int64_t n = 20000;
   Case c{map_program(pow, true, n, DType::f32),
@@ -135,7 +153,8 @@ TEST(VmMap, IntegersWrapAndKeepTheirType) {
 
 TEST(VmMap, ElementwiseBitsDoNotDependOnPlaceOrFusion) {
   for_each_isa([] {
-    for (Elementwise op : {exp, log, tanh, sigmoid, gelu, gelu_tanh, sin, softplus, erf, pow}) {
+    for (Elementwise op :
+         {exp, log, tanh, sigmoid, silu, silu_grad, gelu, gelu_tanh, gelu_tanh_grad, sin, softplus, erf, pow}) {
       std::vector<Array> first;
       for (std::int64_t cols : {6400, 64, 100, 1}) {  // the same 6400 values in other shapes and positions
         ProgramBuilder b({6400 / cols});

@@ -158,7 +158,7 @@ TEST(VmTurns, ReductionsOfOneRow) {
 TEST(VmQuick, ALaneDoesNotSeeHowFarItsNeighboursAre) {
   const std::int64_t n = 4096;
   for_each_isa([&] {
-    for (Elementwise op : {exp, silu, gelu_tanh}) {
+    for (Elementwise op : {exp, sigmoid, silu, silu_grad, gelu_tanh, gelu_tanh_grad}) {
       SCOPED_TRACE(info(op).name);
       ProgramBuilder b({1});
       b.stage(n);

@@ -72,7 +72,8 @@ struct Extra {
   Access access;
   std::int64_t imm0 = 1, imm1 = 1;
   std::int8_t step_a = 1, step_b = 1;  // random: 0 where the operand is one value a row
-  Operand state, kept;                 // a map's reduction: its running state; where the values go, if anywhere
+  // A map's reduction: its running state; where the values go, if anywhere. A twin: its last operand; the second result.
+  Operand state, kept;
 };
 
 struct alignas(64) Instr {
@@ -109,6 +110,7 @@ struct VectorKernels {
   int pair_count;
   MapReduce map_reduces[24];
   int map_reduce_count;
+  Kernel silu_twin;          // f32: silu(a) · c, and its slope times (b · d) beside it
   Kernel compare_column[6];  // i64 column index ∘ row value b, in the order of the table
   Kernel pick_column;        // 4-byte: row value b where the column is row value a (i64), row value c elsewhere
   Kernel i32_to_f32;

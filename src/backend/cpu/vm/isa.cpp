@@ -20,6 +20,7 @@ VectorKernels make_table() {
   fill_pair_f32(table);
   fill_row_f32(table);
   fill_map_reduce_f32(table);
+  fill_twin_f32(table);
   fill_memory(table);
   return table;
 }

@@ -8,6 +8,7 @@ void fill_map_f32(VectorKernels& table);
 void fill_pair_f32(VectorKernels& table);
 void fill_row_f32(VectorKernels& table);
 void fill_map_reduce_f32(VectorKernels& table);  // after maps and pairs
+void fill_twin_f32(VectorKernels& table);
 void fill_memory(VectorKernels& table);
 
 }  // namespace metal_candle::cpu::vm

@@ -96,7 +96,12 @@ void Lowering::find_ahead() {
     b_.ahead_stage = static_cast<int>(b_.stages.size()) - 2;
   }
   fetch_in_passing();
-  if (single && !b_.in_passing) b_.ahead.clear();
+  if (single && !b_.in_passing) {
+    b_.ahead.clear();
+    for (int i = b_.stages[0].loop.begin; i < b_.stages[0].loop.end; ++i)
+      if (Instr& in = b_.code[static_cast<std::size_t>(i)]; in.fn == kernels_.silu_twin && streams(in))
+        in.out.flags |= kFetch;  // of two arrays, by itself
+  }
   cut_early_stores();
 }
 

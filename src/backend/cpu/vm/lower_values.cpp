@@ -32,9 +32,10 @@ void Lowering::emit_loop(int stage) {
   for (std::size_t i = 0; i < items_.size(); ++i) emit_item(static_cast<int>(i), stage);
   for (int v : rest) emit_sink(v);
   for (int v = p_.stages[stage].begin; v < p_.stages[stage].end; ++v) {
-    if (is_store(op(v)) && value(value(v).a).full && v != direct_store_) emit_store(v);
+    if (is_store(op(v)) && value(value(v).a).full && v != direct_store_ && !placed_with_twin(v)) emit_store(v);
   }
   for (int v : items_) give_register(std::exchange(full_[v].slot, -1));
+  if (twin_.plain >= 0) give_register(std::exchange(full_[std::min(twin_.plain, twin_.sloped)].slot, -1));
   release_rows((stage * 3 + 1) * kForever, (stage * 3 + 2) * kForever);
 }
 
@@ -55,6 +56,7 @@ void Lowering::find_pairs(int stage) {
       break;
     }
   }
+  find_twin(stage, uses);
   std::erase_if(items_, [&](int v) { return pair_of_[v] >= 0; });
 }
 
@@ -114,6 +116,7 @@ void Lowering::find_last_uses(int stage) {
     }
   }
   if (stores != 1 || memory_after || !can_write_direct(direct_store_)) direct_store_ = -1;
+  place_twin(stage);
 }
 
 bool Lowering::can_write_direct(int store) const {
@@ -126,6 +129,7 @@ bool Lowering::can_write_direct(int store) const {
 
 void Lowering::emit_item(int i, int stage) {
   const int v = items_[i];
+  if (is_twin(v)) return emit_twin(i);
   Instr in = prepare(v, Context::full);
   if (const MapReduce* both = map_reduce(in, v)) return emit_map_reduce(in, *both, i, stage);
   each_read(v, [&](int o) {

@@ -66,6 +66,10 @@ class Lowering {
       for (int o : {row, value(v).b, value(v).c}) fn(o);
       return;
     }
+    if (is_twin(v)) {
+      for (int o : twin_.reads) fn(o);
+      return;
+    }
     each_operand(v, [&](int o) {
       if (o == index) return;
       if (pair_of_[o] == v) each_operand(o, fn);
@@ -231,6 +235,24 @@ class Lowering {
   const Pair* find_pair(int first, int v) const;
   void prepare_pair(Instr& in, int first, int v);
 
+  /// Two items that one kernel computes: the product `plain` of a silu, and `sloped` of its slope and a product. Both are
+  /// only stored; the later one of them stays an item and stands for both.
+  struct Twin {
+    int plain = -1, sloped = -1, silu = -1, slope = -1, product = -1;
+    int reads[4] = {-1, -1, -1, -1};
+  };
+  bool is_map(int v, Elementwise which) const;
+  int inner_of(int v, Elementwise which, const std::vector<int>& uses) const;
+  bool is_last_product(int v, const std::vector<int>& uses, int stage) const;
+  void find_twin(int stage, const std::vector<int>& uses);
+  void take_twin();
+  bool is_twin(int v) const { return twin_.plain >= 0 && v == std::max(twin_.plain, twin_.sloped); }
+  bool placed_with_twin(int store) const {
+    return direct_store_ >= 0 && (store == twin_store_[0] || store == twin_store_[1]);
+  }
+  void place_twin(int stage);
+  void emit_twin(int i);
+
   /// Position of each item's last reader; stores read after all of them.
   void find_last_uses(int stage);
   /// The last computed value, stored once, may be written where it belongs instead of to a register.
@@ -298,6 +320,8 @@ class Lowering {
   std::vector<std::vector<char>> needs_;
 
   // the stage at hand
+  Twin twin_;
+  int twin_store_[2] = {-1, -1};
   int stage_ = 0, direct_store_ = -1;
   bool vector_op_ = false, by_column_ = false;  // of the instruction at hand
   std::vector<int> items_, last_, temporary_;

@@ -317,12 +317,16 @@ MC_INLINE F silu_grad(F x) {
   return s * fma(x, k(1) - s, k(1));
 }
 /// d/dx of x·σ(u), u = x·(c1·x² + c0). x² is bounded where σ is 0 or 1, so that nothing overflows.
-MC_INLINE F gelu_tanh_grad(F x) {
+template <class Sigmoid>
+HWY_INLINE F gelu_tanh_slope(F x, Sigmoid sigma) {
   const F c0 = k(1.5957691216057308f), c1 = k(0.07135481627260025f);
   const F xx = clamp_high(x * x, k(400));
-  const F s = sigmoid(x * fma(xx, c1, c0));
+  const F s = sigma(x * fma(xx, c1, c0));
   const F slope = fma(xx, k(3) * c1, c0);
   return fma(x * s * (k(1) - s), slope, s);
+}
+MC_INLINE F gelu_tanh_grad(F x) {
+  return gelu_tanh_slope(x, [](F u) HWY_ATTR { return sigmoid(u); });
 }
 
 // Memory. The whole vector, or its first n lanes: nothing outside them is touched.

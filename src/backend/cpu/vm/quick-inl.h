@@ -68,6 +68,31 @@ struct Lanes<Op_exp> {
   }
 };
 
+/// σ(x), where exp(-x) overflows as exp(x).
+MC_INLINE F sigmoid_any(F x) { return select(x < k(-kFar), exp(x), k(1) / (k(1) + exp(-x))); }
+MC_INLINE F sigmoid_near(F x) { return k(1) / (k(1) + exp_near(-x)); }
+
+template <>
+struct Lanes<Op_sigmoid> {
+  static constexpr bool quick = true;
+  static HWY_INLINE F apply(F x) { return sigmoid_any(x); }
+  static HWY_INLINE F near(F x, F& far) {
+    far = farther(far, x);
+    return sigmoid_near(x);
+  }
+};
+
+template <>
+struct Lanes<Op_silu_grad> {
+  static constexpr bool quick = true;
+  static HWY_INLINE F slope(F x, F s) { return s * fma(x, k(1) - s, k(1)); }
+  static HWY_INLINE F apply(F x) { return slope(x, sigmoid_any(x)); }
+  static HWY_INLINE F near(F x, F& far) {
+    far = farther(far, x);
+    return slope(x, sigmoid_near(x));
+  }
+};
+
 /// x / (1 + exp(-x)); where that overflows σ(x) is exp(x).
 template <>
 struct Lanes<Op_silu> {
@@ -92,6 +117,20 @@ struct Lanes<Op_gelu_tanh> {
     const F u = argument(x);
     far = farther(far, u);
     return x / (k(1) + exp_near(-u));
+  }
+};
+
+template <>
+struct Lanes<Op_gelu_tanh_grad> {
+  static constexpr bool quick = true;
+  static HWY_INLINE F apply(F x) {
+    return gelu_tanh_slope(x, [](F u) HWY_ATTR { return sigmoid_any(u); });
+  }
+  static HWY_INLINE F near(F x, F& far) {
+    return gelu_tanh_slope(x, [&](F u) HWY_ATTR {
+      far = farther(far, u);
+      return sigmoid_near(u);
+    });
   }
 };
 #endif

@@ -1,0 +1,109 @@
+// Two items of a stage that one kernel computes: silu(x) · c and silu'(x) · (b · d).
+#include "backend/cpu/vm/lowering.h"
+
+namespace metal_candle::cpu::vm {
+
+bool Lowering::is_map(int v, Elementwise which) const {
+  return op(v) == KOp::map && value(v).code == static_cast<int>(which) && value(v).type == RegType::f32;
+}
+
+/// The operand of a product that is `which`, computed here and wanted by nobody else; -1 if there is none.
+int Lowering::inner_of(int v, Elementwise which, const std::vector<int>& uses) const {
+  for (int o : {value(v).a, value(v).b})
+    if (is_map(o, which) && in_items(o) && !kept_[o] && uses[o] == 1) return o;
+  return -1;
+}
+
+/// A product that is only stored: it may be computed later than its turn.
+bool Lowering::is_last_product(int v, const std::vector<int>& uses, int stage) const {
+  if (!is_map(v, Elementwise::mul) || kept_[v] || value(v).stage != stage) return false;
+  int stores = 0;
+  for (int s = p_.stages[stage].begin; s < p_.stages[stage].end; ++s) stores += is_store(op(s)) && value(s).a == v;
+  return stores > 0 && stores == uses[v];
+}
+
+void Lowering::find_twin(int stage, const std::vector<int>& uses) {
+  twin_ = {};
+  const auto other = [&](int v, int o) { return value(v).a == o ? value(v).b : value(v).a; };
+  const auto walking_f32 = [&](int o) { return kind(o) == Kind::full && value(o).type == RegType::f32; };
+  for (int sloped : items_) {
+    if (!is_last_product(sloped, uses, stage)) continue;
+    const int slope = inner_of(sloped, Elementwise::silu_grad, uses);
+    const int product = inner_of(sloped, Elementwise::mul, uses);
+    if (slope < 0 || product < 0) continue;
+    for (int plain : items_) {
+      if (plain == sloped || !is_last_product(plain, uses, stage)) continue;
+      const int silu = inner_of(plain, Elementwise::silu, uses);
+      if (silu < 0 || value(silu).a != value(slope).a) continue;
+      const Twin found{plain, sloped,  silu,
+                       slope, product, {value(silu).a, value(product).a, other(plain, silu), value(product).b}};
+      if (!std::all_of(found.reads, found.reads + 4, walking_f32)) continue;
+      twin_ = found;
+      return take_twin();
+    }
+  }
+}
+
+/// Undoes what the pairs have made of its parts, and leaves one item, the later of the two.
+void Lowering::take_twin() {
+  for (int v = 0; v < n_; ++v) {
+    const int by = pair_of_[v];
+    if (by == twin_.plain || by == twin_.sloped || by == twin_.product || by == twin_.slope || by == twin_.silu)
+      pair_of_[v] = -1;
+  }
+  pair_of_[twin_.silu] = twin_.plain;
+  pair_of_[twin_.slope] = pair_of_[twin_.product] = twin_.sloped;
+  pair_of_[std::min(twin_.plain, twin_.sloped)] = std::max(twin_.plain, twin_.sloped);
+}
+
+void Lowering::emit_twin(int i) {
+  const int host = items_[static_cast<std::size_t>(i)];
+  Instr in;
+  in.fn = kernels_.silu_twin;
+  b_.extras.emplace_back();
+  Extra& extra = b_.extras.back();
+  in.extra = &extra;
+  in.a = operand(twin_.reads[0], Context::full);
+  in.b = operand(twin_.reads[1], Context::full);
+  in.c = operand(twin_.reads[2], Context::full);
+  extra.state = operand(twin_.reads[3], Context::full);
+  // Results are not put where operands were: rows of a block are read and written one after the other, but a register
+  // that is given back here may lie elsewhere in the other's block.
+  const auto place = [&](int v, int store) {
+    if (store >= 0) return memory_operand(value(store).access, false);
+    full_[v].slot = take_register(RegType::f32);
+    return full_[v].operand = register_operand(full_[v].slot);
+  };
+  const bool direct = direct_store_ >= 0;
+  in.out = place(twin_.plain, direct ? twin_store_[0] : -1);
+  extra.kept = place(twin_.sloped, direct ? twin_store_[1] : -1);
+  if (direct && s_.accesses[value(direct_store_).access].stream) {
+    in.out.flags |= kStream;
+    b_.streams = true;
+  }
+  push(in);
+  each_read(host, [&](int o) {
+    if (last_[o] == i) give_register(std::exchange(full_[o].slot, -1));
+  });
+}
+
+/// Both results where they belong, if nothing is read from memory behind them.
+void Lowering::place_twin(int stage) {
+  twin_store_[0] = twin_store_[1] = -1;
+  if (twin_.plain < 0 || items_.empty() || items_.back() != std::max(twin_.plain, twin_.sloped)) return;
+  const bool can = direct_store_ >= 0;
+  direct_store_ = -1;
+  if (!can) return;
+  for (int v = p_.stages[stage].begin; v < p_.stages[stage].end; ++v) {
+    if (!is_store(op(v))) continue;
+    if (value(v).a == twin_.plain) twin_store_[0] = twin_store_[0] < 0 ? v : -2;
+    if (value(v).a == twin_.sloped) twin_store_[1] = twin_store_[1] < 0 ? v : -2;
+  }
+  if (twin_store_[0] < 0 || twin_store_[1] < 0 || !can_write_direct(twin_store_[0]) ||
+      !can_write_direct(twin_store_[1]))
+    return;
+  if (s_.accesses[value(twin_store_[0]).access].stream != s_.accesses[value(twin_store_[1]).access].stream) return;
+  direct_store_ = twin_store_[0];
+}
+
+}  // namespace metal_candle::cpu::vm
