@@ -1,5 +1,6 @@
-// silu(x)·c and its slope times b·d: one kernel where both are only stored, each op on its own where somebody else wants
-// a part. The same bits, at any shape, in place, past the caches, far out.
+// Items that share a kernel: silu(x)·c and its slope times b·d where both are only stored; a sum that is stored and kept,
+// and the sum of its squares. Each op on its own where somebody else wants a part. The same bits, at any shape, in place,
+// past the caches, far out.
 #include "vm_harness.h"
 
 namespace metal_candle::test {
@@ -99,6 +100,77 @@ TEST(VmTwin, SixteenBitsAndOtherItemsBehindIt) {
   for (std::int64_t i = 0; i < 4500; ++i)
     if (std::fabs(c.buffers[0].get(i)) > 100) c.buffers[0].set(i, 2.5);
   check(c);
+}
+
+struct Sums {
+  std::int64_t rows, cols, gap;
+  bool stream, in_place, keep, stored, by_mul;
+};
+
+/// h = x + z, stored or not; h · Σh²; `apart` stores the squares, too. Buffers: x, z, h, the result, sums, squares.
+KernelProgram residual(const Sums& s, bool apart) {
+  ProgramBuilder b({s.rows});
+  const auto matrix = [&](int buffer) {
+    return KAccess{.buffer = buffer, .dtype = DType::f32, .row_strides = {s.cols + s.gap}, .col_stride = 1};
+  };
+  b.stage(s.cols);
+  const int h = b.map(add, b.load(matrix(0)), b.load(matrix(1))),
+            square_h = s.by_mul ? b.map(mul, h, h) : b.map(square, h);
+  if (s.keep) b.keep(h);
+  KAccess out = matrix(s.in_place ? 0 : 2);
+  out.stream = s.stream;
+  if (s.stored) b.store(h, out);
+  if (apart) b.store(square_h, matrix(5));
+  const int sum = b.reduce(KOp::reduce_sum, square_h);
+  b.stage(s.cols);
+  KAccess last = matrix(3);
+  last.stream = s.stream;
+  b.store(b.map(mul, h, sum), last);
+  b.store(sum, b.per_row(4));
+  return b.done();
+}
+
+TEST(VmSumOfSquares, SameBitsAsOneByOne) {
+  for (const std::int64_t cols : {1, 16, 100, 1024, 1025, 4096, 9001})
+    for (int variant = 0; variant < 32; ++variant) {
+      const Sums s{cols < 200 ? 50 : 7,
+                   cols,
+                   variant & 1 ? 3 : 16,
+                   (variant & 2) != 0,
+                   false,
+                   variant % 4 < 2,
+                   (variant & 8) != 0,
+                   (variant & 16) != 0};
+      Sums in_place = s;
+      in_place.in_place = in_place.keep = (variant & 4) != 0;
+      SCOPED_TRACE(std::to_string(cols) + " columns, variant " + std::to_string(variant));
+      const std::int64_t n = s.rows * (s.cols + s.gap);
+      std::vector<Array> buffers = {random_array(DType::f32, n, -3, 3, 6),
+                                    random_array(DType::f32, n, -3, 3, 7),
+                                    Array(DType::f32, n),
+                                    Array(DType::f32, n),
+                                    Array(DType::f32, s.rows),
+                                    Array(DType::f32, n)};
+      const double odd[] = {std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN(), 3e38,
+                            1e-42};
+      for (std::int64_t i = 1; i < 4; ++i) buffers[0].set(i * (s.cols + s.gap), odd[i - 1]);
+      const Case together{residual(in_place, false), buffers, {}}, apart{residual(s, true), buffers, {}};
+      for_each_isa([&] {
+        const std::vector<Array> got = execute(together), want = execute(apart);
+        for (std::int64_t r = 0; r < s.rows; ++r)
+          for (std::int64_t c = 0; c < cols; ++c) {
+            const std::int64_t at = r * (s.cols + s.gap) + c;
+            const auto bits = [&](const Array& a) {
+              return std::bit_cast<std::uint32_t>(static_cast<float>(a.get(at)));
+            };
+            if (s.stored) {
+              ASSERT_EQ(bits(got[in_place.in_place ? 0 : 2]), bits(want[2])) << r << ", " << c;
+            }
+            ASSERT_EQ(bits(got[3]), bits(want[3])) << r << ", " << c;
+          }
+        EXPECT_EQ(got[4].bytes, want[4].bytes);
+      });
+    }
 }
 
 }  // namespace

@@ -111,6 +111,7 @@ struct VectorKernels {
   MapReduce map_reduces[24];
   int map_reduce_count;
   Kernel silu_twin;          // f32: silu(a) · c, and its slope times (b · d) beside it
+  Kernel sum_of_squares[2];  // f32: of a + b, which is kept; and stored at c, too
   Kernel compare_column[6];  // i64 column index ∘ row value b, in the order of the table
   Kernel pick_column;        // 4-byte: row value b where the column is row value a (i64), row value c elsewhere
   Kernel i32_to_f32;

@@ -129,6 +129,7 @@ void Lowering::cut_early_stores() {
   const auto from = static_cast<std::size_t>(b_.ahead_from);
   if (from + 1 >= b_.stages.size() || b_.block_rows != 1 || b_.ahead_stage == b_.ahead_from) return;
   StageCode& stage = b_.stages[from];
+  if (b_.code[static_cast<std::size_t>(stage.loop.begin)].fn == kernels_.sum_of_squares[1]) return;  // one loop
   if (std::any_of(b_.code.begin() + stage.loop.begin, b_.code.begin() + stage.loop.end,
                   [&](const Instr& in) { return streams(in); }))
     stage.piece = std::min(stage.piece, kPiece);

@@ -29,10 +29,12 @@ void Lowering::emit_loop(int stage) {
   }
   std::sort(sinks_.begin(), sinks_.end());
   next_sink_ = 0;
+  find_spread(stage);
   for (std::size_t i = 0; i < items_.size(); ++i) emit_item(static_cast<int>(i), stage);
   for (int v : rest) emit_sink(v);
   for (int v = p_.stages[stage].begin; v < p_.stages[stage].end; ++v) {
-    if (is_store(op(v)) && value(value(v).a).full && v != direct_store_ && !placed_with_twin(v)) emit_store(v);
+    if (is_store(op(v)) && value(value(v).a).full && v != direct_store_ && v != spread_.store && !placed_with_twin(v))
+      emit_store(v);
   }
   for (int v : items_) give_register(std::exchange(full_[v].slot, -1));
   if (twin_.plain >= 0) give_register(std::exchange(full_[std::min(twin_.plain, twin_.sloped)].slot, -1));
@@ -130,6 +132,8 @@ bool Lowering::can_write_direct(int store) const {
 void Lowering::emit_item(int i, int stage) {
   const int v = items_[i];
   if (is_twin(v)) return emit_twin(i);
+  if (spread_.at >= 0 && i == spread_.at) return;
+  if (spread_.at >= 0 && i == spread_.at + 1) return emit_spread(stage);
   Instr in = prepare(v, Context::full);
   if (const MapReduce* both = map_reduce(in, v)) return emit_map_reduce(in, *both, i, stage);
   each_read(v, [&](int o) {

@@ -253,6 +253,16 @@ class Lowering {
   void place_twin(int stage);
   void emit_twin(int i);
 
+  /// A sum, what is stored of it, and the sum of its squares in one pass: two items that follow each other.
+  struct Spread {
+    int at = -1;  // of the sum among the items
+    int store = -1;
+  };
+  void find_spread(int stage);
+  int store_of_spread(int stage) const;
+  bool reads_memory_last(int stage) const;
+  void emit_spread(int stage);
+
   /// Position of each item's last reader; stores read after all of them.
   void find_last_uses(int stage);
   /// The last computed value, stored once, may be written where it belongs instead of to a register.
@@ -321,6 +331,7 @@ class Lowering {
 
   // the stage at hand
   Twin twin_;
+  Spread spread_;
   int twin_store_[2] = {-1, -1};
   int stage_ = 0, direct_store_ = -1;
   bool vector_op_ = false, by_column_ = false;  // of the instruction at hand

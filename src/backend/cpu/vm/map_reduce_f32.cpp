@@ -32,6 +32,46 @@ void map_reduce(const Instr& in, const Frame& f) {
   }
 }
 
+/// The square of a + b, whose value goes to two places on the way.
+template <bool kStored, bool kPast>
+struct Spread {
+  Binary<Op_add, kVV> sum;
+  float *kept, *out;
+  HWY_INLINE F all(int c) const {
+    const F x = sum.all(c);
+    store(x, kept + c);
+    if constexpr (kPast) hn::Stream(x.v, df, out + c);
+    else if constexpr (kStored) store(x, out + c);
+    return Op_square::apply(x);
+  }
+  HWY_INLINE F some(int c, int n) const {
+    const F x = sum.some(c, n);
+    store_some(x, kept + c, static_cast<std::size_t>(n));
+    if constexpr (kStored) store_some(x, out + c, static_cast<std::size_t>(n));
+    return Op_square::apply(x);
+  }
+};
+
+template <bool kStored>
+void sum_of_squares(const Instr& in, const Frame& f) {
+  auto sum = Binary<Op_add, kVV>::of(in, f);
+  float *out = at<float>(in.out, f), *state = at<float>(in.extra->state, f), *kept = at<float>(in.extra->kept, f);
+  float* stored = kStored ? at<float>(in.c, f) : nullptr;
+  for (int r = 0; r < f.rows; ++r) {
+    const bool past = kStored && (in.out.flags & kStream) && head_of(stored, 4, 1) == 0;
+    F total;
+    const bool whole =
+        past ? reduce_row<Sum, false>(Spread<kStored, kStored>{sum, kept, stored}, nullptr, state, f, total)
+             : reduce_row<Sum, false>(Spread<kStored, false>{sum, kept, stored}, nullptr, state, f, total);
+    if (whole) put_row(lanes_of<Sum>(total), out, f);
+    sum.next();
+    state = step(state, kReduceState);
+    out = step(out, pitch(in.out, f));
+    kept = step(kept, pitch(in.extra->kept, f));
+    if (kStored) stored = step(stored, pitch(in.c, f));
+  }
+}
+
 struct Adder {
   VectorKernels& table;
   template <class R, class E>
@@ -58,6 +98,8 @@ struct Adder {
 }  // namespace
 
 void fill_map_reduce_f32(VectorKernels& table) {
+  table.sum_of_squares[0] = sum_of_squares<false>;
+  table.sum_of_squares[1] = sum_of_squares<true>;
   using E = Elementwise;
   Adder to{table};
   to.unary<Sum, Op_exp>(E::exp, Reduce::sum);

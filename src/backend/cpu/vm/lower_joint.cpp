@@ -1,4 +1,4 @@
-// Two items of a stage that one kernel computes: silu(x) · c and silu'(x) · (b · d).
+// Two items of a stage that one kernel computes: silu(x) · c and silu'(x) · (b · d); a + b and the sum of its squares.
 #include "backend/cpu/vm/lowering.h"
 
 namespace metal_candle::cpu::vm {
@@ -104,6 +104,86 @@ void Lowering::place_twin(int stage) {
     return;
   if (s_.accesses[value(twin_store_[0]).access].stream != s_.accesses[value(twin_store_[1]).access].stream) return;
   direct_store_ = twin_store_[0];
+}
+
+void Lowering::find_spread(int stage) {
+  spread_ = {};
+  const auto plain = [&](int v) {  // no pair
+    bool any = false;
+    each_operand(v, [&](int o) { any |= pair_of_[o] == v; });
+    return !any;
+  };
+  const auto sinks_of = [&](int v) {
+    return std::count_if(sinks_.begin(), sinks_.end(), [&](const auto& s) { return s.first == v; });
+  };
+  for (int i = 0; i + 1 < static_cast<int>(items_.size()); ++i) {
+    const int sum = items_[static_cast<std::size_t>(i)], square = items_[static_cast<std::size_t>(i) + 1];
+    if (!is_map(sum, Elementwise::add) || value(square).a != sum) continue;
+    if (!is_map(square, Elementwise::square) && !(is_map(square, Elementwise::mul) && value(square).b == sum)) continue;
+    if (!plain(sum) || !plain(square) || is_twin(square) || kind(value(sum).a) != Kind::full ||
+        kind(value(sum).b) != Kind::full)
+      continue;
+    if (kept_[square] || last_[square] != i + 1 || sinks_of(sum) != 0 || sinks_of(square) != 1) continue;
+    const auto sink = std::find_if(sinks_.begin(), sinks_.end(), [&](const auto& s) { return s.first == square; });
+    if (op(sink->second) != KOp::reduce_sum) continue;
+    spread_.at = i;
+    if (i + 2 == static_cast<int>(items_.size()) && !reads_memory_last(stage)) spread_.store = store_of_spread(stage);
+    return;
+  }
+}
+
+/// Whether sinks or stores of this stage read arrays that were not computed in it.
+bool Lowering::reads_memory_last(int stage) const {
+  for (int v = p_.stages[stage].begin; v < p_.stages[stage].end; ++v) {
+    const bool sink = is_row_reduce(op(v)) || is_column_reduce(op(v));
+    if ((sink || (is_store(op(v)) && value(value(v).a).full)) && !in_items(value(v).a)) return true;
+  }
+  return false;
+}
+
+/// The one store of the sum, if the sum can be written there at once; else -1.
+int Lowering::store_of_spread(int stage) const {
+  const int sum = items_[static_cast<std::size_t>(spread_.at)];
+  int store = -1;
+  for (int v = p_.stages[stage].begin; v < p_.stages[stage].end; ++v) {
+    if (!is_store(op(v)) || value(v).a != sum) continue;
+    if (store >= 0) return -1;
+    store = v;
+  }
+  if (store < 0 || !regular(value(store).access)) return -1;
+  return same_in_register(s_.accesses[value(store).access].dtype, RegType::f32) ? store : -1;
+}
+
+void Lowering::emit_spread(int stage) {
+  const int i = spread_.at, sum = items_[static_cast<std::size_t>(i)];
+  const int reduction = sinks_[next_sink_++].second;
+  b_.extras.emplace_back();
+  Extra& extra = b_.extras.back();
+  Instr in;
+  in.fn = kernels_.sum_of_squares[spread_.store >= 0];
+  in.extra = &extra;
+  in.a = operand(value(sum).a, Context::full);
+  in.b = operand(value(sum).b, Context::full);
+  in.out = rows_[reduction].operand;
+  in.out.stride = reg_size(RegType::f32);
+  extra.state = scratch(allocate(std::int64_t{kReduceState} * b_.block_rows));
+  Location& out = full_[sum];
+  if (kept_[sum] && value(sum).stage == stage) {
+    out.operand = keep_operand(sum);
+  } else {
+    out.slot = take_register(RegType::f32);
+    out.operand = register_operand(out.slot);
+  }
+  extra.kept = out.operand;
+  if (spread_.store >= 0) {
+    in.c = memory_operand(value(spread_.store).access, false);
+    if (s_.accesses[value(spread_.store).access].stream) in.out.flags |= kStream, b_.streams = true;
+  }
+  push(in);
+  each_read(sum, [&](int o) {
+    if (last_[o] == i) give_register(std::exchange(full_[o].slot, -1));
+  });
+  if (last_[sum] == i + 1) give_register(std::exchange(out.slot, -1));
 }
 
 }  // namespace metal_candle::cpu::vm
