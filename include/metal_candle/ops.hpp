@@ -182,7 +182,7 @@ LazyTensor rope(const LazyTensor& x, const LazyTensor& positions, double base = 
 struct AttentionOptions {
   double scale = 0;         // 0: 1/sqrt(head width)
   bool causal = true;       // a query sees keys at positions <= its own
-  std::int64_t window = 0;  // > 0: and only the last `window` of them
+  std::int64_t window = 0;  // > 0: and only those nearer than it; before the query and, if not causal, after it
   double softcap = 0;       // > 0: scores become cap·tanh(score/cap)
   /// Ragged: queries and keys of several sequences packed one after the other. [s+1] offsets, i32. Without them the
   /// leading axis is one sequence.
