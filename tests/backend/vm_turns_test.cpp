@@ -73,33 +73,43 @@ struct Streamed {
 int rms_scale(ProgramBuilder& b, int sum, std::int64_t cols) {
   return b.map(rsqrt, b.map(add, b.map(mul, sum, b.literal(1.0 / static_cast<double>(cols))), b.literal(1e-5)));
 }
-const Streamed kStreamed[] = {{"norm",
-                               [](ProgramBuilder& b, std::int64_t cols, KAccess out, KAccess) {
-                                 const int x = b.load(b.dense(0)),
-                                           scale = rms_scale(b, b.reduce(KOp::reduce_sum, b.map(square, x)), cols);
-                                 b.stage(cols);
-                                 b.store(b.map(mul, b.map(mul, x, scale), b.load(b.column_weights(1))), out);
-                               }},
-                              {"function",
-                               [](ProgramBuilder& b, std::int64_t, KAccess out, KAccess) {
-                                 b.store(b.map(mul, b.map(silu, b.load(b.dense(0))), b.load(b.column_weights(1))), out);
-                               }},
-                              {"copy and difference",
-                               [](ProgramBuilder& b, std::int64_t cols, KAccess out, KAccess) {
-                                 const int x = b.load(b.dense(0)), mean = b.reduce(KOp::reduce_sum, x);
-                                 const int most = b.reduce(KOp::reduce_max, b.map(abs, x));
-                                 b.stage(cols);
-                                 b.store(b.map(div, b.map(sub, x, mean), most), out);
-                               }},
-                              {"two outputs", [](ProgramBuilder& b, std::int64_t cols, KAccess out, KAccess early) {
-                                 const int h = b.map(add, b.load(b.dense(0)), b.load(b.dense(4)));
-                                 b.keep(h);
-                                 const int sum = b.reduce(KOp::reduce_sum, b.map(square, h));
-                                 b.store(h, early);
-                                 const int scale = rms_scale(b, sum, cols);
-                                 b.stage(cols);
-                                 b.store(b.map(mul, b.map(mul, h, scale), b.load(b.column_weights(1))), out);
-                               }}};
+const Streamed kStreamed[] = {
+    {"norm",
+     [](ProgramBuilder& b, std::int64_t cols, KAccess out, KAccess) {
+       const int x = b.load(b.dense(0)), scale = rms_scale(b, b.reduce(KOp::reduce_sum, b.map(square, x)), cols);
+       b.stage(cols);
+       b.store(b.map(mul, b.map(mul, x, scale), b.load(b.column_weights(1))), out);
+     }},
+    {"function",
+     [](ProgramBuilder& b, std::int64_t, KAccess out, KAccess) {
+       b.store(b.map(mul, b.map(silu, b.load(b.dense(0))), b.load(b.column_weights(1))), out);
+     }},
+    {"copy and difference",
+     [](ProgramBuilder& b, std::int64_t cols, KAccess out, KAccess) {
+       const int x = b.load(b.dense(0)), mean = b.reduce(KOp::reduce_sum, x);
+       const int most = b.reduce(KOp::reduce_max, b.map(abs, x));
+       b.stage(cols);
+       b.store(b.map(div, b.map(sub, x, mean), most), out);
+     }},
+    {"row values",
+     [](ProgramBuilder& b, std::int64_t cols, KAccess out, KAccess) {
+       const int x = b.load(b.dense(0));
+       const int given = b.load(b.per_row(4), false), number = b.cast(b.row_index(3, 7), DType::f32);
+       const int scale = rms_scale(b, b.reduce(KOp::reduce_sum, b.map(square, x)), cols);
+       const int factor = b.map(mul, scale, b.map(add, given, number));
+       b.store(factor, b.per_row(3));
+       b.stage(cols);
+       b.store(b.map(mul, b.map(mul, x, factor), b.load(b.column_weights(1))), out);
+     }},
+    {"two outputs", [](ProgramBuilder& b, std::int64_t cols, KAccess out, KAccess early) {
+       const int h = b.map(add, b.load(b.dense(0)), b.load(b.dense(4)));
+       b.keep(h);
+       const int sum = b.reduce(KOp::reduce_sum, b.map(square, h));
+       b.store(h, early);
+       const int scale = rms_scale(b, sum, cols);
+       b.stage(cols);
+       b.store(b.map(mul, b.map(mul, h, scale), b.load(b.column_weights(1))), out);
+     }}};
 
 TEST(VmTurns, WhatIsFetchedAheadChangesNothing) {
   for (const Streamed& program : kStreamed)

@@ -28,6 +28,7 @@ struct StageCode {
   Range moving;
   int piece = kBlock;    // columns at a time
   bool fetches = false;  // in passing, the next row
+  bool idle = false;     // nothing to do: its values are constants
 };
 
 struct ColumnSum {
@@ -70,6 +71,7 @@ struct Body {
   int ahead_stage = -1;     // of kRows: where the next rows are fetched; -1: a share in every stage
   bool in_passing = false;  // instead an instruction of that stage, or of the only one, fetches line by line
   bool in_turns = false;    // the last stage of a row runs in turns with the others of the next one
+  bool even = false;        // a block is one row, whole, and all that changes from row to row are addresses
 
   // Tasks: (batch × chunks of its rows, or ranges of task_rows) × ranges of task_cols.
   std::int64_t batch = 1, chunks = 1;

@@ -266,8 +266,29 @@ void Lowering::emit_stage(int stage) {
   code.loop = section([&] { emit_loop(stage); });
   code.moving.end = static_cast<int>(b_.moving.size());
   code.post = section([&] { emit_rows_of(stage, true); });
+  const auto empty = [](Range r) { return r.begin == r.end; };
+  code.idle = empty(code.pre) && empty(code.loop) && empty(code.post);
   b_.stages.push_back(code);
 }
+
+namespace {
+
+/// Whether rows follow each other so that nothing need be found anew for each: one row a block, in one piece, and what
+/// is fetched, an instruction fetches.
+bool is_even(const Body& b) {
+  if (b.block_rows != 1 || b.dims > 1 || b.inner < b.rows || b.col_tasks != 1 || b.tile_buffer >= 0) return false;
+  if (b.in_turns || !b.column_sums.empty() || !(b.ahead.empty() || b.in_passing)) return false;
+  std::int64_t cols = -1;
+  for (const StageCode& stage : b.stages) {
+    if (stage.idle) continue;
+    if (stage.loop.begin == stage.loop.end || stage.piece < stage.cols || (cols >= 0 && stage.cols != cols))
+      return false;
+    cols = stage.cols;
+  }
+  return cols > 0;
+}
+
+}  // namespace
 
 std::unique_ptr<const Body> lower_body(const KernelProgram& program, TileUse tile) {
   const ProgramShape shape = analyze(program, tile);
@@ -278,6 +299,7 @@ std::unique_ptr<const Body> lower_body(const KernelProgram& program, TileUse til
     const bool fits = Lowering(program, shape, tile, *body).emit(elements);
     if (!fits && elements > 64) continue;
     choose_tasks(program, shape, *body);
+    body->even = is_even(*body);
     return body;
   }
 }

@@ -125,6 +125,7 @@ template <class R, bool kKeep, class E>
 HWY_INLINE bool reduce_row(const E& e, float* kept, float* state, const Frame& f, F& total,
                            const Fetcher* fetcher = nullptr) {
   const int n = static_cast<int>(hn::Lanes(df));
+  F before = f.col0 >= kReduceChunk ? load(state + 4 * n) : k(R::identity);  // of the chunks that are complete
   for (int c = 0;;) {
     const std::int64_t at = f.col0 + c;
     const int some = static_cast<int>(std::min<std::int64_t>(f.cols - c, kReduceChunk - at % kReduceChunk));
@@ -133,15 +134,19 @@ HWY_INLINE bool reduce_row(const E& e, float* kept, float* state, const Frame& f
     acc.begin(at % kReduceChunk == 0 ? nullptr : state);
     acc.template add_row<kKeep>(e, kept, c, c + some, fetcher);
     c += some;
-    if (end % kReduceChunk != 0 && end != f.stage_cols) {
+    const bool cut = end % kReduceChunk != 0 && end != f.stage_cols;  // within a chunk
+    if (cut) {
       for (int i = 0; i < 4; ++i) store(acc.v[i], state + i * n);
+    } else {
+      total = R::join(R::join(acc.v[0], acc.v[1]), R::join(acc.v[2], acc.v[3]));
+      if (end > kReduceChunk) total = R::join(before, total);
+      if (end == f.stage_cols) return true;
+      before = total;
+    }
+    if (c == f.cols) {
+      store(before, state + 4 * n);
       return false;
     }
-    total = R::join(R::join(acc.v[0], acc.v[1]), R::join(acc.v[2], acc.v[3]));
-    if (end > kReduceChunk) total = R::join(load(state + 4 * n), total);
-    if (end == f.stage_cols) return true;
-    store(total, state + 4 * n);
-    if (c == f.cols) return false;
   }
 }
 

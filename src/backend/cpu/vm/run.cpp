@@ -44,6 +44,7 @@ class Runner {
     if (b_.column_sums.empty()) {
       const std::int64_t begin = part * b_.task_rows, end = std::min(b_.rows, begin + b_.task_rows);
       if (second != nullptr) turns(begin, end, *second);
+      else if (b_.even) even_rows(begin, end);
       else rows(begin, end, c0, c1);
     } else {
       column_task(part, c0, c1);
@@ -64,6 +65,37 @@ class Runner {
       ahead_rows_ = std::min({n, end - r - n, b_.inner - r % b_.inner - n});
       block(r, static_cast<int>(n), c0, c1);
       r += n;
+    }
+  }
+
+  /// Rows that differ in addresses alone. Between rows that are stored past the caches whatever else is written waits:
+  /// here little is.
+  void even_rows(std::int64_t begin, std::int64_t end) {
+    open(begin, 1);
+    f_.col0 = 0;
+    for (const StageCode& stage : b_.stages) {
+      if (stage.idle) continue;
+      f_.cols = static_cast<int>(stage.cols);
+      f_.stage_cols = stage.cols;
+      place(stage);
+      for (int i = stage.moving.begin; i < stage.moving.end; ++i) bases_[1 + i].ptr = origins_[i];
+    }
+    f_.rows = 1;
+    Frame row_values = f_;
+    row_values.cols = 1;
+    const Base* ahead = b_.ahead.empty() ? nullptr : &bases_[1 + b_.ahead[0]];
+    const std::int64_t distance = ahead == nullptr ? 0 : b_.ahead_of == Body::kColumns ? kFar : ahead->stride;
+    for (std::int64_t r = begin; r < end; ++r) {
+      f_.row0 = row_values.row0 = r;
+      f_.fetch_next = ahead != nullptr && (r + 1 < end || b_.ahead_of == Body::kColumns);
+      if (f_.fetch_next) f_.fetch = ahead->ptr + distance;
+      for (const StageCode& stage : b_.stages) {
+        execute(stage.pre, row_values);
+        execute(stage.loop, f_);
+        execute(stage.post, row_values);
+      }
+      for (std::size_t i = 0; i < b_.moving.size(); ++i)
+        if (b_.moving[i].access != nullptr) bases_[1 + i].ptr += bases_[1 + i].stride;
     }
   }
 
@@ -113,10 +145,11 @@ class Runner {
     }
   }
 
-  void execute(Range range) {
+  void execute(Range range, const Frame& f) {
     const Instr* end = b_.code.data() + range.end;
-    for (const Instr* i = b_.code.data() + range.begin; i != end; ++i) i->fn(*i, f_);
+    for (const Instr* i = b_.code.data() + range.begin; i != end; ++i) i->fn(*i, f);
   }
+  void execute(Range range) { execute(range, f_); }
 
   void execute_rows(Range range, int rows) {
     if (range.begin == range.end) return;
@@ -128,6 +161,7 @@ class Runner {
   void block(std::int64_t row, int n, std::int64_t c0, std::int64_t c1) {
     open(row, n);
     for (const StageCode& stage : b_.stages) {
+      if (stage.idle) continue;
       enter(stage, c0);
       if (stage.loop.begin != stage.loop.end) {
         const std::int64_t end = std::min(stage.cols, c1);
