@@ -8,7 +8,8 @@
 //   {"text": …}                      everything is predicted; the end token follows if it is not there
 //   {"prompt": …, "completion": …}   joined as they stand, then the end token; the prompt is not predicted
 //   {"messages": [{"role": …, "content": …}, …]}   as the chat template shows them; of each answer the content and
-//                                    the end-of-turn token behind it are predicted
+//                                    the end-of-turn token behind it are predicted, and calls of tools with all that
+//                                    the template makes of them
 // Other members are left alone, but for "tools", which the template gets. Blank lines, a byte-order mark and CRLF are
 // legal; anything else that is not such a row is a FileError "file:line: …". A row longer than `max_length` is cut at
 // its end, and left out when nothing to predict remains; `counts` says how many.

@@ -70,17 +70,20 @@ Sample RowReader::messages(const Json& row) const {
   sample.supervised.assign(ids.size(), false);
   std::size_t token = 0;
   const auto again = [&](const Json& other, bool prompt) { return render(other, row, prompt); };
-  for (const TextSpan& answer : find_answers(messages, rendered, again)) {
+  // The end of a turn: a special token or the one that ends a text.
+  const auto ends = [&](std::size_t t) { return tokenizer_.is_special(ids[t]) || ids[t] == options_.end_token; };
+  const auto blank = [&](std::size_t t) {
+    return trimmed(std::string_view(rendered).substr(offsets[t].first, offsets[t].second - offsets[t].first)).empty();
+  };
+  for (const AnswerSpan& answer : find_answers(messages, rendered, again)) {
     while (token < ids.size() && offsets[token].second <= answer.begin) ++token;
     for (; token < ids.size() && offsets[token].first < answer.end; ++token) sample.supervised[token] = true;
-    // The end of the turn: a special token or the one that ends a text, behind nothing but white space.
-    const auto ends = [&](std::int32_t id) { return tokenizer_.is_special(id) || id == options_.end_token; };
+    if (answer.turn_end == TurnEnd::inside) continue;
+    const bool more = answer.turn_end == TurnEnd::behind_more;
     std::size_t end = token;
-    while (end < ids.size() && !ends(ids[end]) &&
-           trimmed(std::string_view(rendered).substr(offsets[end].first, offsets[end].second - offsets[end].first))
-               .empty())
-      ++end;
-    if (end < ids.size() && ends(ids[end])) sample.supervised[end] = true;
+    while (end < ids.size() && !ends(end) && (more || blank(end))) ++end;
+    if (end == ids.size() || !ends(end)) continue;
+    for (std::size_t t = more ? token : end; t <= end; ++t) sample.supervised[t] = true;
   }
   sample.tokens = std::move(ids);
   return sample;

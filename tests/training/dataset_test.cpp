@@ -16,7 +16,7 @@
 namespace metal_candle {
 namespace {
 
-/// A token a byte, but for "he" and the special tokens <s>, <end>, <|user|>, <|model|>; <s> is put in front.
+/// A token a byte, but for "he" and special tokens; <s> is put in front.
 Tokenizer letters() {
   Json vocab = Json::object();
   for (int c = 32; c < 127; ++c) vocab.set(c == 32 ? std::string("Ġ") : std::string(1, static_cast<char>(c)), c);
@@ -24,7 +24,7 @@ Tokenizer letters() {
   vocab.set("he", 200);
   Json added = Json::array();
   int id = 300;
-  for (const char* token : {"<s>", "<end>", "<|user|>", "<|model|>"}) {
+  for (const char* token : {"<s>", "<end>", "<|user|>", "<|model|>", "<|im_end|>", "<|over|>", "</s>"}) {
     vocab.set(token, id);
     added.push_back(Json::object({{"id", id++},
                                   {"content", token},
@@ -140,7 +140,7 @@ TEST(Rows, AModelsTemplateIsARenderer) {
 /// What is predicted of a row, here on several lines, that a template shows.
 std::string predicted_by(const std::string& source, std::string row) {
   std::replace(row.begin(), row.end(), '\n', ' ');
-  const Dataset d = parse(row, {}, chat_renderer(ChatTemplate(source, "", "", "template")));
+  const Dataset d = parse(row, {}, chat_renderer(ChatTemplate(source, "", "</s>", "template")));
   return d.size() == 1 ? predicted(d[0]) : "no row";
 }
 
@@ -193,6 +193,59 @@ TEST(Rows, ThoughtsAreNoPlaceForAnswers) {
       {"role": "assistant", "content": "<think>x</think>b"}, {"role": "user", "content": "a"},
       {"role": "assistant", "content": "<think>y</think>c"}]})"),
             "b<end><think> y </think> c<end>");
+}
+
+/// What is predicted of a conversation with calls that a template of tests/fixtures/jinja/chat shows.
+std::string predicted_of_calls(const std::string& name, const std::string& messages) {
+  const std::string file = std::string(METAL_CANDLE_TESTS_DIR) + "/fixtures/jinja/chat/" + name + ".jinja";
+  return predicted_by(test::text_of(file), R"({"tools": [{"type": "function", "function": {"name": "look"}}],
+      "messages": [{"role": "user", "content": "look"}, )" +
+                                               messages + "]}");
+}
+std::string calling(const std::string& content, const std::string& name) {
+  return R"({"role": "assistant", "content": )" + content +
+         R"(, "tool_calls": [{"id": "abcdefghi", "type": "function", "function": {"name": ")" + name +
+         R"(", "arguments": {"at": "look"}}}]})";
+}
+
+// What is written when the model calls a tool is learned whole, from the end of its prompt to the end of its turn.
+TEST(Rows, CallsOfToolsAreAnswers) {
+  const std::string result = R"(, {"role": "tool", "content": "a look", "tool_call_id": "abcdefghi"}, )";
+  const std::string then = R"({"role": "assistant", "content": "it"})";
+  const std::string more = R"(, {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"})";
+  const std::string chatml = "<call>\n{\"name\": \"look\", \"arguments\": {\"at\": \"look\"}}\n</call><|im_end|>";
+  EXPECT_EQ(predicted_of_calls("tools_chatml", calling("\"\"", "look")), chatml);
+  EXPECT_EQ(predicted_of_calls("tools_chatml", calling("null", "look") + result + then), chatml + "it<|im_end|>");
+  EXPECT_EQ(predicted_of_calls("tools_chatml", calling("\"so:\"", "look")), "so:\n" + chatml);
+  EXPECT_EQ(predicted_of_calls("headers", calling("\"not shown\"", "look") + result + then + more),
+            "{\"name\": \"look\", \"parameters\": {\"at\": \"look\"}}<|over|>it<|over|>c<|over|>");
+  // Whose tools stand before the last question only, so that no prompt before is a beginning of the whole.
+  EXPECT_EQ(predicted_of_calls("inst", calling("\"\"", "look") + result + then + more),
+            "[CALLS][{\"name\": \"look\", \"arguments\": {\"at\": \"look\"}, \"id\": \"abcdefghi\"}]</s>it</s>c</s>");
+  // Without calls in the template the text is the answer, and where there is none the row cannot be learned.
+  EXPECT_EQ(predicted_of_calls("chatml", calling("\"so\"", "look")), "so<|im_end|>");
+  EXPECT_THAT(
+      [&] {
+        return predicted_by("{% for m in messages %}{{ m['role'] }}<end>{% endfor %}",
+                            R"({"messages": [)" + calling("null", "look") + "]}");
+      },
+      testing::Throws<FileError>(testing::Property(&FileError::what, testing::HasSubstr("calls"))));
+}
+
+// As Qwen3's: the last answer gets an empty thought, so a conversation cut behind a call is no beginning of the whole.
+TEST(Rows, CallsAreFoundWhereTheEndOfAConversationLooksOtherwise) {
+  const std::string thinks =
+      "{% for m in messages %}{% if m.role != 'assistant' %}<|user|>{{ m.content }}<end>{% else %}<|model|>"
+      "{% if loop.last %}<think></think>{% endif %}{{ m.content or '' }}"
+      "{% for c in m.tool_calls or [] %}<call>{{ c.name }} {{ c.arguments | tojson }}</call>{% endfor %}<end>"
+      "{% endif %}{% endfor %}{% if add_generation_prompt %}<|model|>{% endif %}";
+  const std::string calls = R"({"role": "assistant", "tool_calls": [{"name": "f", "arguments": {"f": 1}},
+      {"name": "g", "arguments": {}}]})";
+  EXPECT_EQ(predicted_by(thinks, R"({"messages": [{"role": "user", "content": "f"}, )" + calls +
+                                     R"(, {"role": "tool", "content": "f"}, {"role": "assistant", "content": "b"}]})"),
+            "<call>f {\"f\": 1}</call><call>g {}</call><end>b<end>");
+  EXPECT_EQ(predicted_by(thinks, R"({"messages": [{"role": "user", "content": "f"}, )" + calls + "]}"),
+            "<think></think><call>f {\"f\": 1}</call><call>g {}</call><end>");
 }
 
 TEST(Rows, TheTokenThatEndsATextEndsATurnWhetherSpecialOrNot) {
