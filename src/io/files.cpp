@@ -64,6 +64,13 @@ bool sabotaged(bool room = false, std::size_t* size = nullptr) {
   return false;
 }
 
+/// For what complains about nothing, so that only its end can be told.
+void may_die() {
+  if (WriteFaults* const active = faults.load(std::memory_order_acquire);
+      active && active->kind_ == WriteFaults::Kind::die)
+    sabotaged();
+}
+
 /// Calls until it is not interrupted.
 template <class Call>
 auto retried(Call&& call) {
@@ -281,6 +288,14 @@ void AtomicFolder::put_in_place() {
   if (move(temporary_, target_, RENAME_EXCHANGE) != 0) refuse(fault_of(errno), target_, "put in place", errno);
   done_ = true;
   remove_quietly(temporary_);  // now the old one
+}
+
+void remove_folder(const fs::path& path) {
+  const fs::path temporary = temporary_for(path);
+  may_die();
+  if (::rename(path.c_str(), temporary.c_str()) != 0) return;
+  may_die();
+  remove_quietly(temporary);
 }
 
 // ---- faults ---------------------------------------------------------------------------------------------------------

@@ -99,6 +99,10 @@ class AtomicFolder {
   bool done_ = false;
 };
 
+/// Deletes a folder, which is there whole or not at all meanwhile: a killed process leaves at most a "*.tmp-*". Complains
+/// about nothing.
+void remove_folder(const std::filesystem::path& path);
+
 /// For tests: while one lives, the process's writers count their system calls (open, mkdir, write, fsync, close,
 /// rename), and the n-th goes wrong. One at a time.
 class WriteFaults {

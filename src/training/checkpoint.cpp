@@ -162,7 +162,7 @@ fs::path Checkpoints::save(const Progress& progress, const LoRAAdapter& adapter,
   folder.commit();
   const std::vector<std::int64_t> all = steps();
   for (std::size_t i = static_cast<std::size_t>(std::max<std::int64_t>(1, keep)); i < all.size(); ++i)
-    fs::remove_all(at(all[i]), error);
+    io::remove_folder(at(all[i]));
   return target;
 }
 

@@ -244,6 +244,25 @@ TEST(AtomicFolder, AppearsWhole) {
   EXPECT_EQ(fault_of([&] { AtomicFolder file(folder / "file", AtomicFolder::Existing::replace); }), FileFault::create);
 }
 
+TEST(RemoveFolder, AKilledOneLeavesAllOrNothing) {
+  int cases = 0;
+  for (bool killed = true; killed; ++cases) {
+    const TempFolder folder;
+    std::filesystem::create_directory(folder / "d");
+    for (const char* name : {"d/a", "d/b"}) folder.write(name, "old");
+    killed = dies_at(cases + 1, [&] { remove_folder(folder / "d"); });
+    EXPECT_EQ(std::filesystem::exists(folder / "d/a"), std::filesystem::exists(folder / "d/b"));
+    EXPECT_EQ(std::filesystem::exists(folder / "d"), std::filesystem::exists(folder / "d/a"));
+    if (!killed) {
+      EXPECT_EQ(folder.entries(), 0);
+    }
+    remove_folder(folder / "d");
+    AtomicFolder next(folder / "d");  // which removes what the killed one left
+    EXPECT_EQ(folder.entries(), 1);
+  }
+  EXPECT_EQ(cases, 3);
+}
+
 TEST(AtomicFolder, ReplacesInOneStep) {
   const TempFolder folder;
   for (const char* text : {"1", "2"}) {

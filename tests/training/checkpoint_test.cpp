@@ -176,10 +176,15 @@ int calls_of_a_run() {
 TEST(Resume, AfterDyingInFiftyOfItsWrites) {
   const int calls = calls_of_a_run();
   ASSERT_GT(calls, 100);
+  std::error_code error;
   for (std::uint64_t i = 0; i < 50; ++i) {
     const int at = 1 + static_cast<int>(Key(43).fold(i).value % static_cast<std::uint64_t>(calls));
     const TempFolder folder;
     EXPECT_FALSE(finished(start_child(folder.path, at))) << at;
+    for (const auto& entry : fs::directory_iterator(folder.path / "checkpoints", error))
+      EXPECT_TRUE(entry.path().string().find(".tmp-") != std::string::npos ||
+                  fs::exists(entry.path() / "manifest.json"))
+          << "died in write " << at;
     resume_and_compare(folder.path, "died in write " + std::to_string(at));
   }
 }
