@@ -40,8 +40,8 @@ enum class KOp : std::uint8_t {
   cast,         // a to `type`; float to integer truncates; `to` narrows (i8 wraps, bool is != 0, bf16/f16 round)
   row_index,    // i64: the row's index / imm0 % imm1 (row value)
   col_index,    // i64: the column (full)
-  random_uniform,  // f32 in [0,1) from key a (i64) and counter b (i64)
-  random_normal,   // f32 standard normal from key a and counter b
+  random_uniform,  // f32 or f64 in [0,1) from key a (i64) and counter b (i64)
+  random_normal,   // f32 or f64, standard normal, from key a and counter b
   reduce_sum, reduce_max, reduce_min, reduce_prod,  // full a -> row value, NaN propagates
   reduce_argmax, reduce_argmin,                     // full a -> row value i32; the first of equals; a NaN wins
   store,        // a to access; full a: one element a column, row a: one element a row

@@ -1,7 +1,7 @@
 // Random numbers: a hash of a key and a counter, computed where they are used and never stored unless asked for.
 //
 // With one key the counter is an element's row-major index. With a key a row (an extent of 1 at the end) it is the
-// index within the row, so that a row's numbers do not depend on which row it is. Draws are made in f32.
+// index within the row, so that a row's numbers do not depend on which row it is. Draws are made in f32, or in f64 where that is asked for.
 #include <bit>
 
 #include "metal_candle/ops.hpp"
@@ -28,12 +28,13 @@ void infer_random(const OpCall& c, InferResult& r) {
 void sample_random(SampleSink& s) {
   s.add({scalar(42)}, {static_cast<std::int64_t>(DType::f32), 3, 5});
   s.add({s.integers({4, 1}, 0, 1000, DType::i64)}, {static_cast<std::int64_t>(DType::f32), 4, 9});
+  s.add({scalar(42)}, {static_cast<std::int64_t>(DType::f64), 3, 5});
 }
 
 LazyTensor key_tensor(Key key) { return scalar(std::bit_cast<std::int64_t>(key.value)); }
 
-LazyTensor draw(const OpDef& op, const LazyTensor& key, const Shape& shape) {
-  Attrs attrs{static_cast<std::int64_t>(DType::f32)};
+LazyTensor draw(const OpDef& op, const LazyTensor& key, const Shape& shape, DType dtype = DType::f32) {
+  Attrs attrs{static_cast<std::int64_t>(dtype == DType::f64 ? DType::f64 : DType::f32)};
   for (const std::int64_t extent : shape) attrs.push(extent);
   return record(op, Borrowed(key), attrs);
 }
@@ -91,13 +92,14 @@ Key Key::fold(std::uint64_t data) const {
 LazyTensor rand(const Shape& shape, RandomOptions options) {
   const CalledAs named("rand");
   ops::require_float(ops::random_uniform_def, options.dtype);
-  return ops::below_one(ops::draw(ops::random_uniform_def, ops::key_tensor(options.key), shape), options.dtype);
+  return ops::below_one(ops::draw(ops::random_uniform_def, ops::key_tensor(options.key), shape, options.dtype),
+                        options.dtype);
 }
 
 LazyTensor randn(const Shape& shape, RandomOptions options) {
   const CalledAs named("randn");
   ops::require_float(ops::random_normal_def, options.dtype);
-  return cast(ops::draw(ops::random_normal_def, ops::key_tensor(options.key), shape), options.dtype);
+  return cast(ops::draw(ops::random_normal_def, ops::key_tensor(options.key), shape, options.dtype), options.dtype);
 }
 
 Tensor Tensor::rand(const Shape& shape, const RandomOptions& options) {

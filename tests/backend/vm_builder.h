@@ -80,8 +80,9 @@ class ProgramBuilder {
     return add({.op = KOp::row_index, .type = RegType::i64, .imm0 = div, .imm1 = mod});
   }
   int col_index() { return add({.op = KOp::col_index, .type = RegType::i64, .full = true}); }
-  int random(bool normal, int key, int counter) {
+  int random(bool normal, int key, int counter, RegType type = RegType::f32) {
     return add({.op = normal ? KOp::random_normal : KOp::random_uniform,
+                .type = type,
                 .full = full(key) || full(counter),
                 .a = key,
                 .b = counter});

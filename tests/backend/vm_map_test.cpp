@@ -273,5 +273,38 @@ TEST(VmRandom, PhiloxAnswersAndMoments) {
   });
 }
 
+// f32's digits are the first of f64's, and behind them 29 more are drawn.
+TEST(VmRandom, OfF64HaveAllTheirDigits) {
+  const std::int64_t rows = 20, cols = 5001;
+  ProgramBuilder b({rows});
+  b.stage(cols);
+  const int key = b.slot(0, RegType::i64), width = b.literal(static_cast<double>(cols), RegType::i64);
+  const int counter = b.map(add, b.map(mul, b.row_index(), width), b.col_index());
+  for (const bool normal : {false, true}) {
+    b.store(b.random(normal, key, counter, RegType::f64), b.dense(normal ? 2 : 0, DType::f64));
+    b.store(b.random(normal, key, counter), b.dense(normal ? 3 : 1));
+  }
+  const std::int64_t n = rows * cols;
+  const auto out = execute(
+      {b.done(), {Array(DType::f64, n), Array(DType::f32, n), Array(DType::f64, n), Array(DType::f32, n)}, {0}});
+  // Random123's known answer: key 0, counter 0 gives 6627e8d5 e169c58d bc57ac4c 9b00dbd8.
+  EXPECT_EQ(out[0].get(0), std::ldexp(static_cast<double>(0x6627e8d5e169c58du >> 11), -53));
+  const double u = std::ldexp(static_cast<double>(0x6627e8d5bc57ac4cu), -64);
+  const double turn = std::ldexp(static_cast<double>(static_cast<std::int64_t>(0xe169c58d9b00dbd8u)), -63);
+  EXPECT_NEAR(out[2].get(0), std::sqrt(-2 * std::log(u)) * std::cos(turn * 3.14159265358979324), 1e-14);
+  double mean = 0, square = 0, low = 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const double x = out[0].get(i), scaled = std::ldexp(x, 24);
+    ASSERT_EQ(std::floor(scaled), std::ldexp(out[1].get(i), 24));
+    low += scaled - std::floor(scaled);
+    ASSERT_NEAR(out[2].get(i), out[3].get(i), 1e-3);
+    mean += out[2].get(i), square += out[2].get(i) * out[2].get(i);
+  }
+  const double count = static_cast<double>(n);
+  EXPECT_NEAR(low / count, 0.5, 0.005);
+  EXPECT_NEAR(mean / count, 0, 0.015);
+  EXPECT_NEAR(square / count, 1, 0.02);
+}
+
 }  // namespace
 }  // namespace metal_candle::test

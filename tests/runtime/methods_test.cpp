@@ -98,5 +98,16 @@ TEST(Methods, RandomTensorsAreTheRecordedOnes) {
             values(randn({9}, {.key = Key(7), .dtype = DType::f64})));
 }
 
+TEST(Methods, RandomNumbersInF64HaveTheirDigits) {
+  const Values single = values(rand({64}, {.key = Key(7)})),
+               wide = values(rand({64}, {.key = Key(7), .dtype = DType::f64}));
+  for (std::size_t i = 0; i < wide.size(); ++i) {
+    EXPECT_EQ(std::floor(std::ldexp(wide[i], 24)), std::ldexp(single[i], 24));
+    EXPECT_NE(std::floor(std::ldexp(wide[i], 40)), std::ldexp(wide[i], 40));
+  }
+  for (const double x : values(randn({64}, {.key = Key(7), .dtype = DType::f64})))
+    EXPECT_NE(static_cast<double>(static_cast<float>(x)), x);
+}
+
 }  // namespace
 }  // namespace metal_candle

@@ -273,11 +273,11 @@ int RowLowering::random(const GraphNode& n, bool full) {
   KValue v;
   v.b = builder_.index(n.shape, strides, full, full ? cols_now_ : 1);
   v.op = n.op->code == ops::kRandomUniform ? KOp::random_uniform : KOp::random_normal;
-  v.type = RegType::f32;
+  v.type = reg_type(n.dtype);
   v.a = operand(n, 0, n.shape, full, RegType::i64);
   v.full = full;
   const int id = builder_.add(v, full ? cols_now_ : 1);
-  return n.dtype == DType::f32 ? id : cast(id, reg_type(n.dtype), n.dtype);
+  return v.type == RegType::f64 || n.dtype == DType::f32 ? id : cast(id, v.type, n.dtype);
 }
 
 }  // namespace metal_candle

@@ -138,6 +138,8 @@ Kernel scalar_accumulate(Reduce op, RegType type);
 Kernel logical_not(RegType type);
 Kernel any_load(DType dtype, RegType type, bool row_value);
 Kernel any_store(RegType type, DType dtype, bool row_value);
+/// f64; `uniform` and `normal` above are f32.
+Kernel scalar_random(bool normal);
 Kernel row_index();
 Kernel col_index();
 /// Writes n registers of a type densely (column reductions).

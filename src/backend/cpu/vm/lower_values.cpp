@@ -310,7 +310,8 @@ Instr Lowering::prepare(int v, Context context) {
     case KOp::random_uniform:
     case KOp::random_normal:
       if (value(x.a).type != RegType::i64 || value(x.b).type != RegType::i64) check(nullptr, v);
-      in.fn = x.op == KOp::random_uniform ? kernels_.uniform : kernels_.normal;
+      if (x.type == RegType::f64) in.fn = scalar_random(x.op == KOp::random_normal);
+      else in.fn = x.op == KOp::random_uniform ? kernels_.uniform : kernels_.normal;
       in.a = operand(x.a, context);
       in.b = operand(x.b, context);
       b_.extras.push_back({{}, 1, 1, walks(x.a, context), walks(x.b, context)});

@@ -173,34 +173,6 @@ void stream_bf16(const Instr& in, const Frame& f) {
 
 constexpr int kDraws = 16;
 
-/// Words 0 and 1 for kDraws keys and counters. Plain loops: the compiler makes vectors of them.
-HWY_INLINE void philox(const std::uint64_t* key, const std::uint64_t* counter, std::uint32_t* word0,
-                       std::uint32_t* word1) {
-  std::uint32_t x0[kDraws], x1[kDraws], x2[kDraws], x3[kDraws], k0[kDraws], k1[kDraws];
-  for (int i = 0; i < kDraws; ++i) {
-    k0[i] = static_cast<std::uint32_t>(key[i]);
-    k1[i] = static_cast<std::uint32_t>(key[i] >> 32);
-    x0[i] = static_cast<std::uint32_t>(counter[i]);
-    x1[i] = static_cast<std::uint32_t>(counter[i] >> 32);
-    x2[i] = x3[i] = 0;
-  }
-  for (int round = 0; round < 10; ++round) {
-    for (int i = 0; i < kDraws; ++i) {
-      const std::uint64_t p0 = static_cast<std::uint64_t>(kPhiloxM0) * x0[i];
-      const std::uint64_t p1 = static_cast<std::uint64_t>(kPhiloxM1) * x2[i];
-      const std::uint32_t y0 = static_cast<std::uint32_t>(p1 >> 32) ^ x1[i] ^ k0[i];
-      const std::uint32_t y2 = static_cast<std::uint32_t>(p0 >> 32) ^ x3[i] ^ k1[i];
-      x1[i] = static_cast<std::uint32_t>(p1);
-      x3[i] = static_cast<std::uint32_t>(p0);
-      x0[i] = y0;
-      x2[i] = y2;
-      k0[i] += kPhiloxW0;
-      k1[i] += kPhiloxW1;
-    }
-  }
-  for (int i = 0; i < kDraws; ++i) word0[i] = x0[i], word1[i] = x1[i];
-}
-
 struct Uniform {
   static HWY_INLINE F make(const std::uint32_t* w0, const std::uint32_t*) {
     const VI w = hn::BitCast(di, hn::ShiftRight<8>(hn::LoadU(du, w0)));
@@ -227,16 +199,16 @@ void draw(const Instr& in, const Frame& f) {
   for (int r = 0; r < f.rows; ++r) {
     for (int c = 0; c < f.cols; c += kDraws) {
       std::uint64_t key[kDraws], counter[kDraws];
-      std::uint32_t w0[kDraws], w1[kDraws];
+      std::uint32_t words[4][kDraws];
       for (int i = 0; i < kDraws; ++i) {
         const int from = c + i < f.cols ? c + i : c;
         key[i] = a[from * key_step];
         counter[i] = b[from * counter_step];
       }
-      philox(key, counter, w0, w1);
+      philox(key, counter, words);
       for (int i = 0; i < kDraws && c + i < f.cols; i += n) {
         const int some = f.cols - c - i < n ? f.cols - c - i : n;
-        store_some(Kind::make(w0 + i, w1 + i), out + c + i, static_cast<std::size_t>(some));
+        store_some(Kind::make(words[0] + i, words[1] + i), out + c + i, static_cast<std::size_t>(some));
       }
     }
     out = step(out, pitch(in.out, f));

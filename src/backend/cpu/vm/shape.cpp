@@ -183,7 +183,7 @@ double value_cost(const KValue& v) {
     case KOp::store: return 0.08;
     case KOp::map: return map_cost(info(static_cast<Elementwise>(v.code)).cost, v.type);
     case KOp::random_uniform:
-    case KOp::random_normal: return 1.5;
+    case KOp::random_normal: return v.type == RegType::f64 ? 30 : 1.5;
     case KOp::literal:
     case KOp::slot: return 0;
     default: return v.type == RegType::f32 ? 0.03 : 0.2;
