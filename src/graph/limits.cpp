@@ -1,6 +1,8 @@
 // Which numbers an integer type can hold.
 #include "graph/limits.h"
 
+#include <fmt/format.h>
+
 #include <limits>
 
 namespace metal_candle {
@@ -19,9 +21,10 @@ bool fit_number(DType dtype, Scalar& s) {
     return true;
   }
   if (dtype == DType::boolean) {
-    s = Scalar(std::int64_t{s.integral ? s.i != 0 : s.f != 0});
+    s = Scalar(std::int64_t{s.f != 0});
     return true;
   }
+  if (beyond_int64(s)) return false;
   if (!s.integral) {
     constexpr double limit = 0x1p63;
     if (!(s.f >= -limit && s.f < limit)) return false;  // NaN too
@@ -33,6 +36,11 @@ bool fit_number(DType dtype, Scalar& s) {
     case DType::i32: return within<std::int32_t>(s.i);
     default: return true;
   }
+}
+
+std::string shown(const Scalar& s) {
+  if (beyond_int64(s)) return fmt::format("{:.0f}", s.f);
+  return s.integral ? std::to_string(s.i) : fmt::format("{}", s.f);
 }
 
 }  // namespace metal_candle

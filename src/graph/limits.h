@@ -1,6 +1,8 @@
 // What a tensor may be: sizes whose bytes can be counted, and numbers that a type can hold.
 #pragma once
 
+#include <string>
+
 #include "metal_candle/lazy_tensor.hpp"
 
 namespace metal_candle {
@@ -21,5 +23,10 @@ inline bool countable(DType dtype, const Shape& shape) {
 /// `s` as a number that `dtype` is filled with: a float type gets any number, bool whether it is not zero, an integer
 /// type the number without its fraction. False: an integer type cannot hold that.
 bool fit_number(DType dtype, Scalar& s);
+
+/// Whether an integer was given that int64 does not hold. As a float it is a number like any other.
+inline bool beyond_int64(const Scalar& s) { return s.integral && static_cast<double>(s.i) != s.f; }
+/// The number as errors show it.
+std::string shown(const Scalar& s);
 
 }  // namespace metal_candle

@@ -159,6 +159,8 @@ Tensors record_all(const OpDef& op, std::span<const LazyTensor> inputs, const At
 }
 
 LazyTensor scalar(Scalar value) {
+  if (beyond_int64(value))
+    throw UserError(ErrorKind::argument, "scalar: the number " + shown(value) + " does not fit i64");
   Node* n = Node::make(&kScalarDef, value.integral ? DType::i64 : DType::f64, 0);
   set_scalar(n, value);
   return finish(n);

@@ -113,8 +113,7 @@ Tensor Tensor::from(const std::vector<bool>& values, const Shape& shape) {
 Tensor Tensor::full(const Shape& shape, Scalar value, DType dtype) {
   if (!fit_number(dtype, value))
     throw UserError(ErrorKind::argument,
-                    fmt::format("Tensor::full: the number {} does not fit {}",
-                                value.integral ? std::to_string(value.i) : fmt::format("{}", value.f), name(dtype)));
+                    fmt::format("Tensor::full: the number {} does not fit {}", shown(value), name(dtype)));
   Tensor t = make_dense(dtype, shape);
   dispatch(dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
@@ -129,6 +128,8 @@ Tensor Tensor::ones(const Shape& shape, DType dtype) { return full(shape, 1, dty
 
 Tensor Tensor::arange(Scalar begin, Scalar end, Scalar step, DType dtype) {
   if (step.f == 0) throw UserError(ErrorKind::argument, "arange: the step is zero");
+  for (const Scalar& s : {begin, end, step})
+    if (beyond_int64(s)) throw UserError(ErrorKind::argument, "arange: the number " + shown(s) + " does not fit i64");
   const double count = std::ceil((end.f - begin.f) / step.f);
   if (!(count < 4e18)) throw UserError(ErrorKind::argument, "arange: too many elements");
   const Shape shape{count > 0 ? static_cast<std::int64_t>(count) : 0};

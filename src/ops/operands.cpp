@@ -1,7 +1,5 @@
 #include "ops/operands.h"
 
-#include <fmt/format.h>
-
 #include <optional>
 
 #include "graph/limits.h"
@@ -48,10 +46,13 @@ HostNumber host_number(const LazyTensor& t) {
 
 std::optional<Scalar> fold(std::uint16_t code, Scalar a, Scalar b) {
   const bool whole = a.integral && b.integral;
+  // Integers wrap, as those of tensors do.
+  const auto x = static_cast<std::uint64_t>(a.i), z = static_cast<std::uint64_t>(b.i);
+  const auto wrapped = [](std::uint64_t value) { return Scalar(static_cast<std::int64_t>(value)); };
   switch (static_cast<Elementwise>(code)) {
-    case Elementwise::add: return whole ? Scalar(a.i + b.i) : Scalar(a.f + b.f);
-    case Elementwise::sub: return whole ? Scalar(a.i - b.i) : Scalar(a.f - b.f);
-    case Elementwise::mul: return whole ? Scalar(a.i * b.i) : Scalar(a.f * b.f);
+    case Elementwise::add: return whole ? wrapped(x + z) : Scalar(a.f + b.f);
+    case Elementwise::sub: return whole ? wrapped(x - z) : Scalar(a.f - b.f);
+    case Elementwise::mul: return whole ? wrapped(x * z) : Scalar(a.f * b.f);
     case Elementwise::div: return Scalar(a.f / b.f);
     default: return std::nullopt;
   }
@@ -187,8 +188,7 @@ Scalar scalar_as(const OpDef& op, Scalar s, DType dtype) {
   if (literals_on() && stood_for(s) >= 0) return s;  // the number itself was checked where it was given
   Scalar fitted = s;
   if (!fit_number(dtype, fitted)) {
-    const std::string number = s.integral ? std::to_string(s.i) : fmt::format("{}", s.f);
-    fail_argument({op, {}, {}}, "the number " + number + " does not fit " + std::string(name(dtype)));
+    fail_argument({op, {}, {}}, "the number " + shown(s) + " does not fit " + std::string(name(dtype)));
   }
   return fitted;
 }

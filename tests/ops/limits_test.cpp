@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "metal_candle/autograd.hpp"
+#include "metal_candle/op_def.hpp"
 #include "metal_candle/ops.hpp"
 #include "tests/support/errors.h"
 #include "tests/support/modes.h"
@@ -95,6 +96,28 @@ TEST(Numbers, FillATypeThatHoldsThemOrAreAnError) {
   gives(255.9, DType::u8, 255), gives(-0.5, DType::u8, 0), gives(-128.9, DType::i8, -128), gives(-1.5, DType::i32, -1);
   gives(0.5, DType::boolean, 1), gives(kNan, DType::boolean, 1), gives(2, DType::boolean, 1);
   gives(0.0, DType::boolean, 0), gives(-0x1p63, DType::i64, -0x1p63), gives(3, DType::f16, 3);
+}
+
+TEST(Numbers, BeyondInt64AreFloatsOrAnError) {
+  const std::uint64_t most = std::numeric_limits<std::uint64_t>::max(), first = std::uint64_t{1} << 63;
+  for (const std::uint64_t v : {most, first}) {
+    const std::string digits = std::to_string(v).substr(0, 10);
+    for (const DType dtype : {DType::i64, DType::u8}) {
+      expect_in(error_of([&] { full({2}, v, dtype); }, ErrorKind::argument), {"full: ", digits.c_str()});
+      error_of([&] { Tensor::full({2}, v, dtype); }, ErrorKind::argument);
+      error_of([&] { Tensor::ones({2}, dtype) + v; }, ErrorKind::argument);
+    }
+    error_of([&] { scalar(v); }, ErrorKind::argument);
+    error_of([&] { Tensor::arange(0, v); }, ErrorKind::argument);
+    const double want = static_cast<double>(v);
+    EXPECT_EQ(full({1}, v, DType::f64).eval().to_f64()[0], want);
+    EXPECT_EQ(Tensor::full({1}, v, DType::f64).to_f64()[0], want);
+    EXPECT_EQ((Tensor::ones({1}, DType::f64) * v).eval().to_f64()[0], want);
+    EXPECT_EQ(Tensor::full({1}, v, DType::boolean).to_f64()[0], 1);
+  }
+  EXPECT_EQ(Tensor::full({1}, first - 1, DType::i64).item<std::int64_t>(), std::numeric_limits<std::int64_t>::max());
+  // Numbers that the host computes wrap as those of tensors do.
+  EXPECT_EQ((scalar(first - 1) + scalar(1)).eval().item<std::int64_t>(), std::numeric_limits<std::int64_t>::min());
 }
 
 TEST(Numbers, AreSurroundedByThoseThatTheTypeHolds) {
