@@ -2,7 +2,6 @@
 #include "backend/cpu/weight_heap.h"
 
 #include <algorithm>
-#include <memory>
 #include <mutex>
 
 #include "base/pool.h"
@@ -41,19 +40,12 @@ Heap& heap() {
   return *instance;
 }
 
-void close(Heap& h) {
-  if (h.open != nullptr && h.open->pieces == 0) delete h.open;
-  h.open = nullptr;
-}
-
 /// The open chunk, with room for so much; null if there is no memory for one.
 Chunk* room_for(Heap& h, std::size_t bytes) {
   if (h.open != nullptr && h.open->bytes - h.open->used >= bytes) return h.open;
   const std::size_t size = std::max(h.next, (bytes + kHuge - 1) / kHuge * kHuge);
   try {
-    auto fresh = std::make_unique<Chunk>(size);
-    close(h);
-    h.open = fresh.release();
+    h.open = new Chunk(size);  // the one before belongs to its pieces
   } catch (const OutOfMemory&) {
     return nullptr;
   }
@@ -87,8 +79,8 @@ WeightMemory::~WeightMemory() {
   Heap& h = heap();
   const std::lock_guard lock(h.mutex);
   if (--chunk_->pieces > 0) return;
-  if (chunk_ == h.open) chunk_->used = 0;
-  else delete chunk_;
+  if (chunk_ == h.open) h.open = nullptr;
+  delete chunk_;
 }
 
 }  // namespace metal_candle::cpu
