@@ -208,7 +208,7 @@ struct CrossEntropyOptions {
 };
 /// logits [.., v], targets [..] integers.
 LazyTensor cross_entropy(const LazyTensor& logits, const LazyTensor& targets, const CrossEntropyOptions& options = {});
-/// cross_entropy(x·w, targets) without ever holding the logits. x [n, d], w [d, v].
+/// cross_entropy(x·w, targets) without ever holding the logits, but for derivatives of its gradient. x [n, d], w [d, v].
 LazyTensor linear_cross_entropy(const LazyTensor& x, const LazyTensor& w, const LazyTensor& targets,
                                 const CrossEntropyOptions& options = {});
 

@@ -13,7 +13,7 @@ namespace metal_candle {
 namespace ops {
 namespace {
 
-// The axes as attributes hold them; var has its correction before them.
+// The axes as attributes hold them; var has two numbers before them.
 struct Reduced {
   Axes axes;
   double count;
@@ -44,26 +44,32 @@ Tensors mean_vjp(const VjpCall& c) {
   return {expand(c.grads[0] / Reduced(x, c.attrs, 0).count, x.shape())};
 }
 
-// ---- var{correction, axes} ----------------------------------------------------------------------------------------
+// ---- var{correction, no axes were named, axes} ----------------------------------------------------------------------
 struct Deviation {
   LazyTensor values;  // x - mean
-  double divisor;
   Reduced over;
-  Deviation(const LazyTensor& x, const Attrs& attrs) : over(x, attrs, 1) {
+  double freedom;
+  Deviation(const LazyTensor& x, const Attrs& attrs)
+      : over(x, attrs, 2), freedom(over.count - static_cast<double>(attrs[0])) {
     const LazyTensor wide = widened(x);
     values = wide - over.sum_of(wide) / over.count;
-    divisor = std::max(over.count - static_cast<double>(attrs[0]), 0.0);
   }
 };
 
 Tensors decompose_var(const OpCall& c) {
   const Deviation d(c.inputs[0], c.attrs);
-  return {to_type(d.over.sum_of(square(d.values)) / d.divisor, c.inputs[0].dtype())};
+  return {to_type(d.over.sum_of(square(d.values)) / std::max(d.freedom, 0.0), c.inputs[0].dtype())};
 }
 
 Tensors var_vjp(const VjpCall& c) {
   const Deviation d(c.inputs[0], c.attrs);
-  return {to_type(widened(c.grads[0]) * (2 / d.divisor) * d.values, c.inputs[0].dtype())};
+  const LazyTensor g = widened(c.grads[0]);
+  // Without a degree of freedom, PyTorch's: no signs if no axes were named, 2 / freedom whatever it is otherwise.
+  const LazyTensor slope = c.attrs[1] != 0 && d.freedom <= 0
+                               ? where(equal(d.values, 0), Scalar(std::numeric_limits<double>::quiet_NaN()),
+                                       full({}, std::numeric_limits<double>::infinity(), d.values.dtype()))
+                               : (2 / d.freedom) * d.values;
+  return {to_type(g * slope, c.inputs[0].dtype())};
 }
 
 // ---- logsumexp{axes} -------------------------------------------------------------------------------------------------
@@ -91,9 +97,9 @@ void sample_axes(SampleSink& s) {
   s.add({s.uniform({2, 33}, -100, 400)}, {1});
 }
 void sample_var(SampleSink& s) {
-  s.add({s.normal({3, 7})}, {1, 1});
-  s.add({s.normal({2, 3, 4})}, {0, 0, 2});
-  s.add({s.normal({5}, 100)}, {1, 0});
+  s.add({s.normal({3, 7})}, {1, 0, 1});
+  s.add({s.normal({2, 3, 4})}, {0, 0, 0, 2});
+  s.add({s.normal({5}, 100)}, {1, 1, 0});
 }
 
 constexpr OpDef composite(std::string_view name, Infer infer, Decompose decompose, Vjp vjp, Samples samples) {
@@ -104,7 +110,7 @@ constexpr OpDef composite(std::string_view name, Infer infer, Decompose decompos
 }  // namespace
 
 constinit const OpDef mean_def = composite("mean", infer_moment<0>, decompose_mean, mean_vjp, sample_axes);
-constinit const OpDef var_def = composite("var", infer_moment<1>, decompose_var, var_vjp, sample_var);
+constinit const OpDef var_def = composite("var", infer_moment<2>, decompose_var, var_vjp, sample_var);
 constinit const OpDef logsumexp_def =
     composite("logsumexp", infer_moment<0>, decompose_logsumexp, logsumexp_vjp, sample_axes);
 
@@ -136,7 +142,7 @@ LazyTensor logsumexp(const LazyTensor& x, const Axes& axes, bool keepdim) {
 LazyTensor var(const LazyTensor& x, const Axes& axes, bool keepdim, int correction) {
   const LazyTensor f = ops::as_float(ops::var_def, x);
   const Attrs over = ops::reduced_axes(ops::var_def, f, axes, ops::Extents::all);
-  Attrs attrs{correction};
+  Attrs attrs{correction, axes.empty()};
   for (const std::int64_t axis : over.values()) attrs.push(axis);
   const Shape shape = ops::reduced_shape(f.shape(), over.values());
   return ops::drop_axes(record_typed(ops::var_def, f.dtype(), shape, {&f, 1}, &attrs), axes, keepdim);

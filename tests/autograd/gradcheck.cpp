@@ -67,8 +67,8 @@ Tensors weights_for(const Tensors& outputs) {
 Function call_of(const OpDef& op, const Attrs& attrs) {
   return [&op, attrs](const Tensors& inputs) {
     Tensors outputs = record_all(op, inputs, attrs);
-    // The others are by-products for its own backward pass, and say so when somebody differentiates them.
-    if (&op == &ops::linear_cross_entropy_def) outputs.resize(1);
+    // Infinite in ignored rows, where no difference can be taken; its derivative is part of the gradient's.
+    if (&op == &ops::linear_cross_entropy_def) outputs.erase(outputs.begin() + 1);
     return outputs;
   };
 }

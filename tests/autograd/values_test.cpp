@@ -1,4 +1,5 @@
 // Gradients by value, in the places where a rule is easy to get wrong and a finite difference does not reach.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -160,6 +161,52 @@ TEST(Grad, OfANumberIsAnError) {
   const std::string said = test::error_of([&] { grad(sum(x * two), {x, two}); }, ErrorKind::argument);
   test::expect_in(said, {"grad: ", "parameter 1", "number"});
   test::error_of([&] { vjp({x * two}, {x}, {two}); }, ErrorKind::argument);
+}
+
+/// PyTorch's values: with no axis named gradients are infinite, else 2 / (count - correction) however that is signed.
+TEST(Grad, OfAVarianceWithoutDegreesOfFreedomIsPyTorchs) {
+  const double inf = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
+  const auto of = [](const Doubles& given, const Axes& axes, int correction) {
+    const LazyTensor x = Tensor::from(given, {static_cast<std::int64_t>(given.size())});
+    const LazyTensor v = var(x, axes, false, correction);
+    Doubles both = values(grad(v, {x})[0]);
+    both.push_back(values(v)[0]);
+    return both;
+  };
+  for (const test::Mode mode : test::kModes) {
+    const test::ModeGuard guard(mode);
+    const auto are = [](const Doubles& want) {
+      std::vector<testing::Matcher<double>> each;
+      for (const double x : want) each.push_back(testing::NanSensitiveDoubleEq(x));
+      return testing::ElementsAreArray(each);
+    };
+    EXPECT_THAT(of({1, 2, 6}, {}, 3), are({inf, inf, inf, inf}));
+    EXPECT_THAT(of({1, 2, 6}, {}, 5), are({inf, inf, inf, inf}));
+    EXPECT_THAT(of({1, 2, 6}, {0}, 3), are({-inf, -inf, inf, inf}));
+    EXPECT_THAT(of({1, 2, 6}, {0}, 5), are({2, 1, -3, inf}));
+    EXPECT_THAT(of({1, 2, 6}, {0}, 1), are({-2, -1, 3, 7}));
+    EXPECT_THAT(of({2, 2, 2}, {}, 3), are({nan, nan, nan, nan}));
+    EXPECT_THAT(of({2, 2, 2}, {0}, 3), are({nan, nan, nan, nan}));
+    EXPECT_THAT(of({1}, {}, 1), are({nan, nan}));
+    EXPECT_THAT(of({1}, {0}, 3), are({0, nan}));
+  }
+}
+
+TEST(Grad, OfTheGradientOfLinearCrossEntropyIsThatOfThePlainOne) {
+  const LazyTensor targets = Tensor::from<std::int32_t>({2, -100, 0}, {3});
+  const LazyTensor x = randn({3, 4}, {.key = Key(1), .dtype = DType::f64}),
+                   v = randn({4, 5}, {.key = Key(2), .dtype = DType::f64});
+  for (const auto reduction : {Reduction::sum, Reduction::mean}) {
+    const CrossEntropyOptions options{.label_smoothing = 0.1, .reduction = reduction};
+    const auto twice = [&](const LazyTensor& loss) {
+      const auto g = grad(loss, {x, v});
+      return grad(sum(square(g[0])) + sum(square(g[1])), {x, v});
+    };
+    const auto got = twice(linear_cross_entropy(x, v, targets, options));
+    const auto want = twice(cross_entropy(matmul(x, v), targets, options));
+    for (std::size_t i = 0; i < 2; ++i)
+      EXPECT_THAT(values(got[i]), testing::Pointwise(testing::DoubleNear(1e-12), values(want[i])));
+  }
 }
 
 /// The mean over no rows is 0/0, here as in PyTorch, but its gradient is zero.
