@@ -231,6 +231,13 @@ ModelConfig ModelConfig::from_json(const Json& json) {
 
 namespace {
 
+/// transformers' class declares an integer here, and takes nothing else from 5 on.
+Json query_scalar(double attention_scale) {
+  const double value = std::round(1 / (attention_scale * attention_scale) * 1e6) / 1e6;
+  if (value < 0x1p53 && value == std::floor(value)) return static_cast<std::int64_t>(value);
+  return value;
+}
+
 Json rope_to_json(const ModelConfig& c) {
   const nn::RopeScaling& s = c.rope;
   if (s.kind == Kind::none) return nullptr;
@@ -305,7 +312,7 @@ Json ModelConfig::to_json(DType dtype) const {
   if (f.softcaps) {
     out.set("attn_logit_softcapping", attention_softcap > 0 ? Json(attention_softcap) : Json());
     out.set("final_logit_softcapping", logit_softcap > 0 ? Json(logit_softcap) : Json());
-    out.set("query_pre_attn_scalar", std::round(1 / (attention_scale * attention_scale) * 1e6) / 1e6);
+    out.set("query_pre_attn_scalar", query_scalar(attention_scale));
   }
   windows_to_json(*this, f, out);
   tokens_to_json(*this, out);

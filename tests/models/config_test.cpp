@@ -125,6 +125,18 @@ TEST(ModelConfig, DynamicScalingLengthensTheContext) {
   EXPECT_EQ(ModelConfig::from_json(with(base(), {{"max_position_embeddings", 100}})).context(), 100);
 }
 
+TEST(ModelConfig, WhatTransformersHasAsAnIntegerIsWrittenAsOne) {
+  const Json gemma = with(base("gemma2"), {{"query_pre_attn_scalar", 144}, {"head_dim", 8}, {"sliding_window", 4}});
+  const Json written = ModelConfig::from_json(gemma).to_json();
+  const Json integers = with(gemma, {{"max_position_embeddings", 1}, {"num_key_value_heads", 1}});
+  for (const JsonMember& m : integers.items()) {
+    EXPECT_TRUE(!m.value.is_integer() || written.at(m.key).is_integer()) << m.key;
+  }
+  EXPECT_EQ(written.at("query_pre_attn_scalar"), Json(144));
+  EXPECT_EQ(ModelConfig::from_json(with(gemma, {{"query_pre_attn_scalar", 2.5}})).to_json().at("query_pre_attn_scalar"),
+            Json(2.5));
+}
+
 class ConfigRoundTrip : public testing::TestWithParam<std::string> {};
 TEST_P(ConfigRoundTrip, IsTheSame) {
   const ModelConfig c = ModelConfig::from_json(tiny_case(GetParam()).config);
