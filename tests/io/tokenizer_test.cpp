@@ -157,6 +157,20 @@ TEST(Tokenizer, IdsThatAreNoneAreRefused) {
   }
 }
 
+// As the reference has it: no decoder joins tokens by spaces, an empty sequence of them by nothing.
+TEST(Tokenizer, AnEmptySequenceOfDecodersIsADecoder) {
+  const auto decoded = [](const Json& decoder) {
+    Json json = tokenizer_json("gpt2");
+    json.set("decoder", decoder);
+    const Tokenizer t = tokenizer_of(json, "gpt2");
+    return t.decode({t.token_to_id("a").value(), t.token_to_id("b").value()});
+  };
+  const Json empty = Json::object({{"type", "Sequence"}, {"decoders", Json::array()}});
+  EXPECT_EQ(decoded(nullptr), "a b");
+  EXPECT_EQ(decoded(empty), "ab");
+  EXPECT_EQ(decoded(Json::object({{"type", "Sequence"}, {"decoders", Json::array({empty})}})), "ab");
+}
+
 TEST(DecodeStream, NeverGivesHalfACharacter) {
   const Tokenizer t = tokenizer("gpt2");
   const std::string text = "a🙂b漢é";

@@ -369,8 +369,11 @@ std::shared_ptr<const State> state_from_json(const Json& root) {
   if (const Json* j = root.find_value("pre_tokenizer")) specs = pre_tokenizers(*j);
   state->model = model(root.at("model"), std::move(specs), *state);
   if (const Json* j = root.find_value("post_processor")) state->post_processor = post_processor(*j);
-  if (const Json* j = root.find_value("decoder"))
+  if (const Json* j = root.find_value("decoder")) {
     each_step(*j, "decoders", [&](const Json& step) { state->decoders.push_back(decoder_step(step)); });
+    // Without a decoder tokens are joined by spaces; an empty sequence is one, and joins them by nothing.
+    if (state->decoders.empty()) state->decoders.push_back(make_fuse_decoder());
+  }
   if (const Json* j = root.find_value("added_tokens")) add_added(*j, *state);
   state->finish();
   return state;
