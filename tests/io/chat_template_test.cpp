@@ -40,6 +40,24 @@ TEST(ChatTemplate, ReasoningIsFoundByAnyOfItsNames) {
             "rr;tt;;");
 }
 
+// As Python has them. There a template can compute with them; here that is an error.
+TEST(ChatTemplate, ShowsIntegersOfAnySize) {
+  const auto show = [](const std::string& source) {
+    return chat(source).render(Json::array(), {.tools = Json::parse(R"([{"most": 18446744073709551615,
+        "least": -9223372036854775809, "same": 18446744073709551615, "long": 1000000000000000000000000000000}])",
+                                                                    "f")});
+  };
+  EXPECT_EQ(show("{{ tools[0] | tojson }}"),
+            R"({"most": 18446744073709551615, "least": -9223372036854775809, "same": 18446744073709551615, )"
+            R"("long": 1000000000000000000000000000000})");
+  EXPECT_EQ(
+      show("{{ tools[0].least }} {{ tools[0].most is number }} {{ tools[0].most is integer }} "
+           "{{ tools[0].most == tools[0].same }} {{ tools[0].most == tools[0].long }} {{ tools[0].most is string }} "
+           "{{ 'yes' if tools[0].most }}"),
+      "-9223372036854775809 True True True False False yes");
+  EXPECT_THROW(show("{{ tools[0].most + 1 }}"), TemplateError);
+}
+
 TEST(ChatTemplate, DateIsTheOneGiven) {
   const auto t = chat("{{ strftime_now('%A %d %b %Y') }}");
   EXPECT_EQ(t.render(Json::array(), {.date = "2024-02-29"}), "Thursday 29 Feb 2024");

@@ -105,7 +105,10 @@ bool equal(const Value& a, const Value& b) {
     case Kind::text: return a.text() == b.text();
     case Kind::sequence: return equal_sequences(a, b);
     case Kind::dict: return &a.dict() == &b.dict() || equal_dicts(a.dict(), b.dict());
-    case Kind::object: return a.object() == b.object();
+    case Kind::object: {
+      const LongInteger *x = long_integer(a), *y = long_integer(b);
+      return x && y ? x->digits == y->digits : a.object() == b.object();
+    }
     default: return true;  // None, undefined
   }
 }
@@ -127,7 +130,9 @@ std::size_t hash_of(const Value& v) {
     case Kind::boolean:
     case Kind::integer:
     case Kind::real: return hash_number(v);
-    case Kind::object: return std::hash<const void*>{}(v.object().get());
+    case Kind::object:
+      if (const LongInteger* integer = long_integer(v)) return std::hash<std::string>{}(integer->digits);
+      return std::hash<const void*>{}(v.object().get());
     case Kind::sequence: {
       if (v.sequence().form == Sequence::Form::list) break;
       std::size_t hash = 17;

@@ -38,6 +38,11 @@ class JsonWriter {
         break;
       default: break;
     }
+    if (const LongInteger* integer = long_integer(value)) {
+      spend_text(integer->digits.size());
+      out += integer->digits;
+      return;
+    }
     fail_type("Object of type " + type_name(value) + " is not JSON serializable");
   }
 

@@ -29,7 +29,8 @@ bool divisible_by(const Value& subject, const Call& call) { return divisible(sub
 bool defined(const Value& subject, const Call&) { return !subject.is_undefined(); }
 bool is_true(const Value& subject, const Call&) { return subject.kind() == Kind::boolean && subject.boolean(); }
 bool is_false(const Value& subject, const Call&) { return subject.kind() == Kind::boolean && !subject.boolean(); }
-bool number(const Value& subject, const Call&) { return subject.is_number(); }
+bool number(const Value& subject, const Call&) { return subject.is_number() || long_integer(subject); }
+bool integer(const Value& subject, const Call&) { return subject.kind() == Kind::integer || long_integer(subject); }
 bool lower_case(const Value& subject, const Call&) { return is_lower(to_text(subject)); }
 bool upper_case(const Value& subject, const Call&) { return is_upper(to_text(subject)); }
 bool escaped(const Value& subject, const Call&) { return subject.is_markup(); }
@@ -69,7 +70,7 @@ constexpr Predicate kPredicates[] = {
     {"greaterthan", compared<Comparison::greater>, 1},
     {"gt", compared<Comparison::greater>, 1},
     {"in", in, 1},
-    {"integer", is_kind<Kind::integer>},
+    {"integer", integer},
     {"iterable", iterable},
     {"le", compared<Comparison::less_equal>, 1},
     {"lessthan", compared<Comparison::less>, 1},

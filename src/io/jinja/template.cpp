@@ -1,6 +1,8 @@
 // Where a template meets the rest of the program: JSON in, text or a TemplateError out.
 #include "io/jinja/template.h"
 
+#include <charconv>
+
 #include "io/jinja/interpreter.h"
 
 namespace metal_candle::jinja {
@@ -8,6 +10,13 @@ namespace metal_candle::jinja {
 namespace {
 
 constexpr std::size_t kMaxSource = 4u << 20;
+
+Value integer(const Json& json) {
+  const std::string digits = json.dump();
+  std::int64_t value = 0;
+  if (std::from_chars(digits.data(), digits.data() + digits.size(), value).ec == std::errc{}) return value;
+  return std::shared_ptr<Object>(std::make_shared<LongInteger>(digits));
+}
 
 [[noreturn]] void raise(const Fault& fault, const std::string& origin) {
   throw TemplateError(fault.reason, origin, fault.line, fault.column, fault.message);
@@ -20,7 +29,7 @@ Value from_json(const Json& json) {
   switch (json.kind()) {
     case Json::Kind::null: return {};
     case Json::Kind::boolean: return json.as_bool();
-    case Json::Kind::integer: return json.as_int64();
+    case Json::Kind::integer: return integer(json);
     case Json::Kind::real: return json.as_double();
     case Json::Kind::string: return json.as_string();
     case Json::Kind::array: {

@@ -116,6 +116,10 @@ std::string type_name(const Sequence& sequence) {
 Value Object::call(const Call&) { fail_type("'" + type() + "' object is not callable"); }
 std::string Object::repr() const { return "<" + type() + ">"; }
 
+const LongInteger* long_integer(const Value& v) {
+  return v.kind() == Kind::object ? dynamic_cast<const LongInteger*>(v.object().get()) : nullptr;
+}
+
 std::string type_name(const Value& value) {
   switch (value.kind()) {
     case Kind::undefined: return "Undefined";
