@@ -19,6 +19,7 @@ int written(const Invocation& run, const std::string& output, const Model& model
   return kDone;
 }
 
+/// Told before a model is loaded, which takes a while. Who writes the folder asks again: it may be there by then.
 void refuse_existing(const std::string& output) {
   std::error_code error;
   if (std::filesystem::exists(output) &&
