@@ -175,6 +175,19 @@ TEST(Eval, AMillionOperations) {
   EXPECT_EQ(ComputationGraph::capture({dropped}).nodes.size(), kDeep + 1u);
 }
 
+// Readers make numbers for themselves, but neither as deep as this nor again and again.
+TEST(Eval, LongArithmeticOnNumbersAlone) {
+  constexpr int kDeep = 100'000;
+  const Tensor x = Tensor::full({3}, 2.0F);
+  LazyTensor counted = zeros({}), doubled = ones({}), product = x;
+  for (int i = 0; i < kDeep; ++i) counted = counted + 1.0F;
+  EXPECT_EQ((x + counted).eval().to_f64(), std::vector<double>(3, kDeep + 2));
+  for (int i = 0; i < 100; ++i) doubled = doubled + doubled;
+  EXPECT_EQ((x * doubled).eval().to_f64(), std::vector<double>(3, 0x1p101));
+  for (int i = 0; i < kDeep; ++i) product = product * 1.0F;
+  EXPECT_EQ(grad(sum(product), {LazyTensor(x)})[0].eval().to_f64(), std::vector<double>(3, 1));
+}
+
 TEST(Eval, ADeepChainOfArithmetic) {
   constexpr int kDeep = 1'000'000;
   const auto one = Tensor::ones({1});

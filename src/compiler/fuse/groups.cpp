@@ -48,7 +48,11 @@ class Fuser {
     f_.role.assign(graph.nodes.size(), Role::none);
     f_.stored.assign(graph.nodes.size(), false);
     f_.inlined.assign(graph.nodes.size(), false);
-    for (std::size_t i = 0; i < graph.nodes.size(); ++i) f_.inlined[i] = cheap(static_cast<int>(i));
+    std::vector<int> made(graph.nodes.size(), 0);
+    for (std::size_t i = 0; i < graph.nodes.size(); ++i) {
+      made[i] = ops_to_make(static_cast<int>(i), made);
+      f_.inlined[i] = made[i] > 0;
+    }
     find_users();
   }
 
@@ -77,19 +81,23 @@ class Fuser {
   Role role(int i) const { return f_.role[static_cast<std::size_t>(i)]; }
   bool inlined(int i) const { return f_.inlined[static_cast<std::size_t>(i)]; }
 
-  /// Indices, constants, and arithmetic on nothing but numbers: one value a kernel, cheaper made than loaded.
-  bool cheap(int i) const {
+  /// Of indices, constants, and arithmetic on nothing but numbers: one value a kernel, cheaper made than loaded. 0 for all
+  /// others, and where it takes so many ops that it is: those would be repeated by every reader, and nest as deep.
+  int ops_to_make(int i, const std::vector<int>& made) const {
+    constexpr int kMost = 64;
     const GraphNode& n = node(i);
-    if (n.op->kind != OpKind::elementwise) return false;
-    if (n.op->code == ops::kFull || n.op->code == ops::kIota) return true;
-    if (n.op->code == ops::kRandomUniform || n.op->code == ops::kRandomNormal || n.inputs.empty()) return false;
+    if (n.op->kind != OpKind::elementwise) return 0;
+    if (n.op->code == ops::kFull || n.op->code == ops::kIota) return 1;
+    if (n.op->code == ops::kRandomUniform || n.op->code == ops::kRandomNormal || n.inputs.empty()) return 0;
+    int count = 1;
     for (const int in : n.inputs) {
       const int base = view(in).base;
       const bool number = node(base).op->kind == OpKind::scalar;
       const bool uniform = inlined(base) && !elementwise_code(node(base), ops::kIota);
-      if (!number && !uniform) return false;
+      if (!number && !uniform) return 0;
+      count += made[static_cast<std::size_t>(base)];
     }
-    return true;
+    return count <= kMost ? count : 0;
   }
   /// Whether `n` needs no memory for its input `k`. What is gathered from lies in memory, however cheap it is.
   bool makes_itself(const GraphNode& n, std::size_t k) const {
