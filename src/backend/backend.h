@@ -19,6 +19,12 @@ struct Bindings {
   std::span<void* const> output_data;    // per entry of Plan::output_bytes
   std::span<const std::uint64_t> slots;  // 8 bytes each: f64 or i64 bits
   std::uint64_t constants = 0;           // if not 0: frozen leaves are the same in all runs with this number
+
+  /// Where each step's ops were recorded; empty: as the plan has it.
+  std::span<const std::string* const> scopes = {};
+  const std::string* scope(const Plan& plan, std::size_t step) const {
+    return scopes.empty() ? plan.steps[step].scope : scopes[step];
+  }
 };
 
 /// One timed piece of a step, for traces and profiles.

@@ -36,7 +36,7 @@ std::string list_text(const Plan& p, const std::vector<int>& buffers) {
   return out;
 }
 
-std::string step_text(const Plan& p, const PlanStep& s) {
+std::string step_text(const Plan& p, const PlanStep& s, const std::string* scope) {
   std::string out = fmt::format("  {:<3} ", s.phase);
   if (s.kind == PlanStep::Kind::matmul) {
     const MatmulStep& m = s.matmul;
@@ -57,18 +57,19 @@ std::string step_text(const Plan& p, const PlanStep& s) {
   }
   out += " (";
   out += list_text(p, s.reads) + ") -> " + list_text(p, s.writes);
-  if (s.scope) out += "  # " + *s.scope;
+  if (scope) out += "  # " + *scope;
   return out + "\n";
 }
 
 }  // namespace
 
-std::string Plan::str() const {
+std::string Plan::str(std::span<const std::string* const> scopes) const {
   std::string out = fmt::format("plan: {} steps in {} phases, {} leaves, {} slots, arena {} bytes", steps.size(),
                                 phases, leaves, slots, arena_bytes);
   if (most_live_bytes < arena_bytes) out += fmt::format(" ({} live at once)", most_live_bytes);
   out += '\n';
-  for (const PlanStep& s : steps) out += step_text(*this, s);
+  for (std::size_t i = 0; i < steps.size(); ++i)
+    out += step_text(*this, steps[i], scopes.empty() ? steps[i].scope : scopes[i]);
   out += "outputs:";
   for (const PlanOutput& o : outputs)
     out +=

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -104,7 +105,8 @@ struct Plan {
   std::size_t arena_bytes = 0;
   std::size_t most_live_bytes = 0;  // of temporaries, in any phase: what no arena can be smaller than
   std::vector<PassTime> times;
-  std::string str() const;  // readable: steps, phases, memory
+  /// Readable: steps, phases, memory. `scopes`, where given, are those of the steps in another graph of this structure.
+  std::string str(std::span<const std::string* const> scopes = {}) const;
 };
 
 }  // namespace metal_candle

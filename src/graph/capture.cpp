@@ -169,7 +169,7 @@ bool Capture::emit(Node* node) {
   return true;
 }
 
-ComputationGraph Capture::graph() const {
+ComputationGraph Capture::graph(const std::string* scopes) const {
   ComputationGraph g;
   g.slots = 0;
   std::size_t at = 0;
@@ -198,7 +198,7 @@ ComputationGraph Capture::graph() const {
     n.op = head.leaf() ? &leaf_def : from.op;
     n.dtype = from.dtype;
     n.shape = from.shape;
-    n.scope = from.scope;
+    n.scope = scopes ? scopes + i : from.scope;
     if (head.leaf()) {
       GraphLeaf l;
       l.dtype = from.dtype;

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "graph/node.h"
@@ -25,7 +26,8 @@ struct Capture {
   std::uint64_t hash = 0;
 
   void run(std::span<const LazyTensor> wanted, std::span<const LazyTensor> donated = {});
-  ComputationGraph graph() const;
+  /// `scopes`, where given, has one for each of `nodes` that stands for the node's own.
+  ComputationGraph graph(const std::string* scopes = nullptr) const;
 
  private:
   struct Frame {

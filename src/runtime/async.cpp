@@ -23,16 +23,25 @@ void synchronize() { runtime().queue.drain(); }
 
 namespace {
 
-std::shared_ptr<const PlanEntry> planned(const std::vector<LazyTensor>& roots) {
+/// `see` gets the plan and where this graph's steps were recorded.
+template <class F>
+auto planned(const std::vector<LazyTensor>& roots, F see) {
   ScratchLease s;
   const GraphReader reader;
   s->capture.run(roots);
-  return plan_of(s->capture);
+  const auto entry = plan_of(s->capture);
+  std::vector<const std::string*> scopes;
+  find_scopes(*entry, s->capture, scopes);
+  return see(*entry->plan, scopes);
 }
 
 }  // namespace
 
-std::string explain(const std::vector<LazyTensor>& roots) { return planned(roots)->plan->str(); }
-std::size_t temporary_bytes(const std::vector<LazyTensor>& roots) { return planned(roots)->plan->arena_bytes; }
+std::string explain(const std::vector<LazyTensor>& roots) {
+  return planned(roots, [](const Plan& plan, const auto& scopes) { return plan.str(scopes); });
+}
+std::size_t temporary_bytes(const std::vector<LazyTensor>& roots) {
+  return planned(roots, [](const Plan& plan, const auto&) { return plan.arena_bytes; });
+}
 
 }  // namespace metal_candle

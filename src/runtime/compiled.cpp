@@ -66,6 +66,7 @@ struct Recorded {
   std::vector<std::int64_t> offsets;
   std::vector<Place> places;
   std::vector<std::uint64_t> slots;
+  std::vector<const std::string*> scopes;
   std::uint64_t constants = 0;
 
   Recorded() = default;
@@ -92,6 +93,7 @@ void Recorded::take_graph(const Capture& capture, const std::vector<LazyTensor>&
   static std::atomic<std::uint64_t> numbers{0};
   entry = plan_of(capture);
   slots = capture.slots;
+  find_scopes(*entry, capture, scopes);
   bool constant = true;
   for (std::size_t i = 0; i < capture.leaves.size(); ++i) {
     Node* const node = capture.leaves[i];
@@ -203,6 +205,7 @@ void CompiledFunction::State::run_recorded(const std::shared_ptr<const Recorded>
     submission.leaves = r->leaves;
     submission.leaf_offsets = r->offsets;
     submission.slots = r->slots;
+    submission.scopes = r->scopes;
     submission.kept = r;
     submission.constants = r->constants;
     for (const Recorded::Place& p : r->places) {

@@ -1,6 +1,7 @@
 #include "runtime/evaluate.h"
 
 #include <algorithm>
+#include <functional>
 #include <thread>
 
 #include "graph/epoch.h"
@@ -40,6 +41,22 @@ std::vector<int> donors_of(const Plan& plan) {
   return donors;
 }
 
+/// Compiles, and finds out which captured node each step has its scope from: a replay of the plan is of other nodes.
+/// For that every node gets a scope of its own meanwhile.
+Plan compile_traceably(const Capture& capture, PassMask passes, std::vector<int>& recorded) {
+  std::vector<std::string> stand_ins;
+  for (const Node* n : capture.nodes) stand_ins.push_back(n->scope ? *n->scope : std::string());
+  Plan plan = compile(capture.graph(stand_ins.data()), runtime().backend->caps(), passes);
+  const std::string* const first = stand_ins.data();
+  const std::less<> before;
+  for (PlanStep& step : plan.steps) {
+    const bool stands_in = step.scope && !before(step.scope, first) && before(step.scope, first + stand_ins.size());
+    recorded.push_back(stands_in ? static_cast<int>(step.scope - first) : -1);
+    if (stands_in) step.scope = capture.nodes[static_cast<std::size_t>(recorded.back())]->scope;
+  }
+  return plan;
+}
+
 std::shared_ptr<PlanEntry> compile_entry(const Capture& capture, const PlanKey& key) {
   Runtime& r = runtime();
   const HookPause recording_is_plain;
@@ -47,7 +64,7 @@ std::shared_ptr<PlanEntry> compile_entry(const Capture& capture, const PlanKey& 
   entry->words.assign(key.words.begin(), key.words.end());
   entry->hash = key.hash;
   entry->passes = key.passes;
-  entry->plan = std::make_shared<const Plan>(compile(capture.graph(), r.backend->caps(), key.passes));
+  entry->plan = std::make_shared<const Plan>(compile_traceably(capture, key.passes, entry->recorded));
   entry->donors = donors_of(*entry->plan);
   entry->executable = r.backend->lower(entry->plan);
   r.compiled.fetch_add(1, std::memory_order_relaxed);

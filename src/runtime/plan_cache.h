@@ -30,6 +30,7 @@ struct PlanEntry {
   std::shared_ptr<const Plan> plan;
   std::unique_ptr<Executable> executable;
   std::vector<int> donors;     // per output buffer: the donated leaf whose memory it may take over, or -1
+  std::vector<int> recorded;   // per step: the captured node whose scope is the step's, or -1
   std::uint64_t last_use = 0;  // guarded by the cache
   std::atomic<bool> run_before{false};
 

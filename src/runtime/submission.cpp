@@ -38,7 +38,14 @@ void release_all(std::vector<Storage*>& storages) noexcept {
 
 }  // namespace
 
+void find_scopes(const PlanEntry& entry, const Capture& capture, std::vector<const std::string*>& scopes) {
+  scopes.clear();
+  for (const int node : entry.recorded)
+    scopes.push_back(node < 0 ? nullptr : capture.nodes[static_cast<std::size_t>(node)]->scope);
+}
+
 void Submission::bind(const Capture& capture) {
+  find_scopes(*entry, capture, scopes);
   leaves.assign(capture.storages.begin(), capture.storages.end());
   held = leaves;
   leaf_offsets.clear();
@@ -120,7 +127,7 @@ void Submission::settle(Storage::State state) noexcept {
 void Submission::run() {
   try {
     bind_memory();
-    const Bindings bindings{leaves, leaf_data_, output_data_, slots, constants};
+    const Bindings bindings{leaves, leaf_data_, output_data_, slots, constants, scopes};
     if (tracing()) [[unlikely]]
       run_traced(*entry, bindings);
     else entry->executable->run(bindings, nullptr);
@@ -175,7 +182,7 @@ bool Submission::is_done() const {
 
 std::string Submission::explain() const {
   if (!entry) return "nothing to compute: every root had been evaluated\n";
-  std::string text = entry->plan->str();
+  std::string text = entry->plan->str(scopes);
   if (state.load(std::memory_order_acquire) == open) return text;
   for (const int i : refused)
     text += fmt::format("copy: leaf {} was donated to output {}, but has another owner or begins inside its buffer\n",

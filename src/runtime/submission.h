@@ -30,6 +30,9 @@ struct Submission {
   std::vector<Storage*> others;      // roots of the call that other runs compute; a reference to each
   std::vector<int> refused;          // outputs that got fresh memory, as their donor had another owner
 
+  /// Where each step of the plan was recorded.
+  std::vector<const std::string*> scopes;
+
   std::atomic<int> state{open};
   std::exception_ptr error;  // set before `failed`
 
@@ -43,7 +46,7 @@ struct Submission {
   Submission(const Submission&) = delete;
   Submission& operator=(const Submission&) = delete;
 
-  /// Takes leaves and slots from a capture, inside its GraphReader.
+  /// Takes leaves, slots and scopes from a capture, inside its GraphReader.
   void bind(const Capture& capture);
   /// Makes the output storages, without memory yet.
   void make_outputs(bool pending);
@@ -68,6 +71,9 @@ struct Submission {
   std::vector<void*> leaf_data_, output_data_;
   std::vector<Storage*> taken_;  // donors whose memory outputs have now; `held` has the reference
 };
+
+/// The scopes of a plan's steps in a graph of its structure. Inside the capture's GraphReader.
+void find_scopes(const PlanEntry& entry, const Capture& capture, std::vector<const std::string*>& scopes);
 
 /// A recycled submission that goes back when the last handle on it is gone.
 std::shared_ptr<Submission> new_submission();

@@ -39,15 +39,17 @@ Registry& registry() {
   return *r;
 }
 
-void add_events(TraceData& data, const Plan& plan, const std::vector<TaskTime>& times, std::uint64_t first_step) {
+void add_events(TraceData& data, const Plan& plan, const Bindings& bindings, const std::vector<TaskTime>& times,
+                std::uint64_t first_step) {
   std::vector<int> tasks(plan.steps.size(), 0);
   for (const TaskTime& t : times) ++tasks[static_cast<std::size_t>(t.step)];
   std::lock_guard lock(data.mutex);
   for (const TaskTime& t : times) {
     const auto i = static_cast<std::size_t>(t.step);
     const PlanStep& step = plan.steps[i];
+    const std::string* const scope = bindings.scope(plan, i);
     data.events.push_back({{.name = step.label,
-                            .scope = step.scope ? *step.scope : std::string(),
+                            .scope = scope ? *scope : std::string(),
                             .thread = t.thread,
                             .begin_ns = t.begin_ns,
                             .end_ns = t.end_ns,
@@ -149,7 +151,7 @@ void run_traced(const PlanEntry& entry, const Bindings& bindings) {
   const std::uint64_t first = steps_seen.fetch_add(entry.plan->steps.size());
   Registry& r = registry();
   std::lock_guard lock(r.mutex);
-  for (TraceData* data : r.traces) add_events(*data, *entry.plan, times, first);
+  for (TraceData* data : r.traces) add_events(*data, *entry.plan, bindings, times, first);
 }
 
 Trace::Trace() : data_(std::make_shared<TraceData>()) {

@@ -41,6 +41,35 @@ TEST(TraceTest, KnowsWhatRan) {
   EXPECT_TRUE(scoped);
 }
 
+// A plan is found by structure: what replays it was recorded elsewhere.
+TEST(TraceTest, ReplaysHaveTheScopesOfTheirOwnRecording) {
+  const auto table = Tensor::from<float>({1, 2, 3, 4}, {4, 1});
+  const auto recorded = [&](const std::string& name, int index) {
+    const auto made = [&] { return take(table, Tensor::from<std::int32_t>({index}, {1})) * 2; };
+    if (name.empty()) return made();
+    const Scope scope(name);
+    return made();
+  };
+  for (const std::string name : {"layer.0", "layer.1", "", "layer.2"}) {
+    const std::string said = explain({recorded(name, 1)});
+    EXPECT_EQ(said.find("# " + name) != std::string::npos, !name.empty()) << said;
+    EXPECT_EQ(said.find("layer") != std::string::npos, !name.empty()) << said;
+    const Trace trace;
+    recorded(name, 1).eval();
+    for (const Trace::Event& e : trace.events()) EXPECT_EQ(e.scope, name);
+    const auto scope_of_failure = [&](auto&& run) -> std::string {
+      try {
+        run();
+      } catch (const UserError& e) {
+        return e.scope();
+      }
+      return "no error";
+    };
+    EXPECT_EQ(scope_of_failure([&] { recorded(name, 9).eval(); }), name);
+    EXPECT_EQ(scope_of_failure([&] { eval_async({.roots = {recorded(name, 9)}}).wait(); }), name);
+  }
+}
+
 TEST(TraceTest, OnlyWhileItLives) {
   const auto x = Tensor::ones({16});
   (x + 1).eval();

@@ -174,7 +174,7 @@ void CpuExecutable::run(const Bindings& bindings, std::vector<TaskTime>* times) 
     run_in(*workspace_, bindings);
   }
   if (times != nullptr) collect_times(*times);
-  if (!fallible_steps_.empty()) report_failures();
+  if (!fallible_steps_.empty()) report_failures(bindings);
 }
 
 void CpuExecutable::run_in(Workspace& workspace, const Bindings& bindings) {
@@ -296,19 +296,19 @@ void CpuExecutable::collect_times(std::vector<TaskTime>& times) {
 }
 
 /// The first step in the plan's order that failed is the one that is told of.
-void CpuExecutable::report_failures() {
+void CpuExecutable::report_failures(const Bindings& bindings) {
   const char* what = nullptr;
-  const PlanStep* failed = nullptr;
+  std::optional<std::size_t> failed;
   for (int s : fallible_steps_) {
     const char* failure = steps_[static_cast<std::size_t>(s)]->take_failure();
-    if (failure == nullptr || failed != nullptr) continue;
+    if (failure == nullptr || failed) continue;
     what = failure;
-    failed = &plan_->steps[static_cast<std::size_t>(s)];
+    failed = static_cast<std::size_t>(s);
   }
-  if (failed == nullptr) return;
-  const std::string scope = failed->scope ? *failed->scope : std::string();
-  throw UserError(ErrorKind::index, (scope.empty() ? "" : scope + ": ") + failed->label + ": " + what, failed->label,
-                  scope);
+  if (!failed) return;
+  const std::string* const recorded_in = bindings.scope(*plan_, *failed);
+  const std::string scope = recorded_in ? *recorded_in : std::string(), &label = plan_->steps[*failed].label;
+  throw UserError(ErrorKind::index, (scope.empty() ? "" : scope + ": ") + label + ": " + what, label, scope);
 }
 
 }  // namespace metal_candle::cpu

@@ -50,7 +50,7 @@ class CpuExecutable final : public Executable {
   void run_unit(int thread, const Unit& unit, std::int64_t task);
   bool fetch_ahead(int round);
   void find_fetching();
-  void report_failures();
+  void report_failures(const Bindings& bindings);
   void collect_times(std::vector<TaskTime>& times);
   int useful_threads() const;
 

@@ -99,7 +99,7 @@ void RowLowering::describe(PlanStep& step) const {
     const std::string_view what = n.origin.empty() ? n.op->name : n.origin;
     if (what == origin) continue;
     origin = what;
-    if (!step.scope) step.scope = n.scope;
+    if (!step.scope || step.scope->empty()) step.scope = n.scope;
     if (step.label.size() >= 60) continue;
     if (!step.label.empty()) step.label += '+';
     step.label += what;
