@@ -163,7 +163,7 @@ TEST(Tokenizer, AnEmptySequenceOfDecodersIsADecoder) {
     Json json = tokenizer_json("gpt2");
     json.set("decoder", decoder);
     const Tokenizer t = tokenizer_of(json, "gpt2");
-    return t.decode({t.token_to_id("a").value(), t.token_to_id("b").value()});
+    return t.decode(std::vector<int>{t.token_to_id("a").value(), t.token_to_id("b").value()});
   };
   const Json empty = Json::object({{"type", "Sequence"}, {"decoders", Json::array()}});
   EXPECT_EQ(decoded(nullptr), "a b");
