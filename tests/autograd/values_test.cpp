@@ -255,6 +255,22 @@ TEST(Checkpoint, DrawsTheSameRandomNumbersAgain) {
   EXPECT_LT(dropped, 54);
 }
 
+/// Each query sees its own key alone, as far as its type can tell: the gradient of v is that of y. Scores are so large
+/// that two orders of one sum differ by more than an exponent forgives.
+TEST(Grad, OfAttentionWhoseScoresAreLarge) {
+  for (DType type : {DType::f32, DType::bf16})
+    for (double scale : {300.0, 5000.0}) {
+      SCOPED_TRACE(scale);
+      const LazyTensor x = cast(cast(randn({8, 2, 32}, {.key = Key(3)}) * scale, DType::bf16), type).eval();
+      const LazyTensor v = -x;
+      const double whole = 1.0 / (8 * 2 * 32);
+      for (double slope : values(grad(mean(cast(attention(x, x, v), DType::f32)), {v})[0])) {
+        EXPECT_GE(slope, 0);
+        EXPECT_LE(slope, whole * 1.0001);
+      }
+    }
+}
+
 TEST(ValueAndGrad, GivesBothForATree) {
   const ParamTree p{{"w", Tensor::from<float>({2}, {1})}, {"b", Tensor::from<float>({1}, {1})}};
   const auto [loss, g] = value_and_grad([](const ParamTree& q) { return sum(q["w"] * q["w"] + q["b"]); }, p);

@@ -101,7 +101,8 @@ void softmax_grad(const ScoreBlock& b, float* gradients, const float* lse, const
     for (int c = b.begin; c < b.end; c += kLanes) {
       const auto at = r * kKeyBlock + c;
       V slope = k(1.0f);
-      const V p = exp2(hn::Sub(score<kCap, true>(b, r, c, &slope), l));
+      // Scores are summed in another order than forward: where they are large, one could come out above its row's lse.
+      const V p = exp2(hn::Min(hn::Zero(d), hn::Sub(score<kCap, true>(b, r, c, &slope), l)));  // NaN stays
       V g = hn::Mul(p, hn::Sub(hn::LoadU(d, gradients + at), shift));
       if (b.masked) g = hn::IfThenZeroElse(hn::Eq(p, hn::Zero(d)), g);  // no key: its product is anything
       if (raw) hn::StoreU(g, d, raw + at);
