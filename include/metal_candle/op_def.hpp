@@ -83,7 +83,10 @@ struct TensorType {
 struct InferResult {
   std::array<TensorType, 4> types;
   int count = 0;
-  void add(DType dtype, const Shape& shape) { types[static_cast<std::size_t>(count++)] = {dtype, shape}; }
+  void add(DType dtype, const Shape& shape) {  // more than there is room for are counted, and refused by `record`
+    if (count < static_cast<int>(types.size())) types[static_cast<std::size_t>(count)] = {dtype, shape};
+    ++count;
+  }
 };
 using Infer = void (*)(const OpCall&, InferResult&);
 using Decompose = Tensors (*)(const OpCall&);

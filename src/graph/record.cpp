@@ -123,19 +123,34 @@ LazyTensor record_with_scalar(const OpDef& op, DType dtype, const LazyTensor& a,
   return finish(n);
 }
 
-LazyTensor record(const OpDef& op, std::span<const LazyTensor> inputs, const Attrs& attrs) {
-  check_inputs(op, inputs);
+namespace {
+
+InferResult infer_of(const OpDef& op, std::span<const LazyTensor> inputs, const Attrs& attrs) {
   InferResult result;
   op.infer(OpCall{op, inputs, attrs}, result);
+  const int most = static_cast<int>(result.types.size());
+  if (result.count < 1 || result.count > most)
+    throw UserError(ErrorKind::argument,
+                    fmt::format("{}: its infer gives {} outputs, an op has 1 to {}", op.name, result.count, most),
+                    std::string(op.name));
+  return result;
+}
+
+}  // namespace
+
+LazyTensor record(const OpDef& op, std::span<const LazyTensor> inputs, const Attrs& attrs) {
+  check_inputs(op, inputs);
+  const InferResult result = infer_of(op, inputs, attrs);
   if (result.count != 1)
-    throw InternalError(fmt::format("{} has {} outputs; record_all is for those", op.name, result.count));
+    throw UserError(ErrorKind::argument,
+                    fmt::format("{} has {} outputs; record_all is for those", op.name, result.count),
+                    std::string(op.name));
   return record_typed(op, result.types[0].dtype, result.types[0].shape, inputs, &attrs);
 }
 
 Tensors record_all(const OpDef& op, std::span<const LazyTensor> inputs, const Attrs& attrs) {
   check_inputs(op, inputs);
-  InferResult result;
-  op.infer(OpCall{op, inputs, attrs}, result);
+  const InferResult result = infer_of(op, inputs, attrs);
   if (result.count == 1) return {record_typed(op, result.types[0].dtype, result.types[0].shape, inputs, &attrs)};
   // The node with several outputs is never a tensor itself; every output is a node that names it. So output 1 can still
   // be asked for after output 0 was evaluated.

@@ -154,7 +154,22 @@ void count_run(PlanEntry& entry) {
   if (entry.run_before.exchange(true, std::memory_order_relaxed)) r.replays.fetch_add(1, std::memory_order_relaxed);
 }
 
+namespace {
+
+/// A thread that makes a plan runs decompositions, which may be anybody's.
+thread_local bool making_plan = false;
+struct MakingPlan {
+  MakingPlan() { making_plan = true; }
+  ~MakingPlan() { making_plan = false; }
+  MakingPlan(const MakingPlan&) = delete;
+  MakingPlan& operator=(const MakingPlan&) = delete;
+};
+
+}  // namespace
+
 std::shared_ptr<PlanEntry> plan_of(const Capture& capture, MissWatch* watch) {
+  if (making_plan)
+    throw UserError(ErrorKind::argument, "eval: nothing can be evaluated within a decomposition, only recorded");
   Runtime& r = runtime();
   const PassMask passes = passes_on();
   const PlanKey key{capture.words, capture.hash ^ ~passes, passes};
@@ -165,6 +180,7 @@ std::shared_ptr<PlanEntry> plan_of(const Capture& capture, MissWatch* watch) {
   if (watch) watch->miss(capture);
   std::lock_guard lock(r.compiling);
   if (auto entry = r.plans.find(key)) return entry;
+  const MakingPlan making;
   auto entry = compile_entry(capture, key);
   r.plans.insert(entry);
   return entry;

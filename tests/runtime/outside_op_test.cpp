@@ -227,6 +227,52 @@ std::string said_of(Decompose decompose, Mode mode) {
   return "nothing was thrown";
 }
 
+/// What recording and evaluating an op says, whoever is named.
+std::string said_of(const OpDef& op) {
+  try {
+    record(op, {Tensor::ones({2, 3})}).eval();
+  } catch (const UserError& e) {
+    return e.what();
+  }
+  return "nothing was thrown";
+}
+
+TEST(OutsideOp, ThatEvaluatesWhileItIsDecomposedIsRefused) {
+  static const OpDef op{.name = "impatient",
+                        .kind = OpKind::composite,
+                        .infer = keeps_type,
+                        .decompose = [](const OpCall& c) -> Tensors {
+                          return {c.inputs[0] * ones({2, 3}).eval()};
+                        },
+                        .vjp = DecomposedGrad{},
+                        .samples = nullptr};
+  EXPECT_EQ(said_of(op), "eval: nothing can be evaluated within a decomposition, only recorded");
+  EXPECT_EQ((LazyTensor(Tensor::ones({3})) + 1).eval().to_f64(), std::vector<double>({2, 2, 2})) << "others go on";
+}
+
+TEST(OutsideOp, ThatHasTooManyOutputsOrNoneOrNoEndIsRefused) {
+  static const auto with = [](Infer infer, Decompose decompose) {
+    return OpDef{.name = "odd",
+                 .kind = OpKind::composite,
+                 .infer = infer,
+                 .decompose = decompose,
+                 .vjp = NoGrad{},
+                 .samples = nullptr};
+  };
+  static const Decompose itself = [](const OpCall& c) -> Tensors { return {c.inputs[0]}; };
+  static const OpDef five = with(
+      [](const OpCall& c, InferResult& r) {
+        for (int i = 0; i < 5; ++i) r.add(c.inputs[0].dtype(), c.inputs[0].shape());
+      },
+      itself);
+  static const OpDef none = with([](const OpCall&, InferResult&) {}, itself);
+  static const OpDef endless =
+      with(keeps_type, [](const OpCall& c) -> Tensors { return {record(c.op, {c.inputs[0]}) + 1}; });
+  EXPECT_EQ(said_of(five), "odd: its infer gives 5 outputs, an op has 1 to 4");
+  EXPECT_EQ(said_of(none), "odd: its infer gives 0 outputs, an op has 1 to 4");
+  EXPECT_EQ(said_of(endless), "decompositions do not end: an op decomposes to itself, or through others");
+}
+
 TEST(OutsideOp, ThatComputesAnotherTypeThanItPromisedIsRefused) {
   for (const Mode mode : kModes) {
     EXPECT_EQ(said_of([](const OpCall& c) -> Tensors { return {sum(c.inputs[0])}; }, mode),

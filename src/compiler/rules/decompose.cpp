@@ -142,10 +142,10 @@ class Decomposer {
 }  // namespace
 
 void decompose(ComputationGraph& graph, const CpuKernel* (*kernel)(const OpDef*)) {
-  // A decomposition may use composite ops itself; a cycle among them would be a bug in the table.
+  // A decomposition may use composite ops itself; a cycle among them has no end.
   for (int round = 0; round < 16; ++round)
     if (!Decomposer(graph, kernel).run()) return;
-  throw InternalError("decompositions do not end");
+  throw UserError(ErrorKind::argument, "decompositions do not end: an op decomposes to itself, or through others");
 }
 
 }  // namespace metal_candle
