@@ -55,7 +55,7 @@ class Talk {
       say(run_, fmt::format("Answers are {}. /reset begins anew, /quit or end of input ends; ^C ends an answer.",
                             sampling_text(options_)));
     for (std::string line;;) {
-      if (people && !run_.quiet()) fmt::print(stderr, "> ");
+      if (people && !run_.quiet()) tell("> ");
       if (!std::getline(std::cin, line)) return interrupted ? kInterrupted : kDone;
       if (line == "/quit") return kDone;
       if (line == "/reset") {
@@ -102,7 +102,7 @@ class Talk {
         "model's context {}; it was left out",
         tokens, bundle_.model.config().context());
     if (run_.json()) write_event(Json::object({{"event", "error"}, {"index", turn_}, {"message", why}}));
-    fmt::print(stderr, "metal-candle: {}\n", why);
+    tell(fmt::format("metal-candle: {}\n", why));
   }
 
   void answer(const std::string& line) {

@@ -1,5 +1,7 @@
 // The metal-candle command: finds the command, runs it, and turns what it throws into a message and an exit code.
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <csignal>
 #include <cstdio>
@@ -16,7 +18,7 @@ namespace {
 
 int complain(int code, const char* message) {
   const bool colour = colours();
-  fmt::print(stderr, "{}metal-candle:{} {}\n", colour ? "\033[31m" : "", colour ? "\033[0m" : "", printable(message));
+  tell(fmt::format("{}metal-candle:{} {}\n", colour ? "\033[31m" : "", colour ? "\033[0m" : "", printable(message)));
   return code;
 }
 
@@ -37,7 +39,7 @@ int show_version(bool json) {
 
 int run(const std::vector<std::string_view>& words) {
   if (words.empty()) {
-    fmt::print(stderr, "{}", overview());
+    tell(overview());
     return kUsage;
   }
   const std::string_view first = words[0];
@@ -65,10 +67,17 @@ int guarded(const std::vector<std::string_view>& words) {
     complain(failure.code, failure.message.c_str());
     if (failure.code == kUsage) {
       const bool known = !words.empty() && find_command(words[0]);
-      fmt::print(stderr, "`metal-candle {}--help` shows what there is.\n", known ? std::string(words[0]) + " " : "");
+      tell(fmt::format("`metal-candle {}--help` shows what there is.\n", known ? std::string(words[0]) + " " : ""));
     }
     return failure.code;
   }
+}
+
+/// Where a standard stream was closed, the next file that is opened would be taken for it. What stands there instead
+/// fails, as the closed one would.
+void fill_closed_streams() {
+  for (const int file : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (fcntl(file, F_GETFD) < 0) open("/dev/null", file == STDIN_FILENO ? O_WRONLY : O_RDONLY);
 }
 
 }  // namespace
@@ -78,5 +87,6 @@ int guarded(const std::vector<std::string_view>& words) {
 int main(int argc, char** argv) {
   // A limit on the size of files is an error of the write that reaches it, as a full disk is.
   std::signal(SIGXFSZ, SIG_IGN);
+  metal_candle::cli::fill_closed_streams();
   return metal_candle::cli::guarded({argv + 1, argv + argc});
 }

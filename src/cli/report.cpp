@@ -29,13 +29,15 @@ void write_text(std::string_view text) {
 
 void write_event(const Json& event) { write_text(event.dump() + "\n"); }
 
+void tell(std::string_view text) { std::fwrite(text.data(), 1, text.size(), stderr); }
+
 void say(const Invocation& run, std::string_view text) {
-  if (!run.quiet()) fmt::print(stderr, "{}\n", printable(text));
+  if (!run.quiet()) tell(printable(text) + "\n");
 }
 
 void warn(const Invocation& run, std::string_view text) {
   if (!run.quiet())
-    fmt::print(stderr, "{}warning:{} {}\n", colours() ? "\033[33m" : "", colours() ? "\033[0m" : "", printable(text));
+    tell(fmt::format("{}warning:{} {}\n", colours() ? "\033[33m" : "", colours() ? "\033[0m" : "", printable(text)));
 }
 
 void make_parents(const std::filesystem::path& output) {
@@ -101,11 +103,11 @@ Progress::Progress(const Invocation& run, std::string what, std::int64_t total)
     : quiet_(run.quiet()), terminal_(is_terminal(STDERR_FILENO)), what_(std::move(what)), total_(total) {}
 
 Progress::~Progress() {
-  if (drawn_) std::fputc('\n', stderr);
+  if (drawn_) tell("\n");
 }
 
 void Progress::clear() {
-  if (drawn_) fmt::print(stderr, "\r\033[K");
+  if (drawn_) tell("\r\033[K");
   drawn_ = false;
 }
 
@@ -122,7 +124,7 @@ void Progress::show(std::int64_t done, const std::string& detail) {
       done > first_ ? spent * static_cast<double>(total_ - done) / static_cast<double>(done - first_) : 0;
   const std::string line = fmt::format("{} {}/{}  {}", what_, done, total_, detail);
   if (!terminal_) {
-    fmt::print(stderr, "{}\n", line);
+    tell(line + "\n");
     return;
   }
   winsize size = {};
@@ -137,8 +139,7 @@ void Progress::show(std::int64_t done, const std::string& detail) {
   rest.resize(std::min(rest.size(),
                        width > static_cast<std::size_t>(cells) + 1 ? width - static_cast<std::size_t>(cells) - 1 : 0));
   const bool colour = colours();
-  fmt::print(stderr, "\r\033[K{}{}{}{}", colour ? "\033[36m" : "", bar, colour ? "\033[0m" : "", rest);
-  std::fflush(stderr);
+  tell(fmt::format("\r\033[K{}{}{}{}", colour ? "\033[36m" : "", bar, colour ? "\033[0m" : "", rest));
   drawn_ = true;
 }
 

@@ -16,6 +16,8 @@ namespace metal_candle::cli {
 void write_event(const Json& event);
 /// Text on standard output, as it is.
 void write_text(std::string_view text);
+/// Text on standard error, as it is. What cannot be written there is dropped: it changes neither results nor exit codes.
+void tell(std::string_view text);
 /// A line on standard error, unless --quiet.
 void say(const Invocation& run, std::string_view text);
 /// A line that starts with "warning: ".

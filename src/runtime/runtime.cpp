@@ -1,7 +1,5 @@
 #include "runtime/runtime.h"
 
-#include <fmt/format.h>
-
 #include <cstdio>
 
 namespace metal_candle {
@@ -14,8 +12,9 @@ void Runtime::say(const std::string& message) {
     std::lock_guard lock(log_mutex);
     to = log;
   }
-  if (to) to(message);
-  else fmt::print(stderr, "metal-candle: {}\n", message);
+  if (to) return to(message);
+  const std::string line = "metal-candle: " + message + "\n";
+  std::fwrite(line.data(), 1, line.size(), stderr);  // who cannot be told is not
 }
 
 Runtime& runtime() {

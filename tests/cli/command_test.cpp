@@ -163,6 +163,25 @@ TEST(Command, FullDiskUnderStandardOutput) {
   EXPECT_EQ(WEXITSTATUS(status), 74);
 }
 
+// What is meant for people changes neither results nor exit codes, and never lands in a file that was opened meanwhile.
+TEST(Command, StandardErrorThatCannotBeWritten) {
+  if (!std::filesystem::exists("/dev/full")) GTEST_SKIP();
+  const auto code = [](const std::string& line) {
+    return WEXITSTATUS(std::system((std::string(METAL_CANDLE_COMMAND) + " " + line).c_str()));
+  };
+  int number = 0;
+  for (const std::string to : {" 2>/dev/full", " 2>&-"}) {
+    const std::string output = (playground() / ("unheard-" + std::to_string(number++))).string();
+    EXPECT_EQ(code("nonsense" + to), 2);
+    EXPECT_EQ(code("generate --model " + model() + " --prompt Hello --max-tokens 2 >/dev/null" + to), 0);
+    EXPECT_EQ(
+        code("train --model " + model() + " --data " + at("train.jsonl") + " --output " + output + " --steps 2" + to),
+        0);
+    EXPECT_TRUE(std::filesystem::exists(output + "/adapter_model.safetensors"));
+  }
+  EXPECT_EQ(code("devices >&- 2>/dev/null"), 74);
+}
+
 TEST(Command, TokenizeGivesIdsAndTheirText) {
   const Ran ran = command({"tokenize", "--model", model(), "--data", at("texts.jsonl"), "--json"});
   ASSERT_EQ(ran.code, 0) << ran.err;
