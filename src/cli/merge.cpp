@@ -1,6 +1,7 @@
 // metal-candle merge and metal-candle convert: both write a model folder.
 #include <fmt/format.h>
 
+#include <cmath>
 #include <filesystem>
 
 #include "cli/commands.h"
@@ -8,6 +9,7 @@
 #include "cli/report.h"
 #include "metal_candle/error.hpp"
 #include "metal_candle/lora.hpp"
+#include "metal_candle/ops.hpp"
 
 namespace metal_candle::cli {
 
@@ -27,10 +29,19 @@ void refuse_existing(const std::string& output) {
     throw FileError(FileFault::create, output, "", "a folder that is new or empty", "one that is neither");
 }
 
+/// f16 ends at 65504, where every other type goes on.
+void require_finite(const Model& model, const std::string& source) {
+  for (const auto& [path, tensor] : model.parameters())
+    if (!std::isfinite(max(abs(cast(tensor, DType::f32))).eval().item<float>()))
+      throw FileError(FileFault::bad, source, path, "weights that f16 holds", "one beyond 65504 or not a number");
+}
+
 Model load_as_stored(const Invocation& run) {
   const std::string& source = run.text("--model");
   const bool named = run.dtype() || !std::filesystem::exists(source);  // what is not there, loading says
-  return Model::load(source, {.dtype = named ? run.dtype() : stored_dtype(source)});
+  Model model = Model::load(source, {.dtype = named ? run.dtype() : stored_dtype(source)});
+  if (run.dtype() == DType::f16) require_finite(model, source);
+  return model;
 }
 
 /// Weights that are not finite are a fault of what the files hold.

@@ -152,22 +152,29 @@ TEST(Limits, AChatForgetsItsOldestTurns) {
   EXPECT_THAT(one.err, AllOf(HasSubstr("the message has"), HasSubstr("context 128")));
 }
 
-TEST(Limits, WeightsThatAreNotFiniteNameTheModel) {
-  const fs::path folder = copy_of_model("not_finite");
+/// A copy of the model of which a tensor has another number in it.
+fs::path copy_with(const char* name, const std::string& changed, float number) {
+  const fs::path folder = copy_of_model(name);
   std::vector<NamedTensor> tensors;
   {
     const SafeTensors file = SafeTensors::open(folder / "model.safetensors");
     for (const TensorInfo& t : file.tensors()) {
       Tensor tensor = file.load(t.name).copy();
-      if (t.name == "model.layers.0.self_attn.q_proj.weight") {
+      if (t.name == changed) {
         auto values = Tensor(cast(tensor, DType::f32)).to_vector<float>();
-        values[3] = std::numeric_limits<float>::quiet_NaN();
+        values[3] = number;
         tensor = Tensor::from(values, tensor.shape());
       }
       tensors.emplace_back(t.name, tensor);
     }
   }
   save_safetensors(folder / "model.safetensors", tensors);
+  return folder;
+}
+
+TEST(Limits, WeightsThatAreNotFiniteNameTheModel) {
+  const fs::path folder =
+      copy_with("not_finite", "model.layers.0.self_attn.q_proj.weight", std::numeric_limits<float>::quiet_NaN());
   const std::string adapter = at("finite_adapter"), m = folder.string();
   ASSERT_EQ(command(training(adapter, {})).code, 0);
   for (const std::vector<std::string>& line :
@@ -180,6 +187,22 @@ TEST(Limits, WeightsThatAreNotFiniteNameTheModel) {
     EXPECT_THAT(ran.err, AllOf(HasSubstr(m), HasSubstr("finite")));
     EXPECT_EQ(ran.out, "");
   }
+}
+
+TEST(Limits, WeightsBeyondAHalfAreNotWrittenAsInfinities) {
+  const std::string m = copy_with("beyond_f16", "model.embed_tokens.weight", 7e4F).string(), out = at("as_f16");
+  const std::string adapter = at("adapter_for_f16");
+  ASSERT_EQ(command(training(adapter, {})).code, 0);
+  for (const std::vector<std::string>& line :
+       {std::vector<std::string>{"convert", "--model", m}, {"merge", "--model", m, "--adapter", adapter}}) {
+    std::vector<std::string> words = line;
+    words.insert(words.end(), {"--output", out, "--dtype", "f16"});
+    const Ran ran = command(words);
+    EXPECT_EQ(ran.code, 65) << ran.err;
+    EXPECT_THAT(ran.err, AllOf(HasSubstr(m), HasSubstr("model.embed_tokens.weight"), HasSubstr("65504")));
+    EXPECT_FALSE(fs::exists(out));
+  }
+  EXPECT_EQ(command({"convert", "--model", m, "--output", out, "--dtype", "bf16"}).code, 0);
 }
 
 TEST(Limits, PromptsThatAreNoMessagesNameTheirLine) {
