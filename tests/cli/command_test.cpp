@@ -182,6 +182,14 @@ TEST(Command, StandardErrorThatCannotBeWritten) {
   EXPECT_EQ(code("devices >&- 2>/dev/null"), 74);
 }
 
+TEST(Command, PeakBytesAreItsOwn) {
+  const std::vector<char> ours(400u << 20, 1);  // which a child that was forked begins with
+  EXPECT_EQ(ours[ours.size() / 2], 1);
+  const Ran ran = command({"generate", "--model", model(), "--prompt", "Hello", "--max-tokens", "2", "--json"});
+  ASSERT_EQ(ran.code, 0) << ran.err;
+  EXPECT_LT(ran.events().at(0).at("peak_bytes").as_int64(), 300 << 20);
+}
+
 TEST(Command, TokenizeGivesIdsAndTheirText) {
   const Ran ran = command({"tokenize", "--model", model(), "--data", at("texts.jsonl"), "--json"});
   ASSERT_EQ(ran.code, 0) << ran.err;
