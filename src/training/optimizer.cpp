@@ -25,6 +25,11 @@ void check(const AdamWOptions& o) {
   require(o.weight_decay >= 0, "weight decay must be >= 0");
 }
 
+void check_floats(const ParamTree& tree, const char* what) {
+  for (const auto& [path, t] : tree)
+    require(is_float(t.dtype()), std::string(what) + " of type " + std::string(name(t.dtype())) + ": \"" + path + "\"");
+}
+
 void check_same_paths(const ParamTree& parameters, const ParamTree& other, const char* what) {
   require(parameters.size() == other.size(),
           std::to_string(other.size()) + " " + what + " for " + std::to_string(parameters.size()) + " parameters");
@@ -69,6 +74,7 @@ std::vector<LazyTensor> AdamWState::tensors_with(const ParamTree& parameters) co
 }
 
 AdamWState adamw_state(const ParamTree& parameters) {
+  check_floats(parameters, "a parameter");
   std::vector<LazyTensor> first, second;
   for (const auto& [path, p] : parameters) {
     first.push_back(Tensor::zeros(p.shape(), moment_type(p)));
@@ -92,6 +98,9 @@ std::vector<LazyTensor> AdamWStep::roots(std::vector<LazyTensor> others) const {
 AdamWStep adamw(const ParamTree& parameters, const ParamTree& gradients, const AdamWState& state,
                 const AdamWOptions& options, const LazyTensor& apply) {
   check(options);
+  check_floats(parameters, "a parameter");
+  check_floats(gradients, "a gradient");
+  require(!apply || (apply.dtype() == DType::boolean && apply.rank() == 0), "apply must be one bool");
   check_same_paths(parameters, gradients, "gradients");
   check_same_paths(parameters, state.first, "first moments");
   check_same_paths(parameters, state.second, "second moments");
@@ -123,6 +132,7 @@ LazyTensor global_norm(const ParamTree& gradients) {
 }
 
 Clipped clip_by_global_norm(const ParamTree& gradients, double max_norm) {
+  if (std::isnan(max_norm)) throw UserError(ErrorKind::argument, "clip_by_global_norm: the norm is not a number");
   const LazyTensor norm = global_norm(gradients);
   if (max_norm <= 0) return {gradients, norm};
   const LazyTensor factor = minimum(scalar(max_norm) / (norm + 1e-6), 1.0);

@@ -120,6 +120,11 @@ TEST(AdamW, SaysWhatDoesNotFit) {
   EXPECT_THROW(adamw(p, {}, state), UserError);
   EXPECT_THROW(adamw(p, p, state, {.learning_rate = -1}), UserError);
   EXPECT_THROW(adamw(p, p, state, {.beta2 = 1}), UserError);
+  EXPECT_THROW(adamw(p, p, state, {}, Tensor::ones({})), UserError);
+  EXPECT_THROW(adamw(p, p, state, {}, Tensor::ones({4}, DType::boolean)), UserError);
+  EXPECT_THROW(adamw(p, {{"w", Tensor::ones({4}, DType::i32)}}, state), UserError);
+  EXPECT_THROW(adamw_state({{"w", Tensor::ones({4}, DType::i32)}}), UserError);
+  EXPECT_THROW(clip_by_global_norm(p, std::numeric_limits<double>::quiet_NaN()), UserError);
 }
 
 TEST(Clipping, WithinTheNormNothingChanges) {
