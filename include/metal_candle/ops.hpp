@@ -91,6 +91,7 @@ LazyTensor arange(std::int64_t end, DType dtype = DType::i64);
 LazyTensor arange(std::int64_t begin, std::int64_t end, std::int64_t step = 1, DType dtype = DType::i64);
 
 // ---- reductions (no axes: all of them) -------------------------------------------------------------------------------
+// Sums and products of bools and 8-bit integers are i32, those of i32 and i64 their own type; all wrap.
 LazyTensor sum(const LazyTensor& x, const Axes& axes = {}, bool keepdim = false);
 LazyTensor mean(const LazyTensor& x, const Axes& axes = {}, bool keepdim = false);
 /// Nothing at all has neither: an axis without elements is an error.
@@ -106,6 +107,7 @@ LazyTensor argmin(const LazyTensor& x, int axis, bool keepdim = false);
 /// The same among all elements, counted in row-major order.
 LazyTensor argmax(const LazyTensor& x);
 LazyTensor argmin(const LazyTensor& x);
+/// Running sums; types as those of `sum`.
 LazyTensor cumsum(const LazyTensor& x, int axis);
 
 // ---- views: no data moves ----------------------------------------------------------------------------------------------

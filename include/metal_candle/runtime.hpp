@@ -126,9 +126,9 @@ void set_threads(int count);
 int threads();
 /// Bytes that tensors, temporaries and caches may take together; 0: no limit. Beyond it OutOfMemory is thrown.
 void set_memory_limit(std::size_t bytes);
-/// Computations in flight before `eval_async` waits (default 64).
+/// Computations in flight before `eval_async` waits (default 64, at least 1).
 void set_queue_depth(int count);
-/// Plans kept (default 512); the one unused for longest goes first.
+/// Plans kept (default 512; 0: none); the one unused for longest goes first.
 void set_plan_cache_size(int count);
 void clear_plan_cache();
 /// Returns cached memory (pool, arena, scratch) to the system.

@@ -1,5 +1,6 @@
 // cumsum: running sums along an axis, from the front or, reversed, from the back; each is the other's gradient.
 #include "ops/arguments.h"
+#include "ops/reduce.h"
 #include "ops/table.h"
 
 namespace metal_candle {
@@ -49,7 +50,8 @@ constinit const OpDef cumsum_def{.name = "cumsum",
 }  // namespace ops
 
 LazyTensor cumsum(const LazyTensor& x, int axis) {
-  return record(ops::cumsum_def, {x}, {ops::checked_axis(ops::cumsum_def, x, axis), 0});
+  const Attrs attrs{ops::checked_axis(ops::cumsum_def, x, axis), 0};
+  return record(ops::cumsum_def, {ops::counted(x)}, attrs);
 }
 
 }  // namespace metal_candle

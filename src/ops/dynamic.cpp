@@ -11,7 +11,13 @@ int axis_of(const Attrs& attrs) { return static_cast<int>(attrs[0]); }
 
 void check_start(const OpCall& c, const LazyTensor& start) {
   if (start.rank() != 0) fail_shape(c, "start must be a single number");
-  if (start.dtype() != DType::i32 && start.dtype() != DType::i64) fail_dtype(c, "start must be i32 or i64");
+  if (start.dtype() != DType::i32 && start.dtype() != DType::i64) fail_dtype(c, "start must be an integer");
+}
+
+/// Of any integer type.
+LazyTensor widened_start(const LazyTensor& start) {
+  const bool narrow = start.defined() && (start.dtype() == DType::i8 || start.dtype() == DType::u8);
+  return narrow ? cast(start, DType::i32) : start;
 }
 
 LazyTensor clamped_start(const LazyTensor& start, std::int64_t extent, std::int64_t window) {
@@ -111,10 +117,12 @@ constinit const OpDef dynamic_update_slice_def{.name = "dynamic_update_slice",
 }  // namespace ops
 
 LazyTensor dynamic_slice(const LazyTensor& x, int axis, const LazyTensor& start, std::int64_t extent) {
-  return record(ops::dynamic_slice_def, {x, start}, {ops::checked_axis(ops::dynamic_slice_def, x, axis), extent});
+  return record(ops::dynamic_slice_def, {x, ops::widened_start(start)},
+                {ops::checked_axis(ops::dynamic_slice_def, x, axis), extent});
 }
 LazyTensor dynamic_update_slice(const LazyTensor& x, const LazyTensor& update, int axis, const LazyTensor& start) {
-  return record(ops::dynamic_update_slice_def, {x, ops::as_written(ops::dynamic_update_slice_def, x, update), start},
+  return record(ops::dynamic_update_slice_def,
+                {x, ops::as_written(ops::dynamic_update_slice_def, x, update), ops::widened_start(start)},
                 {ops::checked_axis(ops::dynamic_update_slice_def, x, axis)});
 }
 LazyTensor dynamic_slice(const LazyTensor& x, int axis, std::int64_t start, std::int64_t extent) {

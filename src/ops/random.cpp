@@ -119,7 +119,7 @@ LazyTensor dropout(const LazyTensor& x, double p, Key key) {
   const CalledAs named("dropout");
   ops::require_defined(ops::random_uniform_def, {&x, 1});
   ops::check_probability(ops::random_uniform_def, p);
-  if (p == 0) return x;
+  if (p == 0) return is_float(x.dtype()) ? x : cast(x, float_type(x.dtype()));
   const LazyTensor dropped = bernoulli(x.shape(), p, key);
   const LazyTensor scaled = x * (p < 1 ? 1 / (1 - p) : 0.0);
   return where(dropped, zero_like(scaled), scaled);
@@ -135,6 +135,10 @@ LazyTensor categorical(const LazyTensor& logits, const LazyTensor& row_keys) {
   const CalledAs named("categorical");
   ops::require_row(logits);
   ops::require_defined(ops::random_uniform_def, {&row_keys, 1});
+  const std::span<const std::int64_t> dims = logits.shape().dims();
+  if (row_keys.shape() != Shape(dims.first(dims.size() - 1)))
+    fail_shape({ops::random_uniform_def, {&row_keys, 1}, {}},
+               "there must be one key for each row of " + logits.shape().str());
   const LazyTensor keys = unsqueeze(row_keys, -1);
   return ops::choose(logits, keys, -keys);
 }

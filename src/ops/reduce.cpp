@@ -100,7 +100,7 @@ Tensors extreme_vjp(const VjpCall& c) {
 // 1 (an infinity for its sign) in the product that is divided. (Second derivatives are those of the formula, hence zero
 // at zeros.)
 Tensors prod_vjp(const VjpCall& c) {
-  const LazyTensor &x = c.inputs[0], &g = c.grads[0];
+  const LazyTensor x = widened(c.inputs[0]), g = widened(c.grads[0]);
   const Axes axes = as_axes(c.attrs);
   const LazyTensor zero = equal(x, 0), infinite = is_inf(x), nan = is_nan(x);
   const LazyTensor factors = where(logical_or(zero, nan), Scalar(1.0), where(infinite, sign(x), x));
@@ -111,7 +111,9 @@ Tensors prod_vjp(const VjpCall& c) {
   };
   using Limits = std::numeric_limits<double>;
   const LazyTensor others = prod(factors, axes, true) / factors;
-  return {g * (others * beside(infinite, Limits::infinity()) * beside(zero, 0) * beside(nan, Limits::quiet_NaN()))};
+  const LazyTensor slope =
+      others * beside(infinite, Limits::infinity()) * beside(zero, 0) * beside(nan, Limits::quiet_NaN());
+  return {to_type(g * slope, c.inputs[0].dtype())};
 }
 
 void sample_axes(SampleSink& s) {
@@ -160,8 +162,7 @@ LazyTensor extreme(const OpDef& op, const LazyTensor& x, const Axes& axes, bool 
 
 LazyTensor accumulated(const OpDef& op, const LazyTensor& x, const Axes& axes, bool keepdim) {
   require_defined(op, {&x, 1});
-  const bool narrow = x.dtype() == DType::boolean || x.dtype() == DType::i8 || x.dtype() == DType::u8;
-  return narrow ? reduced(op, cast(x, DType::i32), axes, keepdim) : reduced(op, x, axes, keepdim);
+  return reduced(op, counted(x), axes, keepdim);
 }
 
 LazyTensor index_of(const OpDef& op, const LazyTensor& x, int axis, bool keepdim) {
@@ -170,6 +171,11 @@ LazyTensor index_of(const OpDef& op, const LazyTensor& x, int axis, bool keepdim
 }
 
 }  // namespace
+
+LazyTensor counted(const LazyTensor& x) {
+  const bool narrow = x.dtype() == DType::boolean || x.dtype() == DType::i8 || x.dtype() == DType::u8;
+  return narrow ? cast(x, DType::i32) : x;
+}
 
 LazyTensor max_or_lowest(const LazyTensor& x, const Axes& axes) { return reduced(max_def, x, axes, true); }
 

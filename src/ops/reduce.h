@@ -18,6 +18,8 @@ Shape reduced_shape(Shape shape, std::span<const std::int64_t> axes);
 std::int64_t reduced_count(const Shape& shape, std::span<const std::int64_t> axes);
 /// Drops the named axes of a reduction's result, which have extent 1, unless they are to be kept.
 LazyTensor drop_axes(const LazyTensor& reduced, const Axes& axes, bool keepdim);
+/// What sums and products are made of: bools and 8-bit integers as i32.
+LazyTensor counted(const LazyTensor& x);
 /// The maximum, its axes kept; of nothing at all the lowest number there is, where `max` complains.
 LazyTensor max_or_lowest(const LazyTensor& x, const Axes& axes);
 /// For infer: one input, and attributes from `first_attr` on that are axes of it in ascending order.

@@ -184,7 +184,9 @@ LazyTensor zero_like(const LazyTensor& x) {
 LazyTensor powi(const LazyTensor& x, int exponent) {
   const CalledAs named("powi");
   const LiteralScope literal;
-  ops::require_defined(ops::elementwise_def(Elementwise::pow), {&x, 1});
+  const OpDef& op = ops::elementwise_def(Elementwise::pow);
+  ops::require_defined(op, {&x, 1});
+  if (x.dtype() == DType::boolean) fail_dtype({op, {&x, 1}, {}}, "not defined on bools; cast them");
   if (exponent < 0)
     return exponent < -4 ? pow(x, Scalar(static_cast<double>(exponent))) : reciprocal(powi(x, -exponent));
   if (exponent == 0) return ones(x.shape(), x.dtype());

@@ -17,8 +17,14 @@ void set_threads(int count) {
 int threads() { return base::threads(); }
 
 void set_memory_limit(std::size_t bytes) { base::pool_set_limit(bytes); }
-void set_queue_depth(int count) { runtime().queue.set_depth(count); }
-void set_plan_cache_size(int count) { runtime().plans.set_size(count < 0 ? 0 : static_cast<std::size_t>(count)); }
+void set_queue_depth(int count) {
+  if (count < 1) throw UserError(ErrorKind::argument, "set_queue_depth: less than one computation");
+  runtime().queue.set_depth(count);
+}
+void set_plan_cache_size(int count) {
+  if (count < 0) throw UserError(ErrorKind::argument, "set_plan_cache_size: a negative number of plans");
+  runtime().plans.set_size(static_cast<std::size_t>(count));
+}
 void clear_plan_cache() { runtime().plans.clear(); }
 
 void trim_memory() {

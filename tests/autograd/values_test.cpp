@@ -192,6 +192,12 @@ TEST(Grad, OfAVarianceWithoutDegreesOfFreedomIsPyTorchs) {
   }
 }
 
+TEST(Grad, OfProductsOfHalvesIsComputedInSingle) {
+  const LazyTensor x = Tensor::from<float>({3, 0, 1, 2, 100, 100, 5}, {7});
+  const LazyTensor half = cast(x, DType::f16).eval();
+  EXPECT_EQ(values(grad(sum(prod(half)), {half})[0]), values(cast(grad(sum(prod(x)), {x})[0], DType::f16)));
+}
+
 TEST(Grad, OfTheGradientOfLinearCrossEntropyIsThatOfThePlainOne) {
   const LazyTensor targets = Tensor::from<std::int32_t>({2, -100, 0}, {3});
   const LazyTensor x = randn({3, 4}, {.key = Key(1), .dtype = DType::f64}),

@@ -172,6 +172,20 @@ TEST(Making, ZeroIsALiteralAndAGivenValueIsNot) {
   EXPECT_FALSE(is_literal(LazyTensor::share(full({2}, 0.0).node()->input(0).load())));
 }
 
+TEST(Types, OfRunningSumsAreThoseOfSumsAndStartsAreAnyInteger) {
+  for (const DType dtype : {DType::boolean, DType::i8, DType::u8, DType::i32, DType::i64, DType::bf16})
+    EXPECT_EQ(cumsum(of(dtype, {3}), 0).dtype(), sum(of(dtype, {3})).dtype()) << name(dtype);
+  const Tensor x = Tensor::from<std::int8_t>({3, 0, 1, 2, 100, 100, 5}, {7});
+  EXPECT_EQ(cumsum(x, 0).eval().to_f64(), (std::vector<double>{3, 3, 4, 6, 106, 206, 211}));
+  for (const DType dtype : {DType::i8, DType::u8, DType::i32, DType::i64}) {
+    const LazyTensor start = Tensor::full({}, 2, dtype);
+    EXPECT_EQ(dynamic_slice(x, 0, start, 2).eval().to_f64(), (std::vector<double>{1, 2})) << name(dtype);
+    EXPECT_EQ(dynamic_update_slice(x, Tensor::zeros({2}, DType::i8), 0, start).eval().to_f64()[3], 0);
+  }
+  error_of([&] { dynamic_slice(x, 0, f32({}), 2); }, ErrorKind::dtype);
+  for (const int exponent : {0, 1, 2, -1}) error_of([&] { powi(of(DType::boolean, {3}), exponent); }, ErrorKind::dtype);
+}
+
 TEST(Random, TypesShapesAndErrors) {
   EXPECT_EQ(rand({2, 3}, {.key = Key(1), .dtype = DType::bf16}).dtype(), DType::bf16);
   EXPECT_EQ(randn({2, 3}, {.key = Key(1)}).shape(), Shape({2, 3}));
@@ -182,6 +196,10 @@ TEST(Random, TypesShapesAndErrors) {
   const LazyTensor x = of(DType::bf16, {3});
   EXPECT_EQ(dropout(x, 0.1, Key(1)).dtype(), DType::bf16);
   EXPECT_EQ(dropout(x, 0, Key(1)).node(), x.node());
+  for (const DType dtype : {DType::i32, DType::i64, DType::u8})
+    for (const double p : {0.0, 0.5, 1.0}) EXPECT_EQ(dropout(of(dtype, {3}), p, Key(1)).dtype(), DType::f32);
+  for (const Shape& keys : {Shape{1}, Shape{}, Shape{2, 1}})
+    error_of([&] { categorical(f32({2, 5}), of(DType::i64, keys)); }, ErrorKind::shape);
   error_of([&] { dropout(x, 1.5, Key(1)); }, ErrorKind::argument);
   error_of([] { rand({2}, {.key = Key(1), .dtype = DType::i32}); }, ErrorKind::dtype);
   error_of([] { categorical(f32({2, 5}), of(DType::i64, {3})); }, ErrorKind::shape);

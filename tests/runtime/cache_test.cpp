@@ -136,6 +136,8 @@ TEST_F(PlanCacheTest, PassesArePartOfTheKey) {
 }
 
 TEST_F(PlanCacheTest, TheOldestGoesFirst) {
+  EXPECT_THROW(set_plan_cache_size(-1), UserError);
+  EXPECT_THROW(set_queue_depth(0), UserError);
   set_plan_cache_size(2);
   auto of_size = [](std::int64_t n) { (Tensor::ones({n}) + 1).eval(); };
   const Counted counted;
