@@ -157,6 +157,22 @@ TEST(Tokenizer, IdsThatAreNoneAreRefused) {
   }
 }
 
+// As the reference has it: white space that the token before has swallowed is no token.
+TEST(Tokenizer, AddedTokensOfWhiteSpaceAreFoundOnce) {
+  Json json = tokenizer_json("gpt2"), added = Json::array();
+  for (const Json& token : json.at("added_tokens").elements()) added.push_back(token);
+  added.push_back(Json::object({{"id", 100000},
+                                {"content", "\n"},
+                                {"single_word", false},
+                                {"lstrip", true},
+                                {"rstrip", true},
+                                {"normalized", false},
+                                {"special", false}}));
+  json.set("added_tokens", added);
+  const Tokenizer t = tokenizer_of(json, "gpt2");
+  for (const char* text : {"a\nb", "a\n\nb", "a \n \n\n b"}) EXPECT_EQ(t.encode(text).size(), 3u) << text;
+}
+
 // As the reference has it: no decoder joins tokens by spaces, an empty sequence of them by nothing.
 TEST(Tokenizer, AnEmptySequenceOfDecodersIsADecoder) {
   const auto decoded = [](const Json& decoder) {

@@ -82,8 +82,9 @@ void AddedTokens::find(std::string_view text, bool normalized, bool special, std
         ((begin > 0 && has(text, utf8_before(text, begin), kWord)) || (end < text.size() && has(text, end, kWord))))
       continue;
     Range found{static_cast<std::uint32_t>(begin), static_cast<std::uint32_t>(end)};
-    if (token.lstrip) found.begin = std::min(std::max(white_before(text, begin, 0), done), found.end);
+    if (token.lstrip) found.begin = std::max(white_before(text, begin, 0), done);
     if (token.rstrip) found.end = white_after(text, end);
+    if (found.begin >= found.end) continue;  // the one before has swallowed it
     out.push_back({id, found});
     done = found.end;
   }
