@@ -49,16 +49,19 @@ class Signals {
     action.sa_flags = SA_RESTART;
     sigaction(SIGINT, &action, &interrupt_);
     sigaction(SIGTERM, &action, &terminate_);
+    action.sa_handler = SIG_IGN;  // a reader that went away is an error of the write
+    sigaction(SIGPIPE, &action, &pipe_);
   }
   ~Signals() {
     sigaction(SIGINT, &interrupt_, nullptr);
     sigaction(SIGTERM, &terminate_, nullptr);
+    sigaction(SIGPIPE, &pipe_, nullptr);
   }
   Signals(const Signals&) = delete;
   Signals& operator=(const Signals&) = delete;
 
  private:
-  struct sigaction interrupt_ = {}, terminate_ = {};
+  struct sigaction interrupt_ = {}, terminate_ = {}, pipe_ = {};
 };
 
 /// While it lives, signals are the trainer's; afterwards they come too late to change anything.
@@ -138,24 +141,45 @@ int dry_run(const Invocation& run, Trainer& trainer) {
   return kDone;
 }
 
-TrainCallbacks callbacks(const Invocation& run, Progress& progress) {
+/// Events as JSON lines. Where they cannot be written any more, training stops as by a signal, so that nothing is lost.
+class Events {
+ public:
+  Events(const Invocation& run, Trainer& trainer) : run_(run), trainer_(trainer) {}
+  bool lost() const { return lost_; }
+  void write(const Json& event) {
+    if (!run_.json() || lost_) return;
+    try {
+      write_event(event);
+    } catch (const ExitError&) {
+      lost_ = true;
+      trainer_.request_stop();
+    }
+  }
+
+ private:
+  const Invocation& run_;
+  Trainer& trainer_;
+  bool lost_ = false;
+};
+
+TrainCallbacks callbacks(const Invocation& run, Progress& progress, Events& events) {
   return {
       .step =
           [&](const StepEvent& e) {
-            if (run.json()) write_event(e.to_json());
+            events.write(e.to_json());
             progress.show(
                 e.step, fmt::format("loss {:.4f}  lr {:.2g}  {:.0f} tok/s", e.loss, e.learning_rate, e.tokens_per_s()));
           },
       .eval =
           [&](const EvalEvent& e) {
-            if (run.json()) write_event(e.to_json());
+            events.write(e.to_json());
             progress.clear();
             say(run,
                 fmt::format("step {}: evaluation loss {:.4f}{}", e.step, e.loss, e.best ? ", the best so far" : ""));
           },
       .checkpoint =
           [&](const CheckpointEvent& e) {
-            if (run.json()) write_event(e.to_json());
+            events.write(e.to_json());
             progress.clear();
             say(run, fmt::format("step {}: saved {}", e.step, e.path.string()));
           },
@@ -219,11 +243,17 @@ int train(const Invocation& given) {
   if (run.has("--dry-run")) return dry_run(run, trainer);
   if (trainer.step() > 0) say(run, fmt::format("going on from step {} of {}", trainer.step(), trainer.total_steps()));
   TrainResult result;
+  Events events(run, trainer);
   {
     const UnderWay under_way(trainer);
     Progress progress(run, "step", trainer.total_steps());
-    result = trainer.run(callbacks(run, progress));
+    result = trainer.run(callbacks(run, progress, events));
   }
+  if (events.lost())
+    throw ExitError(kTransfer,
+                    fmt::format("standard output cannot be written; stopped after step {} and saved; the same "
+                                "command with --resume goes on",
+                                result.steps));
   return finished(run, result);
 }
 

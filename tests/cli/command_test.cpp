@@ -349,6 +349,26 @@ TEST(Command, StopsOnSignalsAndGoesOn) {
   EXPECT_THAT(interrupted.err, HasSubstr("going on from step"));
 }
 
+TEST(Command, SavesWhereNobodyReadsItsEventsAnyMore) {
+  if (!std::filesystem::exists("/dev/full")) GTEST_SKIP();
+  int number = 0;
+  for (const std::string to : {" >/dev/full", " | head -n 1 >/dev/null"}) {
+    const std::string out = (playground() / ("unread-" + std::to_string(number++))).string();
+    const std::string line = std::string(METAL_CANDLE_COMMAND) + " train --model " + model() + " --data " +
+                             at("train.jsonl") + " --output " + out + " --quiet --json --steps 4000";
+    const int status = std::system((line + " 2>" + out + ".err" + to).c_str());
+    if (to.find('|') == std::string::npos) {
+      EXPECT_EQ(WEXITSTATUS(status), 74);
+    }
+    int saved = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(out + "/checkpoints"))
+      saved += std::filesystem::exists(entry.path() / "manifest.json");
+    EXPECT_GE(saved, 1) << to;
+    std::ifstream said(out + ".err");
+    EXPECT_THAT(std::string(std::istreambuf_iterator<char>(said), {}), HasSubstr("--resume"));
+  }
+}
+
 TEST(Command, StopsOnSignalsBeforeTheFirstStep) {
   for (const int signal : {SIGTERM, SIGINT}) {
     const std::string pipe = at("config.pipe"), out = at("never_began");
