@@ -45,8 +45,8 @@ struct SamplingOptions {
   std::uint64_t seed = 0;
 };
 
-/// How a model's generation_config.json has it: its temperature (1 where it has none), top-k, top-p, min-p and
-/// repetition penalty if it samples, else greedy. What it leaves out stays off.
+/// How a model's generation_config.json has it: its repetition penalty, and if it samples its temperature (1 where it
+/// has none), top-k, top-p and min-p, else greedy. What it leaves out stays off.
 SamplingOptions recommended_sampling(const GenerationDefaults& defaults);
 
 struct GenerateOptions : SamplingOptions {

@@ -78,8 +78,9 @@ GenerateOptions with_flags(const Invocation& run, const SamplingOptions& base) {
 GenerateOptions generate_options(const Invocation& run) { return with_flags(run, {}); }
 
 GenerateOptions generate_options(const Invocation& run, const Bundle& bundle) {
-  const bool greedy = run.has("--temperature") && run.number("--temperature", 0, 0, kInfinity) == 0;
-  return with_flags(run, greedy ? SamplingOptions{} : recommended_sampling(bundle.generation));
+  GenerationDefaults advice = bundle.generation;
+  if (run.has("--temperature") && run.number("--temperature", 0, 0, kInfinity) == 0) advice.sample = false;
+  return with_flags(run, recommended_sampling(advice));
 }
 
 std::string sampling_text(const GenerateOptions& o) {

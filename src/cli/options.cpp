@@ -39,7 +39,8 @@ constexpr const char *kOrModels = "the model's generation_config.json if it samp
       {"--top-k", whole, "K", "of the K likeliest tokens only; 0: of all", kOrModels},                            \
       {"--top-p", number, "P", "of the fewest likeliest tokens that reach this probability", kOrModels1},         \
       {"--min-p", number, "P", "of tokens at least this many times as likely as the likeliest", kOrModels},       \
-      {"--repetition-penalty", number, "R", "makes tokens seen before less likely; 1: does not", kOrModels1},     \
+      {"--repetition-penalty", number, "R", "makes tokens seen before less likely; 1: does not",                  \
+       "the model's generation_config.json, else 1"},                                                             \
       {"--presence-penalty", number, "X", "taken from the logits of tokens generated before", "0"},               \
       {"--frequency-penalty", number, "X", "the same, once for each time they were", "0"},                        \
       {"--logit-bias", text, "ID=X", "added to the logit of a token", {}, true}, {                                \

@@ -16,12 +16,12 @@ std::string_view name(Finish finish) {
 
 SamplingOptions recommended_sampling(const GenerationDefaults& defaults) {
   SamplingOptions o;
+  o.repetition_penalty = defaults.repetition_penalty.value_or(o.repetition_penalty);
   if (!defaults.sample) return o;
   o.temperature = defaults.temperature.value_or(1);
   o.top_k = defaults.top_k.value_or(o.top_k);
   o.top_p = defaults.top_p.value_or(o.top_p);
   o.min_p = defaults.min_p.value_or(o.min_p);
-  o.repetition_penalty = defaults.repetition_penalty.value_or(o.repetition_penalty);
   return o;
 }
 

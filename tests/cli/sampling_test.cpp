@@ -49,9 +49,13 @@ TEST(Sampling, FlagsTakeThePlaceOfWhatIsRecommended) {
   const std::string folder =
       model_with("generation_config.json", R"({"do_sample": true, "temperature": 1.5, "repetition_penalty": 1.3})");
   EXPECT_THAT(generate(folder, {"--top-k", "3"}).err, HasSubstr("temperature 1.5, top-k 3, repetition penalty 1.3"));
-  const Ran greedy = generate(folder, {"--temperature", "0", "--ignore-eos"});
-  EXPECT_THAT(greedy.err, HasSubstr("greedy;"));
-  EXPECT_EQ(tokens(greedy), tokens(generate(model(), {"--ignore-eos"})));
+  const Ran greedy = generate(folder, {"--temperature", "0", "--ignore-eos"});  // a penalty is no sampling
+  EXPECT_THAT(greedy.err, HasSubstr("greedy, repetition penalty 1.3;"));
+  EXPECT_EQ(tokens(greedy), tokens(generate(model(), {"--ignore-eos", "--repetition-penalty", "1.3"})));
+  const Ran plain = generate(folder, {"--temperature", "0", "--repetition-penalty", "1", "--ignore-eos"});
+  EXPECT_THAT(plain.err, HasSubstr("greedy;"));
+  EXPECT_EQ(tokens(plain), tokens(generate(model(), {"--ignore-eos"})));
+  EXPECT_NE(tokens(plain), tokens(greedy));
   EXPECT_THAT(command({"generate", "--help"}).out, HasSubstr("generation_config.json"));
 }
 
@@ -60,6 +64,8 @@ TEST(Sampling, WithoutDoSampleNumbersMeanNothing) {
   const Ran ran = generate(folder, {"--ignore-eos"});
   EXPECT_THAT(ran.err, HasSubstr("greedy;"));
   EXPECT_EQ(tokens(ran), tokens(generate(model(), {"--ignore-eos"})));
+  const std::string penalised = model_with("generation_config.json", R"({"repetition_penalty": 1.3})");
+  EXPECT_THAT(generate(penalised).err, HasSubstr("greedy, repetition penalty 1.3;"));
 }
 
 TEST(Sampling, EndsAtAnyOfTheEndTokens) {
