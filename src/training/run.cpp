@@ -95,9 +95,12 @@ Run::Run(Model model, Dataset train, Dataset valid, TrainOptions options)
   saved_step_ = progress_.step;
 }
 
+// Where the base lies is no part of it: its weights are.
 Json Run::identity() const {
+  TrainOptions options = options_;
+  options.lora.base_model.clear();
   return Json::object({{"format", 1},
-                       {"options", options_.to_json()},
+                       {"options", options.to_json()},
                        {"rows", hex(train_.fingerprint())},
                        {"validation_rows", hex(valid_.fingerprint())},
                        {"weights", hex(fingerprint(model_))}});

@@ -347,6 +347,8 @@ TEST(Resume, RefusesTheCheckpointOfAnotherRunByWhatDiffers) {
   EXPECT_EQ(refusal(folder.path, nothing, test::tiny_llama(true)), "identity.weights");
   EXPECT_EQ(refusal(folder.path, [](TrainOptions& o, std::vector<Sample>&) { o.resume = false; }), "");
   EXPECT_EQ(refusal(folder.path, [](TrainOptions& o, std::vector<Sample>&) { o.save_every = 3; }), "accepted");
+  EXPECT_EQ(refusal(folder.path, [](TrainOptions& o, std::vector<Sample>&) { o.lora.base_model = "../m"; }),
+            "accepted");
   EXPECT_EQ(refusal(folder.path, nothing), "accepted");
 }
 
