@@ -29,12 +29,13 @@ struct Base {
   std::int64_t stride;  // bytes between rows
 };
 
-// kStream: results go past the caches. kFetch: asks for the frame's lines while it works.
-enum InstrFlags : std::uint16_t { kPad = 1, kFlat = 2, kStream = 4, kFetch = 8 };
+// kStream: results go past the caches. kFetch: asks for the frame's lines while it works. kHalf: of an operand, not of
+// the instruction: it is bf16 in memory, for kernels that are some other's `reading_halves`.
+enum InstrFlags : std::uint16_t { kPad = 1, kFlat = 2, kStream = 4, kFetch = 8, kHalf = 16 };
 
 struct Operand {
   std::uint16_t base = 0;
-  std::uint16_t flags = 0;  // of the instruction; in `out` only
+  std::uint16_t flags = 0;  // of the instruction, in `out`; kHalf in others
   std::int32_t stride = 0;  // bytes between rows, on top of the base's
   std::uint32_t offset = 0;
 };
@@ -103,13 +104,20 @@ struct MapReduce {
   Kernel alone, keeping;
 };
 
+/// A kernel of f32 operands, and the same one for operands of which any may be bf16 in memory: no load before it.
+struct Halves {
+  Kernel plain, reading_halves;
+};
+
 // Kernels of one instruction set; null where there is none (an op outside its domain).
 struct VectorKernels {
   Kernel map[static_cast<int>(Elementwise::kCount)][3];  // f32: unary (VV only), binary, compare; i32 logic
   Pair pairs[96];                                        // f32: two ops in one pass; operands a, b of the first, c
   int pair_count;
-  MapReduce map_reduces[24];
+  MapReduce map_reduces[32];
   int map_reduce_count;
+  Halves halves[96];
+  int halves_count;
   Kernel silu_twin;          // f32: silu(a) · c, and its slope times (b · d) beside it
   Kernel sum_of_squares[2];  // f32: of a + b, which is kept; and stored at c, too
   Kernel compare_column[6];  // i64 column index ∘ row value b, in the order of the table

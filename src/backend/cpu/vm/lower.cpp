@@ -20,6 +20,7 @@ bool Lowering::emit(int elements) {
   std::int64_t moving = 1;
   for (const KValue& v : p_.values) moving += v.access >= 0 || v.keep ? 2 : 0;
   top_ = (moving * static_cast<std::int64_t>(p_.stages.size()) + 1) * 24 + 64;
+  find_halves();
   find_kept();
   find_needs();
   emit_constants();
@@ -32,6 +33,22 @@ bool Lowering::emit(int elements) {
   find_ahead();
   b_.scratch = (top_ + 256 + 63) & ~std::int64_t{63};
   return register_bytes_ <= (elements > kLargeBlock ? kLargeRegisterBytes : kRegisterBytes);
+}
+
+void Lowering::find_halves() {
+  // The kernel of silu and its slope reads f32, and takes the products beside them in.
+  if (std::any_of(p_.values.begin(), p_.values.end(), [](const KValue& v) {
+        return v.op == KOp::map && v.code == static_cast<int>(Elementwise::silu_grad);
+      }))
+    return;
+  for (int v = 0; v < n_; ++v)
+    halves_[v] = op(v) == KOp::load && kind(v) == Kind::full && value(v).type == RegType::f32 &&
+                 s_.accesses[value(v).access].dtype == DType::bf16 && !in_tile(s_.accesses[value(v).access]);
+  for (int v = 0; v < n_; ++v) {
+    const bool reads = is_map(v, Elementwise::add) || is_map(v, Elementwise::sub) || is_map(v, Elementwise::mul) ||
+                       is_map(v, Elementwise::square);
+    if (!reads) each_operand(v, [&](int o) { halves_[o] = 0; });
+  }
 }
 
 void Lowering::find_kept() {
@@ -288,9 +305,23 @@ bool is_even(const Body& b) {
   return cols > 0;
 }
 
+/// A store rounds: what was rounded to its type before need not be.
+KernelProgram rounding_once(KernelProgram p) {
+  for (KValue& v : p.values) {
+    if (v.op != KOp::store) continue;
+    const KValue& a = p.values[static_cast<std::size_t>(v.a)];
+    const bool half = a.to == DType::bf16 || a.to == DType::f16;
+    if (a.op != KOp::cast || !half || a.to != p.accesses[static_cast<std::size_t>(v.access)].dtype) continue;
+    const KValue& exact = p.values[static_cast<std::size_t>(a.a)];
+    if (a.type == RegType::f32 && exact.type == RegType::f32 && exact.full == a.full) v.a = a.a;
+  }
+  return p;
+}
+
 }  // namespace
 
-std::unique_ptr<const Body> lower_body(const KernelProgram& program, TileUse tile) {
+std::unique_ptr<const Body> lower_body(const KernelProgram& given, TileUse tile) {
+  const KernelProgram program = rounding_once(given);
   const ProgramShape shape = analyze(program, tile);
   for (int elements = kBlock;; elements /= 2) {
     auto body = std::make_unique<Body>();

@@ -80,8 +80,15 @@ const Pair* Lowering::find_pair(int first, int v) const {
     const Pair& p = kernels_.pairs[i];
     if (static_cast<int>(p.first) == x.code && static_cast<int>(p.second) == y.code && p.first_form == form &&
         p.form == then)
-      return &p;
+      return !(reads_halves(first) || reads_halves(v)) || reading_halves(p.kernel) ? &p : nullptr;
   }
+  return nullptr;
+}
+
+/// The kernel that does the same and whose operands may be bf16 in memory, or null.
+Kernel Lowering::reading_halves(Kernel kernel) const {
+  for (int i = 0; i < kernels_.halves_count; ++i)
+    if (kernels_.halves[i].plain == kernel) return kernels_.halves[i].reading_halves;
   return nullptr;
 }
 
@@ -114,10 +121,12 @@ void Lowering::find_last_uses(int stage) {
     memory_after |= value(a).full && !in_items(a);
     if (end > 0 && a == items_.back()) {
       ++stores;
-      direct_store_ = v;
+      if (direct_store_ < 0 || can_write_direct(v)) direct_store_ = v;
     }
   }
-  if (stores != 1 || memory_after || !can_write_direct(direct_store_)) direct_store_ = -1;
+  if (stores == 0 || memory_after || !can_write_direct(direct_store_)) direct_store_ = -1;
+  // Further stores of the same value read it there.
+  if (stores > 1 && direct_store_ >= 0 && s_.accesses[value(direct_store_).access].stream) direct_store_ = -1;
   place_twin(stage);
 }
 
@@ -245,7 +254,11 @@ void Lowering::emit_store(int v) {
 Operand Lowering::operand(int v, Context context) {
   if (kind(v) == Kind::full) {
     if (from_keep(v, stage_)) return keep_operand(v);
-    if (is_direct_here(v)) return memory_operand(value(v).access);
+    if (is_direct_here(v)) {
+      Operand o = memory_operand(value(v).access);
+      if (halves_[v]) o.flags |= kHalf;
+      return o;
+    }
     return full_[v].operand;
   }
   Operand o = rows_[v].operand;
@@ -319,6 +332,7 @@ Instr Lowering::prepare(int v, Context context) {
       break;
     default: break;
   }
+  if ((in.a.flags | in.b.flags | in.c.flags) & kHalf) in.fn = reading_halves(in.fn);
   check(in.fn, v);
   return in;
 }

@@ -32,6 +32,7 @@ class Lowering {
     full_.resize(n_);
     kept_.resize(n_);
     post_.resize(n_);
+    halves_.resize(n_);
     row_last_.assign(n_, -1);
     keep_at_.assign(n_, -1);
     pair_of_.assign(n_, -1);
@@ -179,8 +180,16 @@ class Lowering {
   }
   /// A load that is no instruction: its readers take the operand from memory.
   bool is_direct(int v) const {
-    if (op(v) != KOp::load || kind(v) != Kind::full) return false;
-    return regular(value(v).access) && same_in_register(s_.accesses[value(v).access].dtype, value(v).type);
+    if (op(v) != KOp::load || kind(v) != Kind::full || !regular(value(v).access)) return false;
+    return halves_[v] || same_in_register(s_.accesses[value(v).access].dtype, value(v).type);
+  }
+  /// Finds the loads of bf16 all of whose readers have kernels for that.
+  void find_halves();
+  Kernel reading_halves(Kernel kernel) const;
+  bool reads_halves(int v) const {
+    bool any = false;
+    each_operand(v, [&](int o) { any |= is_direct_here(o) && halves_[o]; });
+    return any;
   }
 
   // --- analysis ---
@@ -327,6 +336,7 @@ class Lowering {
   std::vector<Location> rows_, full_;     // where each value is: rows_ for uniform and row values
   std::vector<int> pair_of_;              // the op that takes this one into its instruction
   std::vector<char> kept_, post_, read_;  // read_: by operand that moves
+  std::vector<char> halves_;              // bf16 that is read from memory by who needs it
   std::vector<std::vector<char>> needs_;
 
   // the stage at hand

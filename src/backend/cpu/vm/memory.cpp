@@ -26,9 +26,7 @@ inline constexpr DU16 du16;
 #define MC_HAVE_F16 (HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_NEON)
 
 struct Brain {
-  static HWY_INLINE F widen(const std::uint16_t* p) {
-    return F(hn::BitCast(df, hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(du16, p)))));
-  }
+  static HWY_INLINE F widen(const std::uint16_t* p) { return widened_bf16(p); }
   static HWY_INLINE auto round(F x) {
     const auto u = hn::BitCast(du, x.v);
     const auto high = hn::ShiftRight<16>(u);

@@ -13,13 +13,13 @@ HWY_BEFORE_NAMESPACE();
 namespace metal_candle::cpu::vm::HWY_NAMESPACE {
 namespace {
 
-template <class First, Form kFirst, class Second, bool kWalks>
+template <class First, Form kFirst, class Second, bool kWalks, bool kHalves = false>
 void chain(const Instr& in, const Frame& f) {
-  run_rows<Chain<First, kFirst, Second, kWalks>>(in, f);
+  run_rows<Chain<First, kFirst, Second, kWalks, kHalves>>(in, f);
 }
-template <class First, Form kFirst, class Second>
+template <class First, Form kFirst, class Second, bool kHalves = false>
 void inner(const Instr& in, const Frame& f) {
-  run_rows<Inner<First, kFirst, Second>>(in, f);
+  run_rows<Inner<First, kFirst, Second, kHalves>>(in, f);
 }
 template <class First, class Second, bool kWalks>
 void outer(const Instr& in, const Frame& f) {
@@ -31,18 +31,28 @@ struct Adder {
   void add(Elementwise first, Form first_form, Elementwise second, PairForm form, Kernel kernel) {
     table.pairs[table.pair_count++] = {first, first_form, second, form, kernel};
   }
+  /// And for operands in bf16.
+  void add(Elementwise first, Form first_form, Elementwise second, PairForm form, Kernel kernel, Kernel halves) {
+    add(first, first_form, second, form, kernel);
+    table.halves[table.halves_count++] = {kernel, halves};
+  }
+  template <class First, Form kForm, class Second, bool kWalks>
+  void chained(Elementwise first, Elementwise second, PairForm form) {
+    add(first, kForm, second, form, chain<First, kForm, Second, kWalks>, chain<First, kForm, Second, kWalks, true>);
+  }
   template <class First, Form kForm>
   void arithmetic(Elementwise first) {
-    add(first, kForm, Elementwise::add, PairForm::then_v, chain<First, kForm, Op_add, true>);
-    add(first, kForm, Elementwise::add, PairForm::then_s, chain<First, kForm, Op_add, false>);
-    add(first, kForm, Elementwise::mul, PairForm::then_v, chain<First, kForm, Op_mul, true>);
-    add(first, kForm, Elementwise::mul, PairForm::then_s, chain<First, kForm, Op_mul, false>);
-    add(first, kForm, Elementwise::sub, PairForm::then_v, chain<First, kForm, Op_sub, true>);
-    add(first, kForm, Elementwise::sub, PairForm::then_s, chain<First, kForm, Op_sub, false>);
-    add(first, kForm, Elementwise::sub, PairForm::from_v, chain<First, kForm, Minus, true>);
-    add(first, kForm, Elementwise::sub, PairForm::from_s, chain<First, kForm, Minus, false>);
+    chained<First, kForm, Op_add, true>(first, Elementwise::add, PairForm::then_v);
+    chained<First, kForm, Op_add, false>(first, Elementwise::add, PairForm::then_s);
+    chained<First, kForm, Op_mul, true>(first, Elementwise::mul, PairForm::then_v);
+    chained<First, kForm, Op_mul, false>(first, Elementwise::mul, PairForm::then_s);
+    chained<First, kForm, Op_sub, true>(first, Elementwise::sub, PairForm::then_v);
+    chained<First, kForm, Op_sub, false>(first, Elementwise::sub, PairForm::then_s);
+    chained<First, kForm, Minus, true>(first, Elementwise::sub, PairForm::from_v);
+    chained<First, kForm, Minus, false>(first, Elementwise::sub, PairForm::from_s);
     add(first, kForm, Elementwise::exp, PairForm::alone, inner<First, kForm, Op_exp>);
-    add(first, kForm, Elementwise::square, PairForm::alone, inner<First, kForm, Op_square>);
+    add(first, kForm, Elementwise::square, PairForm::alone, inner<First, kForm, Op_square>,
+        inner<First, kForm, Op_square, true>);
   }
   template <class First>
   void scaled(Elementwise first) {

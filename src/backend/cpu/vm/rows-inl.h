@@ -15,8 +15,19 @@
 HWY_BEFORE_NAMESPACE();
 namespace metal_candle::cpu::vm::HWY_NAMESPACE {
 
-/// Where an operand is, and how to read it: V along the columns, S once a row.
-template <bool kWalks>
+MC_INLINE F widened_bf16(const std::uint16_t* p) {
+  const hn::RebindToUnsigned<DF> du;
+  return F(hn::BitCast(df, hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(hn::Rebind<std::uint16_t, DF>(), p)))));
+}
+MC_INLINE F some_widened_bf16(const std::uint16_t* p, int n) {
+  std::uint16_t some[HWY_MAX_BYTES / 4] = {};
+  for (int i = 0; i < n; ++i) some[i] = p[i];
+  return widened_bf16(some);
+}
+
+/// Where an operand is, and how to read it: V along the columns, S once a row. With kHalves an operand that walks may be
+/// bf16 in memory.
+template <bool kWalks, bool kHalves = false>
 struct Input {
   const float* p;
   std::int64_t row;
@@ -26,7 +37,24 @@ struct Input {
   HWY_INLINE void next() { p = step(p, row); }
 };
 template <>
-struct Input<false> {
+struct Input<true, true> {
+  const char* p;
+  std::int64_t row;
+  bool half;
+  HWY_INLINE Input(const Operand& o, const Frame& f)
+      : p(at<const char>(o, f)), row(pitch(o, f)), half((o.flags & kHalf) != 0) {}
+  HWY_INLINE F all(int c) const {
+    if (half) return widened_bf16(reinterpret_cast<const std::uint16_t*>(p) + c);
+    return load(reinterpret_cast<const float*>(p) + c);
+  }
+  HWY_INLINE F some(int c, int n) const {
+    if (half) return some_widened_bf16(reinterpret_cast<const std::uint16_t*>(p) + c, n);
+    return load_some(reinterpret_cast<const float*>(p) + c, static_cast<std::size_t>(n));
+  }
+  HWY_INLINE void next() { p = step(p, row); }
+};
+template <bool kHalves>
+struct Input<false, kHalves> {
   const float* p;
   std::int64_t row;
   F value;
