@@ -173,6 +173,25 @@ TEST(Tokenizer, AddedTokensOfWhiteSpaceAreFoundOnce) {
   for (const char* text : {"a\nb", "a\n\nb", "a \n \n\n b"}) EXPECT_EQ(t.encode(text).size(), 3u) << text;
 }
 
+// As the reference has it: of two that the normalizer makes one, the later.
+TEST(Tokenizer, AddedTokensThatBecomeOneAreTheLater) {
+  Json json = tokenizer_json("gpt2"), added = Json::array();
+  json.set("normalizer", Json::object({{"type", "Lowercase"}}));
+  for (const Json& token : json.at("added_tokens").elements()) added.push_back(token);
+  int id = 100000;
+  for (const char* text : {"QUX", "Qux", "qUX", "quX"})
+    added.push_back(Json::object({{"id", id++},
+                                  {"content", text},
+                                  {"single_word", false},
+                                  {"lstrip", false},
+                                  {"rstrip", false},
+                                  {"normalized", true},
+                                  {"special", false}}));
+  json.set("added_tokens", added);
+  const Tokenizer t = tokenizer_of(json, "gpt2");
+  EXPECT_EQ(t.encode("qux"), std::vector<std::int32_t>{t.token_to_id("quX").value()});
+}
+
 // As the reference has it: no decoder joins tokens by spaces, an empty sequence of them by nothing.
 TEST(Tokenizer, AnEmptySequenceOfDecodersIsADecoder) {
   const auto decoded = [](const Json& decoder) {

@@ -1,9 +1,9 @@
 // Added tokens: strings that are tokens before any model sees the text.
 #pragma once
 
+#include <map>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
@@ -49,7 +49,7 @@ class AddedTokens {
     AddedToken token;
     std::string shown;
   };
-  std::unordered_map<std::int32_t, Entry> by_id_;
+  std::map<std::int32_t, Entry> by_id_;  // of two that are shown alike the later one is found
   StringMap ids_;
   std::unordered_set<std::string> special_;
   Trie tries_[2];
