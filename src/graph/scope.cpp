@@ -23,7 +23,9 @@ const std::string* intern(const std::string* outer, std::string_view name) {
 
 }  // namespace
 
-Scope::Scope(std::string_view name) : outer_(open_scope) { open_scope = intern(outer_, name); }
+Scope::Scope(std::string_view name) : outer_(open_scope) {
+  if (!name.empty()) open_scope = intern(outer_, name);
+}
 Scope::~Scope() { open_scope = outer_; }
 const std::string* Scope::current() { return open_scope; }
 

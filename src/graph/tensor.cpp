@@ -154,29 +154,39 @@ Tensor Tensor::from_external(const void* data, const Shape& shape, DType dtype, 
   return make_leaf(Storage::make_external(const_cast<void*>(data), bytes, std::move(owner)), dtype, shape);
 }
 
-Shape Tensor::strides() const { return strides_of(*node_); }
+namespace {
+
+const Node& held(const Node* node) {
+  if (!node) throw UserError(ErrorKind::argument, "an empty tensor handle was used");
+  return *node;
+}
+Storage* storage_of(const Node* node) { return held(node).storage.load(std::memory_order_acquire); }
+
+}  // namespace
+
+Shape Tensor::strides() const { return strides_of(held(node())); }
 
 bool Tensor::is_contiguous() const {
-  if (!node_->layout) return true;
+  const Layout* layout = held(node()).layout;
+  if (!layout) return true;
   std::int64_t expected = 1;
   for (int i = shape().rank() - 1; i >= 0; --i) {
-    if (shape()[i] != 1 && node_->layout->strides[i] != expected) return false;
+    if (shape()[i] != 1 && layout->strides[i] != expected) return false;
     expected *= shape()[i];
   }
   return true;
 }
 
-void Tensor::wait() const { node_->storage.load(std::memory_order_acquire)->wait(); }
+void Tensor::wait() const { storage_of(node())->wait(); }
 
 bool Tensor::is_ready() const {
-  return node_->storage.load(std::memory_order_acquire)->state.load(std::memory_order_acquire) !=
-         Storage::State::pending;
+  return storage_of(node())->state.load(std::memory_order_acquire) != Storage::State::pending;
 }
 
 const void* Tensor::raw_data() const {
   wait();
-  const Storage* s = node_->storage.load(std::memory_order_acquire);
-  const std::int64_t offset = node_->layout ? node_->layout->offset : 0;
+  const Storage* s = storage_of(node());
+  const std::int64_t offset = held(node()).layout ? held(node()).layout->offset : 0;
   return static_cast<const char*>(s->data) + offset * static_cast<std::int64_t>(size_of(dtype()));
 }
 
@@ -213,10 +223,10 @@ Tensor Tensor::copy() const {
 }
 
 Tensor& Tensor::freeze() {
-  node_->storage.load(std::memory_order_acquire)->frozen = true;
+  storage_of(node())->frozen = true;
   return *this;
 }
-bool Tensor::is_frozen() const { return node_->storage.load(std::memory_order_acquire)->frozen; }
+bool Tensor::is_frozen() const { return storage_of(node())->frozen; }
 
 namespace {
 

@@ -97,6 +97,7 @@ LazyTensor arange(std::int64_t begin, std::int64_t end, std::int64_t step, DType
   const std::uint64_t stride = step > 0 ? static_cast<std::uint64_t>(step) : -static_cast<std::uint64_t>(step);
   const bool none = step > 0 ? begin >= end : begin <= end;
   const std::uint64_t count = none ? 0 : (high - low - 1) / stride + 1;
+  if (count > static_cast<std::uint64_t>(INT64_MAX)) throw UserError(ErrorKind::argument, "arange: too many elements");
   return iota(Shape{static_cast<std::int64_t>(count)}, 0, dtype) * step + begin;
 }
 

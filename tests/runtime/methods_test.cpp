@@ -98,6 +98,28 @@ TEST(Methods, RandomTensorsAreTheRecordedOnes) {
             values(randn({9}, {.key = Key(7), .dtype = DType::f64})));
 }
 
+TEST(Methods, EmptyHandlesSaySo) {
+  const auto empty = [](auto&& f) {
+    Tensor none;
+    test::expect_in(test::error_of([&] { f(none); }, ErrorKind::argument), {"an empty tensor handle"});
+  };
+  empty([](const Tensor& t) { t.strides(); });
+  empty([](const Tensor& t) { t.is_contiguous(); });
+  empty([](const Tensor& t) { t.wait(); });
+  empty([](const Tensor& t) { t.is_ready(); });
+  empty([](const Tensor& t) { t.raw_data(); });
+  empty([](Tensor& t) { t.freeze(); });
+  empty([](const Tensor& t) { t.is_frozen(); });
+  empty([](const Tensor& t) { t.copy(); });
+}
+
+TEST(Methods, RangesAndScopesAtTheirEdges) {
+  constexpr auto kLeast = std::numeric_limits<std::int64_t>::min(), kMost = std::numeric_limits<std::int64_t>::max();
+  test::expect_in(test::error_of([] { arange(kLeast, kMost, 1); }, ErrorKind::argument), {"too many"});
+  const Scope outer("x"), nothing("");
+  EXPECT_EQ(*Scope::current(), "x");
+}
+
 TEST(Methods, RandomNumbersInF64HaveTheirDigits) {
   const Values single = values(rand({64}, {.key = Key(7)})),
                wide = values(rand({64}, {.key = Key(7), .dtype = DType::f64}));
