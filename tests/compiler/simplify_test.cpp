@@ -6,6 +6,10 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <map>
+#include <sstream>
+#include <string>
+#include <vector>
 
 #include "metal_candle/metal_candle.hpp"
 
@@ -76,6 +80,37 @@ TEST(Simplify, IntegersAsTheyWrap) {
   all_programs<std::int32_t>(
       {0, 5, -7, 16'777'217, std::numeric_limits<std::int32_t>::max(), std::numeric_limits<std::int32_t>::min() + 1});
   all_programs<std::int64_t>({0, 5, -7, (std::int64_t{1} << 53) + 1, std::numeric_limits<std::int64_t>::max()});
+}
+
+/// Each step's op, as explain names it: one op a step where nothing is fused.
+std::vector<std::string> steps_of(const Program& program, const mc::Tensor& x, bool with_rules) {
+  const mc::PassesOff off(with_rules ? std::vector<std::string>{"fuse"} : std::vector<std::string>{"fuse", "simplify"});
+  std::vector<std::string> names;
+  std::istringstream text(mc::explain({program(x)}));
+  for (std::string line; std::getline(text, line);) {
+    std::istringstream words(line);
+    int number = 0;
+    if (std::string name; line.starts_with("  ") && words >> number >> name) names.push_back(name);
+  }
+  return names;
+}
+
+/// Equal values do not show that a rule applied; what is left of the program does.
+TEST(Simplify, RulesLeaveNothingToDoTwice) {
+  using Steps = std::vector<std::string>;
+  const std::map<std::string, Steps> left = {
+      {"abs(abs(x))", {"abs"}}, {"-(-x)", {}}, {"relu(relu(x))", {"relu"}}, {"sum of one", {}}, {"through f64", {}}};
+  const mc::Tensor x = mc::Tensor::from<float>({1, -2, 3}, {3});
+  std::size_t seen = 0;
+  for (const auto& [what, program] : programs()) {
+    const auto want = left.find(what);
+    if (want == left.end()) continue;
+    ++seen;
+    EXPECT_EQ(steps_of(program, x, true), want->second) << what;
+    if (what == "sum of one") continue;  // a view: never a step
+    EXPECT_NE(steps_of(program, x, false), want->second) << what << ", without the rules";
+  }
+  EXPECT_EQ(seen, left.size());
 }
 
 }  // namespace
