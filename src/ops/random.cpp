@@ -1,7 +1,8 @@
 // Random numbers: a hash of a key and a counter, computed where they are used and never stored unless asked for.
 //
 // With one key the counter is an element's row-major index. With a key a row (an extent of 1 at the end) it is the
-// index within the row, so that a row's numbers do not depend on which row it is. Draws are made in f32, or in f64 where that is asked for.
+// index within the row, so that a row's numbers do not depend on which row it is. Draws are made in f32, or
+// in f64 where that is asked for.
 #include <bit>
 
 #include "metal_candle/ops.hpp"

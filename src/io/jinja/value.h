@@ -147,7 +147,8 @@ struct Object {
   int depth = 0;  // of the values it is made with, where it stays as it was made
 };
 
-/// An integer of a context that 64 bits do not hold (a schema's bounds have such): it is shown and tested, not computed with.
+/// An integer of a context that 64 bits do not hold (a schema's bounds have such): it is shown and tested, not computed
+/// with.
 struct LongInteger : Object {
   explicit LongInteger(std::string shown) : digits(std::move(shown)) {}
   std::string type() const override { return "int"; }
