@@ -70,8 +70,8 @@ class Pool {
 
  private:
   void take_jobs(int thread) {
-    for (int64_t job; (job = next_.fetch_add(1, std::memory_order_relaxed)) < tiling_->jobs;)
-      run_gemm_job(*args_, *tiling_, job, (*scratch_)[static_cast<std::size_t>(thread)]);
+    for (int64_t job, before = -1; (job = next_.fetch_add(1, std::memory_order_relaxed)) < tiling_->jobs; before = job)
+      run_gemm_job(*args_, *tiling_, job, (*scratch_)[static_cast<std::size_t>(thread)], before);
   }
   void work(int thread) {
     int seen = 0;

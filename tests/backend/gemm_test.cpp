@@ -147,7 +147,7 @@ std::vector<char> product(GemmType type, int64_t m, Matrix& a, Matrix& b, const 
   g.c = c.data();
   const GemmTiling t = cut(plan_gemm(g));
   std::vector<char> scratch(t.scratch_bytes);
-  for (int64_t job = 0; job < t.jobs; ++job) run_gemm_job(g, t, job, scratch.data());
+  for (int64_t job = 0; job < t.jobs; ++job) run_gemm_job(g, t, job, scratch.data(), job - 1);
   return c;
 }
 
@@ -255,6 +255,28 @@ TEST_P(OnIsa, FewRowsOverLongOnesHaveTheSameBits) {
         const std::vector<char> c = product(type, m, *left, b, nullptr, as_planned);
         ASSERT_EQ(std::memcmp(c.data(), all.data(), c.size()), 0) << gemm_isa_name() << " m " << m;
       }
+  }
+}
+
+/// Rows of a power of two of bytes are copied by blocks that a thread's next jobs read: right, and with the same bits as
+/// rows that are read where they are.
+TEST_P(OnIsa, RowsThatShareSetsAreGathered) {
+  for (GemmType type : {GemmType::f32, GemmType::bf16, GemmType::f64}) {
+    check(type, {.m = 260, .n = 70, .k = 2048, .k2 = 16, .pack = true, .pack2 = true});
+    check(type, {.m = 66, .n = 37, .k = 10240, .pack = true, .sink = true});  // K in blocks, all of them kept
+    if (HasFatalFailure()) return;
+    const int64_t m = 250, k = 2048, n = 100;
+    Matrix together(type, m, k, 7), apart(type, m, k, 7, Matrix::by_rows, 24), b(type, k, n, 8);
+    const std::vector<char> pack = packed(b);
+    const auto gathered = +[](GemmTiling t) {
+      EXPECT_TRUE(t.gathers_a || t.a_side[0] == GemmTiling::Side::rows);
+      return t;
+    };
+    const auto in_place = +[](GemmTiling t) {
+      EXPECT_FALSE(t.gathers_a);
+      return t;
+    };
+    ASSERT_EQ(product(type, m, together, b, pack.data(), gathered), product(type, m, apart, b, pack.data(), in_place));
   }
 }
 

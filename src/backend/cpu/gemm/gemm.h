@@ -114,6 +114,7 @@ struct GemmTiling {
   bool whole_b = false;     // B is packed for the whole width of the tile at once
   bool in_rows = false;     // kernels read two rows of B a step and pair them
   bool rows_outer = false;  // row tiles in the outer loop, panels in the inner one
+  bool gathers_a = false;   // A is copied for its rows' distance alone; a thread stays with a block of rows
   bool holds_a = false;     // scratch has all of A's copy when a tile is done,
   bool holds_b = false;     // and all of B's,
   bool spread_b = false;    // groups of columns side by side

@@ -21,6 +21,7 @@ constexpr std::int64_t kShortChain = 12;  // steps; below it, writing C is the w
 // Rows of A a large power of two apart share few sets of L1 (64 of 12 ways on Zen 5): where all of them share one, 10
 // rows ran twice as fast as 16.
 constexpr std::int64_t kScatteredRows = 10, kSetBytes = 64 * 64;
+constexpr std::int64_t kLongRow = 1024, kGatheredRows = 64, kGatheredBytes = 4 << 20;  // see gathers_rows
 // A packed weight that is read once comes from memory: asked for 12 KiB ahead it arrives at the rate of the best read
 // loop, at 2 KiB a fifth slower. One panel goes after the other, so that what is asked for beyond a panel's end is the
 // next one; a job is long against the wait for its first lines.
@@ -62,12 +63,21 @@ bool pairs_in_place(const GemmView& v, const MicroFamily& f, PackKind kind, int 
          v.k[0] % 2 == 0 && v.n % f.lanes == 0 && v.m <= kThin && width <= 1 && b.k * 2 % (kSetBytes / 2) != 0;
 }
 
+/// Rows a large power of two apart share so few sets of L2, too, that a block of them does not stay there, whatever its
+/// size; of pages that are not huge, the sets depend on where they lie. Copied a line apart 512 rows of 2048 ran at 400
+/// GFLOP/s in every process where in place they did at 270 to 350, and 128 rows at 410 to 460 instead of 280 to 460.
+bool gathers_rows(const GemmArgs& args, const GemmView& v, PackKind kind) {
+  const GemmOperand& a = v.left[0];
+  return a.k == 1 && a.outer * element_bytes(args.type) % kSetBytes == 0 && v.right[0].packed && !is_widened(kind) &&
+         v.k[0] >= kLongRow && v.m >= kGatheredRows;
+}
+
 Side left_side(const GemmOperand& a, std::int64_t k, PackKind kind, const GemmTiling& t, const GemmView& v) {
   const bool in_place_units = kind == PackKind::copy32 || kind == PackKind::copy64 ||
                               (kind == PackKind::bf16_pairs && a.k == 1 && k % 2 == 0) ||
                               (kind == PackKind::quads && a.k == 1 && k % 4 == 0);
   if (!in_place_units) return a.k == 1 ? Side::rows : Side::panels;
-  if (a.k == 1) return Side::direct;
+  if (a.k == 1) return t.gathers_a && k >= kLongRow ? Side::rows : Side::direct;
   return v.m > 1 && t.block_cols >= 64 ? Side::panels : Side::direct;
 }
 
@@ -82,8 +92,10 @@ Side right_side(const GemmOperand& b, PackKind kind, const GemmTiling& t, const 
 struct Cut {
   std::int64_t row_tiles, col_panels;
 };
-Cut first_cut(const GemmTiling& t, std::int64_t tiles, bool copies_left, bool copies_right) {
+Cut first_cut(const GemmTiling& t, std::int64_t tiles, std::int64_t row_tile_bytes, bool copies_left,
+              bool copies_right) {
   if (t.rows_outer) return {16, 64};
+  if (t.gathers_a) return {std::clamp<std::int64_t>(kGatheredBytes / row_tile_bytes, 4, 16), 4};
   if (copies_left) return {16, copies_right ? 16 : 32};
   if (copies_right) return {48, 4};
   // A large B comes from memory, which one job for all rows asks for once: 128 rows of 4096 -> 4096 ran 3 to 5 % faster.
@@ -109,7 +121,7 @@ void cut_c(GemmTiling& t, const GemmView& v, const MicroFamily& f, PackKind kind
     col_panels = ceil_div(panels, t.col_blocks);
   }
   if (tiles > 1) {
-    const Cut cut = first_cut(t, tiles, copies_left, copies_right);
+    const Cut cut = first_cut(t, tiles, t.row_tile * k / f.k_per_step * f.unit_bytes, copies_left, copies_right);
     row_tiles = ceil_div(tiles, ceil_div(tiles, cut.row_tiles));
     if (!t.whole_b || t.rows_outer) col_panels = std::min(panels, cut.col_panels);
     const bool few = copies_right && (copies_left || t.width == 0);
@@ -145,7 +157,7 @@ void hold_copies(GemmTiling& t, const GemmView& v, const MicroFamily& f, std::in
     if (t.a_side[s] != Side::direct) of_a += t.block_rows * lane_bytes;
     if (!v.right[s].packed || widened) of_b += t.block_cols * lane_bytes;
   }
-  t.holds_a = of_a > 0 && (one_pass || of_a <= kHeldBytes);
+  t.holds_a = of_a > 0 && (one_pass || of_a <= kHeldBytes || t.gathers_a);
   const bool one_group = t.width <= 1 && std::min(v.n, t.block_cols) <= std::int64_t{f.lanes} << t.width;
   t.spread_b = one_pass && !one_group && !t.whole_b && of_b <= kHeldBytes;
   t.holds_b = one_pass && (one_group || t.whole_b || t.spread_b);
@@ -191,6 +203,7 @@ GemmTiling plan_gemm(const GemmArgs& args) {
   t.width = choose_width(v, f, reads_in_place(v.right[0], kind));
   t.in_rows = pairs_in_place(v, f, kind, t.width);
   t.row_tile = f.max_rows[t.width];
+  t.gathers_a = gathers_rows(args, v, kind);
   if (t.width == 0 && v.left[0].k == 1 && v.left[0].outer * element_bytes(args.type) % (kSetBytes / 2) == 0)
     t.row_tile = std::min<std::int64_t>(t.row_tile, kScatteredRows);
   const bool streams = v.m <= t.row_tile;
@@ -210,8 +223,8 @@ GemmTiling plan_gemm(const GemmArgs& args) {
     t.b_side[s] = right_side(v.right[s], kind, t, v, f);
   }
   // With one row of tiles nothing is visited twice, so only copies ask for blocks.
-  const bool copies = is_widened(kind) || t.a_side[0] != Side::direct || t.a_side[1] != Side::direct ||
-                      !v.right[0].packed || (v.k[1] > 0 && !v.right[1].packed);
+  const bool copies = is_widened(kind) || (t.a_side[0] != Side::direct && !t.gathers_a) ||
+                      t.a_side[1] != Side::direct || !v.right[0].packed || (v.k[1] > 0 && !v.right[1].packed);
   const std::int64_t most = t.in_rows   ? kPairedSteps
                             : t.whole_b ? kThinSteps
                             : copies    ? kCopiedSteps >> std::max(0, t.width - 1)

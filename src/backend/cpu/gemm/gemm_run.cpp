@@ -38,16 +38,14 @@ class TileRun {
 
   /// `before`: the tile whose copies are in the scratch, or -1.
   void run(std::int64_t tile, std::int64_t before) {
-    const std::int64_t row_block = tile % t_.row_blocks, columns = tile / t_.row_blocks;
-    const std::int64_t col_block = columns % t_.col_blocks;
-    batch_ = columns / t_.col_blocks;
-    has_a_ = t_.holds_a && before >= 0 && before % t_.row_blocks == row_block &&
-             before / t_.row_blocks / t_.col_blocks == batch_;
-    has_b_ = t_.holds_b && before >= 0 && before / t_.row_blocks == columns;
-    row0_ = row_block * view_.m / t_.row_blocks;
-    rows_ = (row_block + 1) * view_.m / t_.row_blocks - row0_;
-    col0_ = first_col(t_, view_, f_, col_block);
-    col_end_ = std::min(view_.n, first_col(t_, view_, f_, col_block + 1));
+    const Place at = place(tile), last = before < 0 ? Place{-1, -1, -1} : place(before);
+    batch_ = at.batch;
+    has_a_ = t_.holds_a && last.row_block == at.row_block && last.batch == batch_;
+    has_b_ = t_.holds_b && last.col_block == at.col_block && last.batch == batch_;
+    row0_ = at.row_block * view_.m / t_.row_blocks;
+    rows_ = (at.row_block + 1) * view_.m / t_.row_blocks - row0_;
+    col0_ = first_col(t_, view_, f_, at.col_block);
+    col_end_ = std::min(view_.n, first_col(t_, view_, f_, at.col_block + 1));
     tiles_ = ceil_div(rows_, t_.row_tile);
     short_rows_ = rows_ / tiles_;
     long_tiles_ = rows_ % tiles_;
@@ -67,6 +65,16 @@ class TileRun {
   }
 
  private:
+  struct Place {
+    std::int64_t row_block, col_block, batch;
+  };
+  Place place(std::int64_t tile) const {
+    const std::int64_t inner = t_.gathers_a ? t_.col_blocks : t_.row_blocks;
+    const std::int64_t outer = t_.gathers_a ? t_.row_blocks : t_.col_blocks;
+    const std::int64_t first = tile % inner, second = tile / inner % outer, batch = tile / inner / outer;
+    return t_.gathers_a ? Place{second, first, batch} : Place{first, second, batch};
+  }
+
   struct Left {
     const char* data;
     std::int64_t row, step;  // bytes
