@@ -256,6 +256,7 @@ std::vector<Case> cases() {
     all.push_back({"dW x'dy", t, 896, 896, 1024, false, true});
     for (int64_t s : {64, 128, 256, 512, 1024}) all.push_back({"square", t, s, s, s, false});
     all.push_back({"square BT", t, 512, 512, 512, false, false, true});
+    for (bool transposed : {false, true}) all.push_back({"layer", t, 1024, 2048, 2048, false, false, transposed});
     all.push_back({"heads qk'", t, 128, 128, 64, false, false, true, 14});
     all.push_back({"heads pv", t, 128, 64, 128, false, false, false, 14});
     all.push_back({"decode qk'", t, 1, 512, 64, false, false, true, 14});

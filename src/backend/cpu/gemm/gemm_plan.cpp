@@ -21,7 +21,8 @@ constexpr std::int64_t kShortChain = 12;  // steps; below it, writing C is the w
 // Rows of A a large power of two apart share few sets of L1 (64 of 12 ways on Zen 5): where all of them share one, 10
 // rows ran twice as fast as 16.
 constexpr std::int64_t kScatteredRows = 10, kSetBytes = 64 * 64;
-constexpr std::int64_t kLongRow = 1024, kGatheredRows = 64, kGatheredBytes = 4 << 20;  // see gathers_rows
+// See gathers_rows: copying pays over so many rows and columns, and a thread keeps no more than so much.
+constexpr std::int64_t kLongRow = 1024, kGatheredRows = 64, kGatheredCols = 256, kGatheredBytes = 8 << 20;
 // A packed weight that is read once comes from memory: asked for 12 KiB ahead it arrives at the rate of the best read
 // loop, at 2 KiB a fifth slower. One panel goes after the other, so that what is asked for beyond a panel's end is the
 // next one; a job is long against the wait for its first lines.
@@ -65,11 +66,12 @@ bool pairs_in_place(const GemmView& v, const MicroFamily& f, PackKind kind, int 
 
 /// Rows a large power of two apart share so few sets of L2, too, that a block of them does not stay there, whatever its
 /// size; of pages that are not huge, the sets depend on where they lie. Copied a line apart 512 rows of 2048 ran at 400
-/// GFLOP/s in every process where in place they did at 270 to 350, and 128 rows at 410 to 460 instead of 280 to 460.
+/// GFLOP/s in every process where in place they did at 270 to 350, 128 rows at 410 to 460 instead of 280 to 460, and 1024
+/// rows over a B that is copied, too, at 335 to 370 instead of 220 to 300.
 bool gathers_rows(const GemmArgs& args, const GemmView& v, PackKind kind) {
   const GemmOperand& a = v.left[0];
-  return a.k == 1 && a.outer * element_bytes(args.type) % kSetBytes == 0 && v.right[0].packed && !is_widened(kind) &&
-         v.k[0] >= kLongRow && v.m >= kGatheredRows;
+  return a.k == 1 && a.outer * element_bytes(args.type) % kSetBytes == 0 && !is_widened(kind) && v.k[0] >= kLongRow &&
+         v.m >= kGatheredRows && v.n >= kGatheredCols;
 }
 
 Side left_side(const GemmOperand& a, std::int64_t k, PackKind kind, const GemmTiling& t, const GemmView& v) {
@@ -95,7 +97,7 @@ struct Cut {
 Cut first_cut(const GemmTiling& t, std::int64_t tiles, std::int64_t row_tile_bytes, bool copies_left,
               bool copies_right) {
   if (t.rows_outer) return {16, 64};
-  if (t.gathers_a) return {std::clamp<std::int64_t>(kGatheredBytes / row_tile_bytes, 4, 16), 4};
+  if (t.gathers_a) return {std::clamp<std::int64_t>(kGatheredBytes / row_tile_bytes, 4, copies_right ? 48 : 16), 4};
   if (copies_left) return {16, copies_right ? 16 : 32};
   if (copies_right) return {48, 4};
   // A large B comes from memory, which one job for all rows asks for once: 128 rows of 4096 -> 4096 ran 3 to 5 % faster.
