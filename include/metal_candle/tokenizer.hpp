@@ -63,7 +63,7 @@ class Tokenizer {
   };
   Encoding encode_with_offsets(std::string_view text, const EncodeOptions& options = {}) const;
 
-  /// Throws UserError for ids outside [0, vocab_size()).
+  /// Ids that no token has are no text, as models have more rows than tokens. Throws UserError for ids below 0.
   std::string decode(std::span<const std::int32_t> ids, bool skip_special_tokens = false) const;
 
   std::optional<std::int32_t> token_to_id(std::string_view token) const;

@@ -9,7 +9,9 @@
 #include <limits>
 #include <sstream>
 
+#include "metal_candle/bundle.hpp"
 #include "metal_candle/ops.hpp"
+#include "metal_candle/random.hpp"
 #include "metal_candle/runtime.hpp"
 #include "metal_candle/safetensors.hpp"
 #include "tests/cli/command.h"
@@ -30,6 +32,17 @@ fs::path copy_of_model(const char* name) {
   fs::remove_all(to);
   fs::copy(model(), to, fs::copy_options::recursive);
   return to;
+}
+
+/// A model with more rows of embeddings than its tokenizer has tokens, and the first of these.
+std::pair<std::string, std::int64_t> model_with_more_rows() {
+  const fs::path to = playground() / "more_rows";
+  const Model small = Model::load(model(), {.dtype = DType::f32});
+  ModelConfig config = small.config();
+  const std::int64_t first = config.vocabulary;
+  config.vocabulary += 8;
+  if (!fs::exists(to)) save_model(to, Model::random(config, Key(3)), model());
+  return {to.string(), first};
 }
 
 std::vector<std::string> training(const std::string& output, const std::vector<std::string>& more,
@@ -306,6 +319,31 @@ TEST(Limits, MessagesHoldNothingThatATerminalObeys) {
 
 TEST(Limits, HelpOfTrainNamesItsVariables) {
   EXPECT_THAT(command({"train", "--help"}).out, HasSubstr("METAL_CANDLE_LEARNING_RATE"));
+}
+
+// Qwen's models have hundreds of such rows.
+TEST(Limits, AnswersMayHaveTokensThatTheTokenizerLacks) {
+  const auto [folder, first] = model_with_more_rows();
+  const std::string bias = std::to_string(first + 3) + "=1000";
+  const std::vector<std::string> flags = {"--model", folder,   "--logit-bias",  bias, "--max-tokens", "4", "--dtype",
+                                          "f32",     "--json", "--temperature", "0"};
+  std::vector<std::string> generate = {"generate", "--prompts", at("prompts.jsonl"), "--stream"}, chat = {"chat"};
+  generate.insert(generate.end(), flags.begin(), flags.end());
+  chat.insert(chat.end(), flags.begin(), flags.end());
+  chat.push_back("--quiet");
+  for (const auto& [line, input, results] : {std::tuple(generate, "", 3), std::tuple(chat, "Hello\n", 1)}) {
+    const Ran ran = command(line, {}, input);
+    EXPECT_EQ(ran.code, 0) << ran.err;
+    int seen = 0;
+    for (const Json& event : ran.events()) {
+      if (event.at("event").as_string() != "result") continue;
+      ++seen;
+      EXPECT_EQ(event.at("text").as_string(), "");
+      EXPECT_EQ(event.at("tokens").size(), 4u);
+      EXPECT_EQ(event.at("tokens").at(0).as_int64(), first + 3);
+    }
+    EXPECT_EQ(seen, results);
+  }
 }
 
 }  // namespace

@@ -150,10 +150,28 @@ TEST(Tokenizer, IdsThatAreNoneAreRefused) {
   EXPECT_EQ(t.vocab_size(), 600);
   EXPECT_FALSE(t.token_to_id("no such token").has_value());
   for (const std::int32_t id : {-1, t.vocab_size(), 0x7fffffff}) {
-    EXPECT_THROW(t.decode(std::vector{id}), UserError);
     EXPECT_THROW(t.id_to_token(id), UserError);
-    EXPECT_THROW(DecodeStream(t).push(id), UserError);
     EXPECT_FALSE(t.is_special(id));
+  }
+  EXPECT_THROW(t.decode(std::vector{-1}), UserError);
+  EXPECT_THROW(DecodeStream(t).push(-1), UserError);
+}
+
+// As the reference decodes: a model may have more rows than there are tokens.
+TEST(Tokenizer, IdsBehindTheVocabularyHaveNoText) {
+  for (const char* name : {"gpt2", "llama2", "bert", "t5"}) {
+    const Tokenizer t = tokenizer(name);
+    const std::int32_t end = t.vocab_size();
+    const std::vector<std::int32_t> ids = t.encode("some text", {.add_special_tokens = false});
+    ASSERT_GT(ids.size(), 1u);
+    std::vector<std::int32_t> more = {end};
+    for (const std::int32_t id : ids) more.insert(more.end(), {id, end + 3, 0x7fffffff});
+    EXPECT_EQ(t.decode(more), t.decode(ids)) << name;
+    DecodeStream stream(t);
+    std::string text;
+    for (const std::int32_t id : more) text += stream.push(id);
+    EXPECT_EQ(text + stream.rest(), t.decode(ids)) << name;
+    EXPECT_EQ(t.decode(std::vector{end}), "") << name;
   }
 }
 

@@ -1,6 +1,7 @@
 #include "metal_candle/tokenizer.hpp"
 
 #include <algorithm>
+#include <fstream>
 
 #include "base/thread_pool.h"
 #include "io/files.h"
@@ -59,17 +60,26 @@ void encode_into(const State& state, std::string_view text, const EncodeOptions&
                                         std::to_string(end - 1));
 }
 
+/// Models have more rows than their tokenizers have tokens, and any row may be drawn: such an id has no text.
 void push_token(const State& state, std::int32_t id, bool skip_special, io::tok::DecodeChain& chain) {
-  if (id < 0 || id >= state.end()) no_such_token(id, state.end());
+  if (id < 0) no_such_token(id, state.end());
   const std::string* text = state.text(id);
   if (text && !(skip_special && state.added.special(*text))) chain.push(*text);
+}
+
+/// By what is in it: the files of caches have any name.
+bool begins_as_gguf(const std::filesystem::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  char magic[4] = {};
+  in.read(magic, sizeof magic);
+  return std::string_view(magic, sizeof magic) == "GGUF" || path.extension() == ".gguf";
 }
 
 }  // namespace
 
 Tokenizer Tokenizer::load(const std::filesystem::path& path) {
   if (std::filesystem::is_directory(path)) return load(path / "tokenizer.json");
-  if (path.extension() == ".gguf") return from_gguf(Gguf::open(path));
+  if (begins_as_gguf(path)) return from_gguf(Gguf::open(path));
   return from_json(io::read_file(path), path.string());
 }
 
