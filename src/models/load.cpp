@@ -6,6 +6,7 @@
 #endif
 
 #include <algorithm>
+#include <cstring>
 #include <map>
 #include <set>
 
@@ -18,6 +19,8 @@ namespace metal_candle {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr std::string_view kHead = "lm_head.weight";
 
 /// Whether this processor multiplies pairs of bf16 in one instruction.
 bool bf16_is_fast() {
@@ -88,11 +91,23 @@ void refuse_adapter(const fs::path& folder) {
                     "an adapter, which goes beside the model that it was made for");
 }
 
+/// Whether a head in the file is another than the embeddings, whatever the configuration says: as transformers, which
+/// then does not tie the two. Adapters that trained a head of their own leave such files when they are merged.
+bool has_own_head(const SafeTensors& file, const ModelConfig& config) {
+  const std::string table = name_in(file, "model.embed_tokens.weight");
+  if (!file.contains(kHead) || !file.contains(table)) return false;
+  const TensorInfo &head = *file.find(kHead), &embeddings = *file.find(table);
+  check_shape(file.path(), kHead, head.shape, Shape{config.vocabulary, config.hidden});
+  const auto a = file.bytes(kHead), b = file.bytes(table);
+  return head.format != embeddings.format || a.size() != b.size() || std::memcmp(a.data(), b.data(), a.size()) != 0;
+}
+
 Model load_folder(const fs::path& folder, const LoadOptions& options) {
   refuse_adapter(folder);
   ModelConfig config = ModelConfig::from_json(Json::load(folder / "config.json"));
-  config.tied_embeddings |= !options.head;
   const SafeTensors file = SafeTensors::open(folder);
+  if (config.tied_embeddings && options.head) config.tied_embeddings = !has_own_head(file, config);
+  config.tied_embeddings |= !options.head;
   const DType type = type_for(options);
   ParamTree tree;
   std::set<std::string> known;

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "metal_candle/bundle.hpp"
 #include "metal_candle/error.hpp"
 #include "metal_candle/gguf.hpp"
 #include "metal_candle/runtime.hpp"
@@ -89,6 +90,34 @@ TEST(LoadModel, BaseModelsLeaveOutThePrefix) {
     renamed.emplace_back(name.substr(6), tensor);
   save_safetensors(folder.path() / "model.safetensors", renamed);
   expect_weights(Model::load(folder.path(), {.dtype = DType::f32}), tiny_model("qwen2"));
+}
+
+// The configuration says that the head is the embeddings, the file has another one.
+TEST(LoadModel, AHeadOfItsOwnIsNotTied) {
+  const std::string name = "llama_tied_multi_query_biases";
+  const Folder folder = tiny_folder(name), copy;
+  const ModelConfig config = tiny_model(name).config();
+  ASSERT_TRUE(config.tied_embeddings);
+  auto tensors = tensors_of(tiny_model(name).parameters());
+  ASSERT_EQ(tensors.front().first, "model.embed_tokens.weight");
+  const Tensor table = tensors.front().second;
+  tensors.emplace_back("lm_head.weight", table);
+  save_safetensors(folder.path() / "model.safetensors", tensors);
+  EXPECT_TRUE(Model::load(folder.path()).config().tied_embeddings);
+  const Tensor head = (table * 0.5).eval();
+  tensors.back().second = head;
+  save_safetensors(folder.path() / "model.safetensors", tensors);
+  const Model model = Model::load(folder.path(), {.dtype = DType::f32});
+  EXPECT_FALSE(model.config().tied_embeddings);
+  EXPECT_EQ(Tensor(model.parameters()["lm_head.weight"]).to_f64(), head.to_f64());
+  EXPECT_TRUE(Model::load(folder.path(), {.head = false}).config().tied_embeddings);
+  folder.write("tokenizer.json", "{}");
+  save_model(copy.path(), model, folder.path());
+  expect_weights(Model::load(copy.path(), {.dtype = DType::f32}), model);
+  EXPECT_FALSE(Json::load(copy.path() / "config.json").at("tie_word_embeddings").as_bool());
+  tensors.back().second = Tensor::zeros({31, 23});
+  save_safetensors(folder.path() / "model.safetensors", tensors);
+  EXPECT_THAT(refusal(folder.path()), HasSubstr("lm_head.weight"));
 }
 
 class GgufModels : public testing::TestWithParam<std::string> {};
