@@ -172,6 +172,19 @@ LoRAConfig mlx_config(const Json& config, const SafeTensors& file, const std::st
   return c;
 }
 
+/// Expressions as what they chose here: Python's, which PEFT reads, differ from these, and its model has modules that
+/// this one does not count (mlp.act_fn). A whole name means that module alone.
+LoRAConfig without_expressions(LoRAConfig config, const lora::Layout& layout) {
+  if (!config.target_regex && !config.exclude_regex) return config;
+  config.target_modules.clear();
+  for (const lora::Module& m : layout.modules) config.target_modules.push_back(m.path);
+  config.exclude_modules.clear();
+  config.layers_to_transform.clear();
+  config.layers_pattern.clear();
+  config.target_regex = config.exclude_regex = false;
+  return config;
+}
+
 }  // namespace
 
 LoRAAdapter LoRAAdapter::load(const fs::path& folder, const Model& model) {
@@ -231,7 +244,7 @@ void LoRAAdapter::save(const fs::path& folder) const {
     tensors.emplace_back(joined(kPrefix, module) + (adapted ? ".base_layer.weight" : ".weight"), Tensor(tensor));
   }
   save_safetensors(folder / kPeftTensors, tensors, {{"format", "pt"}});
-  io::write_file(folder / kConfig, config_.to_json().dump(2) + "\n");
+  io::write_file(folder / kConfig, without_expressions(config_, *layout_).to_json().dump(2) + "\n");
 }
 
 }  // namespace metal_candle

@@ -274,6 +274,26 @@ TEST(LoRAAdapter, EveryTargetIsAModuleAndTheConfigHasItsName) {
   }
 }
 
+// PEFT's expressions are Python's, and its modules are not only layers: names are what both understand alike.
+TEST(LoRAAdapter, AnExpressionIsWrittenAsTheModulesThatItChose) {
+  const Model model = test::tiny_llama();
+  LoRAConfig config{.rank = 2, .alpha = 4};
+  config.set_targets(".*\\.1\\.mlp\\.[[:alpha:]_]+");
+  config.exclude_modules = {".*up_[[:alpha:]]+"};
+  config.exclude_regex = true;
+  const LoRAAdapter adapter = LoRAAdapter::create(model, config, Key(0));
+  EXPECT_EQ(adapter.modules(),
+            (std::vector<std::string>{"model.layers.1.mlp.gate_proj", "model.layers.1.mlp.down_proj"}));
+  const TempFolder folder;
+  adapter.save(folder.path);
+  const Json written = Json::load(folder.path / "adapter_config.json");
+  Json names = Json::array();
+  for (const std::string& module : adapter.modules()) names.push_back(module);
+  EXPECT_EQ(written.at("target_modules"), names);
+  EXPECT_TRUE(written.at("exclude_modules").is_null());
+  EXPECT_EQ(LoRAAdapter::load(folder.path, model).modules(), adapter.modules());
+}
+
 TEST(LoRALayer, DropoutInBothForms) {
   const LoRAConfig config{.rank = 3, .alpha = 6, .dropout = 0.5};
   LoRALayer layer(randn({3, 10}, {.key = Key(1)}).eval(), randn({7, 3}, {.key = Key(2)}).eval(), 2.0, config.dropout);
