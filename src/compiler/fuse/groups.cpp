@@ -35,6 +35,7 @@ class Fuser {
     std::vector<Space> spaces;  // of its members, each once
     std::size_t outside = 0;    // operands elsewhere that are its values
     std::size_t edges = 0;      // operands and users of its members
+    std::int64_t batch = 0;     // results that a column of its column reductions has; 0: it has no such reductions
   };
 
  public:
@@ -185,6 +186,7 @@ class Fuser {
     f_.role[static_cast<std::size_t>(i)] = n.op->kind != OpKind::reduce ? Role::full
                                            : is_column_reduction(g_, n) ? Role::column
                                                                         : Role::row;
+    if (role(i) == Role::column) work(u).batch = column_batch(g_, n);
     if (!merge || inlined(i)) return;
     for (const int in : n.inputs) {
       const int p = unit_of(view(in).base);
@@ -270,6 +272,8 @@ class Fuser {
     Unit& b = unit(q);
     if (a.rows > 0 && b.rows > 0 && a.rows != b.rows) return false;
     if (a.numel == 0 || b.numel == 0 || a.members.size() + b.members.size() > 4096) return false;
+    // A kernel's columns are all added up over the same rows.
+    if (work(p).batch > 0 && work(q).batch > 0 && work(p).batch != work(q).batch) return false;
     if (detour(p, q) || detour(q, p) || delays(p, q) || delays(q, p)) return false;
     const std::int64_t rows = std::max(a.rows, b.rows);
     auto fits = [&] { return edges_ok(p, q, rows) && cuts_ok(p, q, rows); };
@@ -350,6 +354,7 @@ class Fuser {
     each_crossing(p, q, [&](int, int, int) { return ++between, true; });
     a.outside += b.outside - between;
     a.edges += b.edges;
+    a.batch = std::max(a.batch, b.batch);
     for (const Space& s : b.spaces)
       if (std::find(a.spaces.begin(), a.spaces.end(), s) == a.spaces.end()) a.spaces.push_back(s);
     b = Work{};

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "compiler/fuse/row_lowering.h"
+#include "compiler/fuse/spaces.h"
 #include "metal_candle/elementwise.hpp"
 #include "metal_candle/error.hpp"
 #include "ops/table.h"
@@ -66,8 +67,7 @@ int RowLowering::narrowed(int id, DType dtype) {
 int RowLowering::column(int i, int x) {
   const GraphNode& n = node(i);
   const Shape& in = node(n.inputs[0]).shape;
-  std::int64_t batch = 1;
-  for (int a = 0; a < static_cast<int>(n.attrs[0]); ++a) batch *= in[a];
+  const std::int64_t batch = column_batch(c_.graph, n);
   const std::int64_t cols = cols_now_, rows_per_batch = in.numel() / cols / batch;
   if (columns_ > 0 && batch != batch_) throw InternalError("column reductions over different rows in one kernel");
   batch_ = batch;

@@ -17,6 +17,13 @@ bool is_column_reduction(const ComputationGraph& g, const GraphNode& n) {
   return inner > 1;
 }
 
+std::int64_t column_batch(const ComputationGraph& g, const GraphNode& n) {
+  const Shape& in = g.nodes[static_cast<std::size_t>(n.inputs[0])].shape;
+  std::int64_t batch = 1;
+  for (int a = 0; a < static_cast<int>(n.attrs[0]); ++a) batch *= in[a];
+  return batch;
+}
+
 bool fixed_space(const ComputationGraph& g, const GraphNode& n, std::int64_t& rows, std::int64_t& cols) {
   if (n.op->kind == OpKind::reduce) {
     const Shape& in = g.nodes[static_cast<std::size_t>(n.inputs[0])].shape;

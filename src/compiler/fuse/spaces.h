@@ -11,6 +11,8 @@ namespace metal_candle {
 /// Rows and columns of a node that fixes them: reductions, gathers of rows. False for those that fit any split.
 bool fixed_space(const ComputationGraph& graph, const GraphNode& node, std::int64_t& rows, std::int64_t& cols);
 bool is_column_reduction(const ComputationGraph& graph, const GraphNode& node);
+/// How many results a column reduction has in each column: it adds up the rows between two of them.
+std::int64_t column_batch(const ComputationGraph& graph, const GraphNode& node);
 /// A gather of whole rows.
 bool is_take(const GraphNode& node);
 
