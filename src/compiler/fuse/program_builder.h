@@ -28,6 +28,7 @@ class ProgramBuilder {
   /// An index along an axis, Σ strides·index over `shape`, as i64.
   int index(const Shape& shape, const Shape& strides, bool full, std::int64_t cols);
   const KValue& value(int id) const { return items_[static_cast<std::size_t>(id)].value; }
+  const KAccess& access(const KValue& v) const { return accesses_[static_cast<std::size_t>(v.access)].access; }
   /// The same value, one per element.
   int widen(int id, std::int64_t cols);
 

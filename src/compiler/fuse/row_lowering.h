@@ -64,6 +64,9 @@ class RowLowering {
   int elementwise(const GraphNode& n, bool full);
   int map(const GraphNode& n, bool full);
   int finished(KValue v);
+  void round_compared(const GraphNode& n, KValue& v);
+  DType held_in(int in) const;
+  int as_stored(int id, DType dtype);
   bool compares_index(const GraphNode& n) const;
   int wide(int id) { return builder_.value(id).type == RegType::i64 ? id : cast(id, RegType::i64); }
   int cast_node(const GraphNode& n, bool full);
@@ -85,6 +88,7 @@ class RowLowering {
   int columns_ = 0, tile_ = -1;
   bool raw_index_ = false;  // indices stay i64
   std::map<int, int> values_;
+  std::map<int, int> rounded_;  // per value: it, as its type in memory holds it
   std::map<LoadKey, int> loads_;
   std::vector<PlanStep> steps_, endings_;
 };

@@ -13,6 +13,8 @@ namespace {
 
 KOp plus(KOp first, int code) { return static_cast<KOp>(static_cast<int>(first) + code); }
 
+bool is_half(DType t) { return t == DType::bf16 || t == DType::f16; }
+
 /// Whether an op of the table on numbers of 8 bits can give one that has more. What does not compute (max, relu, sign)
 /// gives one of its operands or a number that fits; a literal that does not fit is refused when it is recorded.
 bool leaves_range(const GraphNode& n) {
@@ -49,11 +51,14 @@ int RowLowering::value_of(int i) {
 int RowLowering::reduce(int i) {
   const GraphNode& n = node(i);
   const GraphNode& in = node(n.inputs[0]);
-  const int x = builder_.widen(operand(n, 0, in.shape, true, reg_type(in.dtype)), cols_now_);
+  const bool index = n.op->code >= ops::kArgMax;
+  int x = operand(n, 0, in.shape, true, reg_type(in.dtype));
+  if (index) x = as_stored(x, in.dtype);
+  x = builder_.widen(x, cols_now_);
   if (role(i) == Role::column) return column(i, x);
   KValue v;
   v.op = plus(KOp::reduce_sum, n.op->code);
-  v.type = n.op->code >= ops::kArgMax ? RegType::i32 : builder_.value(x).type;
+  v.type = index ? RegType::i32 : builder_.value(x).type;
   v.a = x;
   return narrowed(builder_.add(v, cols_now_), n.dtype);
 }
@@ -237,9 +242,42 @@ int RowLowering::map(const GraphNode& n, bool full) {
   }
   v.a = operand(n, 0, n.shape, full, type);
   if (n.inputs.size() > 1) v.b = operand(n, 1, n.shape, full, type);
+  if (n.dtype == DType::boolean) round_compared(n, v);
   const int id = finished(v);
   // Registers have 32 bits: what the next op sees must have wrapped as it would in memory.
   return leaves_range(n) ? cast(id, v.type, n.dtype) : id;
+}
+
+/// What is decided is decided by what memory would hold. A value and its maximum, or a value here and the same one that
+/// another kernel stored, differ in registers and are equal rounded: the maximum of rounded ones is the rounded maximum.
+void RowLowering::round_compared(const GraphNode& n, KValue& v) {
+  const auto number = [&](int in) { return node(view(in).base).op->kind == OpKind::scalar; };
+  // An f32 that was widened may meet one that was computed of unrounded ones: then neither is rounded.
+  bool all = true;
+  for (const int in : n.inputs) all = all && (number(in) || is_half(held_in(in)));
+  if (!all) return;
+  int* const operands[] = {&v.a, &v.b};
+  for (std::size_t k = 0; k < n.inputs.size(); ++k)
+    if (!number(n.inputs[k])) *operands[k] = as_stored(*operands[k], held_in(n.inputs[k]));
+}
+
+/// The type that node `in`'s numbers fit in: bf16 or f16 for what was only widened from it.
+DType RowLowering::held_in(int in) const {
+  const GraphNode& base = node(view(in).base);
+  if (base.op != &ops::cast_def || base.dtype != DType::f32) return base.dtype;
+  const DType from = node(base.inputs[0]).dtype;
+  return is_half(from) ? from : base.dtype;
+}
+
+/// `id` rounded to a half type, unless it was loaded from such memory or cast to it.
+int RowLowering::as_stored(int id, DType dtype) {
+  if (!is_half(dtype)) return id;
+  const KValue& v = builder_.value(id);
+  if (v.op == KOp::load && builder_.access(v).dtype == dtype) return id;
+  if (v.op == KOp::cast && v.to == dtype) return id;
+  const auto [known, fresh] = rounded_.try_emplace(id, -1);
+  if (fresh) known->second = cast(id, RegType::f32, dtype);
+  return known->second;
 }
 
 bool RowLowering::compares_index(const GraphNode& n) const {
