@@ -103,6 +103,7 @@ class Backward {
   void through_checkpoint(std::uint32_t visit);
   Tensors inputs_of(std::uint32_t visit) const;
   Tensors outputs_of(std::uint32_t visit, const Tensors& inputs) const;
+  void reach_inputs(std::uint32_t visit);
   bool needed(std::uint32_t visit) const { return visit != GraphWalk::kNone && needed_[visit]; }
 
   const BackwardRequest& request_;
@@ -113,6 +114,7 @@ class Backward {
   NodeNumbers boundary_;
   std::unordered_map<Node*, Region> regions_;
   std::vector<char> needed_, wanted_;  // by visit
+  std::vector<char> reached_;          // by visit: a way leads there, checkpoints looked into
   std::vector<LazyTensor> grads_;      // by visit
 
   // An op with several outputs is a node that is no tensor; its outputs are nodes that name it.
@@ -162,6 +164,7 @@ void Backward::walk() {
 void Backward::mark() {
   needed_.assign(walk_.size(), 0);
   wanted_.assign(walk_.size(), 0);
+  reached_.assign(walk_.size(), 0);
   grads_.resize(walk_.size());
   for (const LazyTensor& w : request_.wanted)
     if (const std::uint32_t v = walk_.find(w.node()); v != GraphWalk::kNone) needed_[v] = wanted_[v] = 1;
@@ -172,8 +175,12 @@ void Backward::mark() {
 BackwardResult Backward::run() {
   walk();
   mark();
-  for (std::size_t i = 0; i < request_.outputs.size(); ++i)
-    if (request_.cotangents[i].defined()) accumulate(walk_.find(request_.outputs[i].node()), request_.cotangents[i]);
+  for (std::size_t i = 0; i < request_.outputs.size(); ++i) {
+    if (!request_.cotangents[i].defined()) continue;
+    const std::uint32_t v = walk_.find(request_.outputs[i].node());
+    reached_[v] = 1;
+    accumulate(v, request_.cotangents[i]);
+  }
   const auto& order = walk_.order();
   for (auto v = order.rbegin(); v != order.rend(); ++v) step(*v);
 
@@ -181,7 +188,7 @@ BackwardResult Backward::run() {
   result.lost = std::move(lost_);
   for (const LazyTensor& w : request_.wanted) {
     const std::uint32_t v = walk_.find(w.node());
-    result.reached.push_back(v != GraphWalk::kNone);
+    result.reached.push_back(v != GraphWalk::kNone && reached_[v]);
     result.grads.push_back(v == GraphWalk::kNone ? LazyTensor() : std::exchange(grads_[v], {}));
   }
   return result;
@@ -199,12 +206,20 @@ void Backward::step(std::uint32_t visit) {
   if (!needed_[visit] || walk_.inputs(visit).empty()) return;
   Node* node = walk_.node(visit);
   name_.set(node->scope);
+  // A checkpoint names inputs that its value may not come from: the copy of its inside tells.
+  const bool looked_into = regions_.contains(node) && grads_[visit].defined();
+  if (reached_[visit] && !looked_into) reach_inputs(visit);
   if (several_.contains(node)) return through_op(visit);
   if (!grads_[visit].defined()) return;
   if (node->op->kind == OpKind::output) through_output(visit);
-  else if (regions_.contains(node)) through_checkpoint(visit);
+  else if (looked_into) through_checkpoint(visit);
   else through_op(visit);
   if (!wanted_[visit]) grads_[visit] = {};
+}
+
+void Backward::reach_inputs(std::uint32_t visit) {
+  for (const std::uint32_t in : walk_.inputs(visit))
+    if (in != GraphWalk::kNone) reached_[in] = 1;
 }
 
 void Backward::through_output(std::uint32_t visit) {
@@ -275,7 +290,10 @@ void Backward::through_part(std::uint32_t visit, const BackwardRequest& part) {
   }
   const BackwardResult result = Backward({part.outputs, part.cotangents, wanted, part.boundary}).run();
   lost_.insert(lost_.end(), result.lost.begin(), result.lost.end());
-  for (std::size_t i = 0; i < to.size(); ++i) accumulate(to[i], result.grads[i]);
+  for (std::size_t i = 0; i < to.size(); ++i) {
+    if (result.reached[i]) reached_[to[i]] = 1;
+    accumulate(to[i], result.grads[i]);
+  }
 }
 
 void Backward::through_checkpoint(std::uint32_t visit) {

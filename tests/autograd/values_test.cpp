@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <functional>
 #include <limits>
 
 #include "metal_candle/autograd.hpp"
@@ -117,6 +118,30 @@ TEST(Grad, OfALostHistoryIsAnErrorAndNotZero) {
   EXPECT_EQ(values(grad(sum(w * x), {w})[0]), Doubles({2, 2}));
   // Nor is a parameter that the loss does not use, with nothing lost on the way.
   EXPECT_EQ(values(grad(sum(w * w), {w, Tensor::ones({1})})[1]), Doubles({0}));
+}
+
+/// Within a checkpoint as without one.
+TEST(Grad, OfAHistoryThatACheckpointLostIsAnErrorAndNotZero) {
+  const LazyTensor x = Tensor::from<float>({0.5, -1, 2}, {3}), w = Tensor::from<float>({3, 1, 2}, {3});
+  const auto evaluates = [](const Tensors& in) {
+    const LazyTensor z = in[0] * 2;
+    z.eval();
+    return sum(z * z);
+  };
+  const auto whole = [](const Tensors& in) { return sum(in[0] * in[0]).eval(); };
+  const auto nested = [&](const Tensors& in) { return checkpoint(evaluates, {in[0]}) * 3; };
+  const auto deep = [&](const Tensors& in) { return checkpoint(nested, {in[0], in[1]}) + sum(in[1]); };
+  const std::function<LazyTensor(const Tensors&)> functions[] = {evaluates, whole, nested, deep};
+  for (const auto& f : functions) {
+    const std::string what = test::error_of([&] { grad(checkpoint(f, {x, w}), {x}); }, ErrorKind::argument);
+    test::expect_in(what, {"parameter 0", "evaluated before grad"});
+  }
+  EXPECT_EQ(values(grad(checkpoint(deep, {x, w}), {w})[0]), Doubles({1, 1, 1}));
+  // Another way is there, as in a function without a checkpoint.
+  const auto scaled = [](const Tensors& in) { return sum(tanh(in[0]).eval() * in[0] * in[1]); };
+  EXPECT_EQ(values(grad(checkpoint(scaled, {x, w}), {x})[0]), values(grad(scaled({x, w}), {x})[0]));
+  // An input that is not used has no gradient, and nothing is lost.
+  EXPECT_EQ(values(grad(checkpoint([](const Tensors& in) { return sum(in[0]); }, {x, w}), {w})[0]), Doubles(3, 0));
 }
 
 /// The tensor that a program cannot tell from the parameter's own is the one that throws, not every evaluated one.
