@@ -88,11 +88,26 @@ Attrs rope_attrs(double base, std::int64_t sign) {
   return attrs;
 }
 
+// Towards a head's angle the result changes as it turns on: d first = -sign·second, d second = sign·first.
+LazyTensor frequency_grad(const VjpCall& c) {
+  const LazyTensor y = widened(c.outputs[0]), g = to_type(c.grads[0], y.dtype());
+  const std::int64_t half = y.dim(-1) / 2;
+  const auto first = [&](const LazyTensor& t) { return slice(t, -1, 0, half); };
+  const auto second = [&](const LazyTensor& t) { return slice(t, -1, half, 2 * half); };
+  const LazyTensor turned = first(y) * second(g) - second(y) * first(g);
+  const LazyTensor by_token = sum(c.attrs[1] > 0 ? turned : -turned, {-2});
+  const LazyTensor all = by_token * cast(unsqueeze(c.inputs[1], -1), y.dtype());
+  Axes lead;
+  for (int a = 0; a + 1 < all.rank(); ++a) lead.push_back(a);
+  return to_type(sum(all, lead), c.inputs[2].dtype());
+}
+
 Tensors rope_vjp(const VjpCall& c) {
   Tensors inputs(c.inputs.begin(), c.inputs.end());
   inputs[0] = to_type(c.grads[0], c.inputs[0].dtype());
   Tensors out(c.inputs.size());
-  out[0] = record(rope_def, inputs, rope_attrs(c.attrs.real(0), -c.attrs[1]));
+  if (c.needs[0]) out[0] = record(rope_def, inputs, rope_attrs(c.attrs.real(0), -c.attrs[1]));
+  if (inputs.size() == 3 && c.needs[2] && is_float(inputs[2].dtype())) out[2] = frequency_grad(c);
   return out;
 }
 
@@ -100,6 +115,7 @@ void sample_rope(SampleSink& s) {
   s.add({s.normal({5, 2, 8}), s.integers({5}, 0, 50)}, rope_attrs(10000, 1));
   s.add({s.normal({2, 5, 3, 6}), s.integers({2, 5}, 0, 50, DType::i64)}, rope_attrs(10000, 1));
   s.add({s.normal({2, 4, 1, 4}), s.integers({4}, 0, 9), s.uniform({2}, 0.01, 1)}, rope_attrs(10000, -1));
+  s.add({s.normal({2, 3, 2, 6}), s.integers({2, 3}, 0, 9), s.uniform({3}, 0.01, 1)}, rope_attrs(1, 1));
 }
 
 void sample_rotate(SampleSink& s) {
