@@ -1,6 +1,7 @@
 // What the structured ops ask of their arguments: the type to compute in, and axes checked by name.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "metal_candle/op_def.hpp"
@@ -25,6 +26,11 @@ inline int checked_axis(const OpDef& op, const LazyTensor& x, int axis, int rank
 inline int checked_axis(const OpDef& op, const LazyTensor& x, int axis) {
   require_defined(op, {&x, 1});
   return checked_axis(op, x, axis, x.rank());
+}
+
+/// Places along an axis are i32.
+inline void require_countable(const OpCall& c, std::int64_t extent) {
+  if (extent > INT32_MAX) fail_shape(c, "the axis is too long for i32 indices");
 }
 
 /// What is to be written into `base`, in its type. A float does not become an integer on the way, nor either a bool.

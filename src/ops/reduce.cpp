@@ -79,6 +79,7 @@ void infer_index(const OpCall& c, InferResult& r) {
   if (c.attrs.size() != 1) fail_argument(c, "takes one axis");
   const Shape& shape = c.inputs[0].shape();
   if (shape[static_cast<int>(c.attrs[0])] == 0) fail_shape(c, "an axis without elements has no such index");
+  require_countable(c, shape[static_cast<int>(c.attrs[0])]);
   r.add(DType::i32, reduced_shape(shape, c.attrs.values()));
 }
 

@@ -7,15 +7,11 @@ namespace metal_candle {
 namespace ops {
 namespace {
 
-void check_sortable(const OpCall& c, int axis) {
-  if (c.inputs[0].shape()[axis] > INT32_MAX) fail_shape(c, "the axis is too long for i32 indices");
-}
-
 // ---- sort{axis, descending}(x) -> values, indices -------------------------------------------------------------------
 
 void infer_sort(const OpCall& c, InferResult& r) {
   const LazyTensor& x = c.inputs[0];
-  check_sortable(c, static_cast<int>(c.attrs[0]));
+  require_countable(c, c.inputs[0].shape()[static_cast<int>(c.attrs[0])]);
   r.add(x.dtype(), x.shape());
   r.add(DType::i32, x.shape());
 }
@@ -50,7 +46,7 @@ void sample_sort(SampleSink& s) {
 void infer_topk(const OpCall& c, InferResult& r) {
   const LazyTensor& x = c.inputs[0];
   if (x.rank() == 0) fail_shape(c, "there is no axis to choose from");
-  check_sortable(c, x.rank() - 1);
+  require_countable(c, c.inputs[0].shape()[x.rank() - 1]);
   if (c.attrs[0] < 0 || c.attrs[0] > x.dim(-1)) fail_argument(c, "k must lie in 0 .. the last extent");
   Shape shape = x.shape();
   shape[x.rank() - 1] = c.attrs[0];

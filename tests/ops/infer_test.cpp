@@ -1,6 +1,7 @@
 // Types and shapes of everything that is recorded, and the errors of what cannot be: nothing is evaluated here.
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <functional>
 #include <set>
 #include <string>
@@ -451,6 +452,21 @@ TEST(Table, DecompositionsHaveTheTypesThatInferSays) {
       }
     }
   }
+}
+
+/// Refused by the call: nothing is computed, nor could an i32 hold the place.
+TEST(Infer, PlacesAlongAnAxisAreI32) {
+  const LazyTensor one = ones({1}), fits = expand(one, {INT32_MAX}), longer = expand(one, {std::int64_t{1} << 31});
+  const Shape rows{2, std::int64_t{1} << 31};
+  EXPECT_EQ(argmax(fits).dtype(), DType::i32);
+  const std::function<void()> calls[] = {[&] { argmax(longer); },
+                                         [&] { argmin(longer); },
+                                         [&] { argmax(expand(one, rows), 1); },
+                                         [&] { argmin(expand(one, rows), -1, true); },
+                                         [&] { categorical(longer, Key(1)); },
+                                         [&] { sort(longer); }};
+  for (const auto& call : calls) expect_in(error_of(call, ErrorKind::shape), {"too long for i32", "2147483648"});
+  EXPECT_EQ(argmax(expand(one, rows), 0).shape(), Shape({std::int64_t{1} << 31}));
 }
 
 TEST(Table, NamesAreUnique) {
