@@ -73,6 +73,7 @@ ParamTree grad(const LazyTensor& loss, const ParamTree& parameters) {
 
 std::pair<LazyTensor, ParamTree> value_and_grad(const std::function<LazyTensor(const ParamTree&)>& f,
                                                 const ParamTree& parameters) {
+  if (!f) fail(ErrorKind::argument, "value_and_grad", "the function is empty");
   LazyTensor loss = f(parameters);
   ParamTree grads = grad(loss, parameters);
   return {std::move(loss), std::move(grads)};

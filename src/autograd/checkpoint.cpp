@@ -107,6 +107,8 @@ LazyTensor checkpoint(const std::function<LazyTensor(const std::vector<LazyTenso
   for (const LazyTensor& x : inputs)
     if (!x.defined()) throw UserError(ErrorKind::argument, "checkpoint: an input is an empty handle", "checkpoint");
   Tensors marked{f(inputs)};
+  if (!marked[0].defined())
+    throw UserError(ErrorKind::argument, "checkpoint: the function's result is an empty handle", "checkpoint");
   marked.insert(marked.end(), inputs.begin(), inputs.end());
   const CalledAs named("checkpoint");
   return record(ops::identity_def, marked, {ops::kCheckpoint});

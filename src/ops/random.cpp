@@ -41,11 +41,11 @@ LazyTensor draw(const OpDef& op, const LazyTensor& key, const Shape& shape, DTyp
 }
 
 void check_probability(const OpDef& op, double p) {
-  if (!(p >= 0 && p <= 1)) fail_argument({op, {}, {}}, "a probability of " + std::to_string(p));
+  if (!(p >= 0 && p <= 1)) fail_argument({op, {}, {}}, "the probability " + std::to_string(p) + " is not from 0 to 1");
 }
 
 void require_float(const OpDef& op, DType dtype) {
-  if (!is_float(dtype)) fail_dtype({op, {}, {}}, "random numbers are floats");
+  if (!is_float(dtype)) fail_dtype({op, {}, {}}, "random numbers are floats, not " + std::string(name(dtype)));
 }
 
 // A 16-bit float holds fewer digits than a draw has, and would round the largest of them up to 1.
@@ -140,6 +140,7 @@ LazyTensor categorical(const LazyTensor& logits, const LazyTensor& row_keys) {
   if (row_keys.shape() != Shape(dims.first(dims.size() - 1)))
     fail_shape({ops::random_uniform_def, {&row_keys, 1}, {}},
                "there must be one key for each row of " + logits.shape().str());
+  if (row_keys.dtype() != DType::i64) fail_dtype({ops::random_uniform_def, {&row_keys, 1}, {}}, "the keys must be i64");
   const LazyTensor keys = unsqueeze(row_keys, -1);
   return ops::choose(logits, keys, -keys);
 }

@@ -302,6 +302,14 @@ TEST(Grad, OfAttentionWhoseScoresAreLarge) {
     }
 }
 
+TEST(ValueAndGrad, SaysWhatIsEmpty) {
+  const ParamTree p{{"w", Tensor::from<float>({2}, {1})}};
+  test::expect_in(test::error_of([&] { value_and_grad(nullptr, p); }, ErrorKind::argument), {"the function is empty"});
+  const auto nothing = [](const Tensors&) { return LazyTensor(); };
+  test::expect_in(test::error_of([&] { checkpoint(nothing, {p["w"]}); }, ErrorKind::argument),
+                  {"checkpoint", "the function's result"});
+}
+
 TEST(ValueAndGrad, GivesBothForATree) {
   const ParamTree p{{"w", Tensor::from<float>({2}, {1})}, {"b", Tensor::from<float>({1}, {1})}};
   const auto [loss, g] = value_and_grad([](const ParamTree& q) { return sum(q["w"] * q["w"] + q["b"]); }, p);

@@ -469,6 +469,12 @@ TEST(Infer, PlacesAlongAnAxisAreI32) {
   EXPECT_EQ(argmax(expand(one, rows), 0).shape(), Shape({std::int64_t{1} << 31}));
 }
 
+TEST(Infer, RandomNumbersSayWhatTheyWereGiven) {
+  expect_in(error_of([] { dropout(f32({3}), 1.5, Key(1)); }, ErrorKind::argument), {"dropout", "1.5", "from 0 to 1"});
+  expect_in(error_of([] { rand({2}, {.dtype = DType::i32}); }, ErrorKind::dtype), {"rand", "i32"});
+  expect_in(error_of([] { categorical(f32({2, 3}), f32({2})); }, ErrorKind::dtype), {"must be i64", "f32[2]"});
+}
+
 TEST(Table, NamesAreUnique) {
   std::set<std::string_view> names;
   for (const OpDef* op : ops::all()) EXPECT_TRUE(names.insert(op->name).second) << op->name;
