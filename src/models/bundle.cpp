@@ -98,6 +98,7 @@ void add_gguf_template(Bundle& bundle, const Gguf& file) {
   ChatTemplateSource source{.text = std::string(text->as_string()),
                             .origin = file.path().string() + ": tokenizer.chat_template",
                             .tokens = Json::object()};
+  if (const GgufValue* tools = file.find("tokenizer.chat_template.tool_use")) source.with_tools = tools->as_string();
   for (const auto& [name, key] :
        {std::pair("bos_token", "tokenizer.ggml.bos_token_id"), std::pair("eos_token", "tokenizer.ggml.eos_token_id")})
     if (const GgufValue* id = file.find(key))

@@ -112,6 +112,13 @@ void read_sizes(const Gguf& file, const Keys& keys, ModelConfig& c) {
   c.vocabulary = table && table->shape.rank() == 2 ? table->shape[0] : keys.at("vocab_size").positive();
 }
 
+/// Keys that change the mathematics (llama.cpp goes by them), and have one value that is computed here.
+void refuse_what_is_not_computed(const Keys& keys) {
+  if (const GgufValue* causal = keys.find("attention.causal"); causal && !causal->as_bool()) causal->fail("true");
+  if (const GgufValue* factor = keys.find("rope.scaling.attn_factor"); factor && factor->as_double() != 1)
+    factor->fail("1");
+}
+
 void read_switches(const Gguf& file, const Keys& keys, const Family& family, ModelConfig& c) {
   c.activation = *nn::activation_named(family.activation);
   c.tied_embeddings = !file.contains("output.weight");
@@ -180,6 +187,7 @@ ModelConfig ModelConfig::from_gguf(const Gguf& file) {
   ModelConfig c;
   c.family = family.name;
   read_sizes(file, keys, c);
+  refuse_what_is_not_computed(keys);
   read_switches(file, keys, family, c);
   read_rope(file, keys, c);
   c.bos = token(file, "tokenizer.ggml.bos_token_id");

@@ -18,9 +18,26 @@ constexpr const char* kCopied[] = {
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",     "vocab.json",
     "merges.txt",     "tokenizer.model",       "chat_template.jinja",     "generation_config.json"};
 
+constexpr const char* kMoreTemplates = "additional_chat_templates";
+
 void copy_text_files(const fs::path& from, const fs::path& to) {
   for (const char* name : kCopied)
     if (fs::exists(from / name)) io::write_file(to / name, io::read_file(from / name));
+  if (!fs::is_directory(from / kMoreTemplates)) return;
+  fs::create_directory(to / kMoreTemplates);
+  for (const fs::directory_entry& file : fs::directory_iterator(from / kMoreTemplates))
+    if (file.path().extension() == ".jinja")
+      io::write_file(to / kMoreTemplates / file.path().filename(), io::read_file(file.path()));
+}
+
+/// A template, or the list of all where there are more, each under its name.
+Json chat_templates(const Gguf& file, const GgufValue& plain) {
+  constexpr std::string_view kMore = "tokenizer.chat_template.";
+  Json list = Json::array({Json::object({{"name", "default"}, {"template", plain.as_string()}})});
+  for (const GgufValue& value : file.values())
+    if (value.key().starts_with(kMore))
+      list.push_back(Json::object({{"name", value.key().substr(kMore.size())}, {"template", value.as_string()}}));
+  return list.size() > 1 ? list : Json(plain.as_string());
 }
 
 /// The text side of a GGUF file as the files of a folder.
@@ -32,7 +49,8 @@ void write_text_files(const Gguf& file, const fs::path& to) {
        {std::pair("bos_token", "tokenizer.ggml.bos_token_id"), std::pair("eos_token", "tokenizer.ggml.eos_token_id")})
     if (const GgufValue* id = file.find(key))
       config.set(name, tokens[static_cast<std::size_t>(id->as_int(0, static_cast<std::int64_t>(tokens.size()) - 1))]);
-  if (const GgufValue* chat = file.find("tokenizer.chat_template")) config.set("chat_template", chat->as_string());
+  if (const GgufValue* chat = file.find("tokenizer.chat_template"))
+    config.set("chat_template", chat_templates(file, *chat));
   io::write_file(to / "tokenizer_config.json", config.dump(2) + "\n");
 }
 
