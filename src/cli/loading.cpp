@@ -29,6 +29,11 @@ Model load_model(const Invocation& run) { return Model::load(run.text("--model")
 
 Bundle load_bundle(const Invocation& run) { return Bundle::load(run.text("--model"), {.dtype = run.dtype()}); }
 
+Bundle load_plain(const Invocation& run) {
+  Model model = load_model(run);
+  return {std::move(model), Tokenizer::load(run.text("--model")), std::nullopt, {}};
+}
+
 Generator make_generator(const Invocation& run, const Bundle& bundle, int batch) {
   Generator generator(bundle, {.batch = batch});
   if (run.has("--adapter")) {
@@ -63,7 +68,9 @@ GenerateOptions with_flags(const Invocation& run, const SamplingOptions& base) {
   o.repetition_penalty = run.number("--repetition-penalty", base.repetition_penalty, 1e-3, 1e3);
   o.presence_penalty = run.number("--presence-penalty", base.presence_penalty, -100, 100);
   o.frequency_penalty = run.number("--frequency-penalty", base.frequency_penalty, -100, 100);
-  for (const std::string& one : run.all("--logit-bias")) o.logit_bias.insert(bias(one));
+  for (const std::string& one : run.all("--logit-bias"))
+    if (const auto [at, is_new] = o.logit_bias.insert(bias(one)); !is_new)
+      throw UsageError(fmt::format("--logit-bias: token {} is given twice", at->first));
   o.seed = run.seed();
   o.max_tokens = static_cast<int>(run.whole("--max-tokens", 256, 1));
   o.stop = run.all("--stop");
@@ -77,7 +84,38 @@ GenerateOptions with_flags(const Invocation& run, const SamplingOptions& base) {
 
 GenerateOptions generate_options(const Invocation& run) { return with_flags(run, {}); }
 
+namespace {
+
+/// Whether transformers would answer otherwise for it: 0, 1 and false are how each of these says that it is off.
+bool matters(const Json& value) {
+  if (value.is_bool()) return value.as_bool();
+  if (value.is_number()) return value.as_double() != 0 && value.as_double() != 1;
+  return !value.is_null() && (value.is_string() || value.size() > 0);
+}
+
+/// What generation_config.json asks for and nobody does here.
+void warn_of_what_is_not_followed(const Invocation& run, const GenerationDefaults& advice) {
+  const std::filesystem::path file = std::filesystem::path(run.text("--model")) / "generation_config.json";
+  if (!std::filesystem::exists(file)) return;
+  const Json config = Json::load(file);
+  std::vector<std::string_view> left_out;
+  for (const char* key :
+       {"stop_strings", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "no_repeat_ngram_size",
+        "encoder_repetition_penalty", "num_beams", "sequence_bias", "forced_bos_token_id", "forced_eos_token_id",
+        "min_length", "min_new_tokens", "exponential_decay_length_penalty", "guidance_scale"})
+    if (const Json* value = config.find_value(key); value && matters(*value)) left_out.emplace_back(key);
+  for (const char* key : {"typical_p", "epsilon_cutoff", "eta_cutoff"})
+    if (const Json* value = config.find_value(key); value && advice.sample && matters(*value))
+      left_out.emplace_back(key);
+  if (!left_out.empty())
+    warn(run, fmt::format("{}: {} {} not followed", file.string(), fmt::join(left_out, ", "),
+                          left_out.size() == 1 ? "is" : "are"));
+}
+
+}  // namespace
+
 GenerateOptions generate_options(const Invocation& run, const Bundle& bundle) {
+  warn_of_what_is_not_followed(run, bundle.generation);
   GenerationDefaults advice = bundle.generation;
   if (run.has("--temperature") && run.number("--temperature", 0, 0, kInfinity) == 0) advice.sample = false;
   return with_flags(run, recommended_sampling(advice));

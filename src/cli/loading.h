@@ -17,6 +17,8 @@ namespace metal_candle::cli {
 /// --model, --adapter, --dtype.
 Model load_model(const Invocation& run);
 Bundle load_bundle(const Invocation& run);
+/// Model and tokenizer alone, for those who neither chat nor answer.
+Bundle load_plain(const Invocation& run);
 /// Of the bundle, with --adapter.
 Generator make_generator(const Invocation& run, const Bundle& bundle, int batch);
 /// Throws FileError where the model has no chat template, or one that cannot be read.

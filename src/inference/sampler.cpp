@@ -18,16 +18,20 @@ void check(const SamplingOptions& o, std::int64_t vocabulary) {
   };
   need(o.temperature >= 0 && std::isfinite(o.temperature), "temperature", o.temperature, "a number from 0 up");
   need(o.top_k >= 0, "top_k", o.top_k, "0 (all) or a count");
-  need(o.top_p > 0 && o.top_p <= 1, "top_p", o.top_p, "a number above 0, up to 1");
+  need(o.top_p >= 0 && o.top_p <= 1, "top_p", o.top_p, "a number from 0 (the likeliest alone) to 1");
   need(o.min_p >= 0 && o.min_p <= 1, "min_p", o.min_p, "a number from 0 to 1");
   need(o.repetition_penalty > 0 && std::isfinite(o.repetition_penalty), "repetition_penalty", o.repetition_penalty,
        "a number above 0");
   need(std::isfinite(o.presence_penalty), "presence_penalty", o.presence_penalty, "a finite number");
   need(std::isfinite(o.frequency_penalty), "frequency_penalty", o.frequency_penalty, "a finite number");
+  std::int64_t banned = 0;
   for (const auto& [token, bias] : o.logit_bias) {
+    banned += bias == -INFINITY;
     need(token >= 0 && token < vocabulary, "a token of logit_bias", token, "one of the vocabulary");
     need(!std::isnan(bias) && bias < INFINITY, "a logit_bias", bias, "a number, or minus infinity");
   }
+  need(banned < vocabulary, "the number of tokens that logit_bias bans", static_cast<double>(banned),
+       "less than all of the vocabulary");
 }
 
 namespace {

@@ -88,6 +88,35 @@ TEST(Sampling, RefusesRecommendationsThatMakeNoSense) {
   }
 }
 
+TEST(Sampling, OfTheLikeliestAlone) {
+  const std::string folder = model_with("generation_config.json", R"({"do_sample": true, "top_p": 0.0})");
+  EXPECT_EQ(tokens(generate(folder)), tokens(generate(model())));
+  EXPECT_EQ(tokens(generate(model(), {"--temperature", "2", "--top-p", "0"})), tokens(generate(model())));
+}
+
+TEST(Sampling, WhatIsNotFollowedIsSaid) {
+  const std::string folder = model_with(
+      "generation_config.json",
+      R"({"stop_strings": ["e"], "no_repeat_ngram_size": 2, "num_beams": 1, "bad_words_ids": null, "typical_p": 0.5})");
+  const Ran ran = generate(folder);
+  EXPECT_THAT(ran.err, HasSubstr("generation_config.json: stop_strings, no_repeat_ngram_size are not followed"));
+  EXPECT_EQ(tokens(ran), tokens(generate(model())));
+  EXPECT_THAT(generate(model()).err, testing::Not(HasSubstr("not followed")));
+}
+
+TEST(Sampling, IsNothingToAScore) {
+  const std::string folder = model_with("generation_config.json", R"({"top_k": -1, "eos_token_id": [2, -1]})");
+  EXPECT_EQ(command({"score", "--model", folder, "--text", "One"}).code, 0);
+  EXPECT_EQ(command({"generate", "--model", folder, "--prompt", "One"}).code, 65);
+}
+
+TEST(Sampling, ABiasIsGivenOnce) {
+  const Ran ran =
+      command({"generate", "--model", model(), "--prompt", "x", "--logit-bias", "5=1", "--logit-bias", "5=2"});
+  EXPECT_EQ(ran.code, 2);
+  EXPECT_THAT(ran.err, HasSubstr("token 5 is given twice"));
+}
+
 TEST(ChatTemplates, ThatCannotBeReadAreInNobodysWayButOfAChat) {
   const std::string folder = model_with("chat_template.jinja", "{% for m in messages %}\n{{ m.content");
   EXPECT_EQ(tokens(generate(folder)), tokens(generate(model())));

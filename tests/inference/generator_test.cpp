@@ -299,7 +299,12 @@ TEST(Generator, RefusesWhatMakesNoSense) {
   EXPECT_THAT(option([](auto& o) { o.temperature = -1; }), HasSubstr("temperature"));
   EXPECT_THAT(option([](auto& o) { o.temperature = NAN; }), HasSubstr("temperature"));
   EXPECT_THAT(option([](auto& o) { o.top_k = -2; }), HasSubstr("top_k"));
-  EXPECT_THAT(option([](auto& o) { o.top_p = 0; }), HasSubstr("top_p"));
+  EXPECT_THAT(option([](auto& o) { o.top_p = -0.1; }), HasSubstr("top_p"));
+  const std::int64_t all = generator.model().config().vocabulary;
+  EXPECT_THAT(option([&](auto& o) {
+                for (std::int32_t i = 0; i < all; ++i) o.logit_bias[i] = -INFINITY;
+              }),
+              HasSubstr("logit_bias"));
   EXPECT_THAT(option([](auto& o) { o.min_p = 2; }), HasSubstr("min_p"));
   EXPECT_THAT(option([](auto& o) { o.repetition_penalty = 0; }), HasSubstr("repetition_penalty"));
   EXPECT_THAT(option([](auto& o) { o.logit_bias[400] = 1; }), HasSubstr("400"));

@@ -92,6 +92,8 @@ TEST(Sampler, TopP) {
   expect_near(frequencies(o, logits_of(kP)), normalised({0, 0.3, 0, 0.25, 0, 0.28}));
   o.top_p = 1e-9;
   expect_near(frequencies(o, logits_of(kP)), {0, 1, 0, 0, 0, 0});
+  o.top_p = 0;  // as transformers: one is always left
+  expect_near(frequencies(o, logits_of(kP)), {0, 1, 0, 0, 0, 0});
   o.top_p = 0.5;
   o.top_k = 3;  // of those three, 0.3/0.83 and 0.28/0.83
   expect_near(frequencies(o, logits_of(kP)), normalised({0, 0.3, 0, 0, 0, 0.28}));
