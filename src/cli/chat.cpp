@@ -57,6 +57,7 @@ class Talk {
     for (std::string line;;) {
       if (people && !run_.quiet()) tell("> ");
       if (!std::getline(std::cin, line)) return interrupted ? kInterrupted : kDone;
+      if (line.ends_with('\r')) line.pop_back();
       if (line == "/quit") return kDone;
       if (line == "/reset") {
         start();

@@ -32,14 +32,25 @@ std::string in_quotes(std::string_view text) {
 
 std::string spaced(const std::vector<std::string_view>& words) { return fmt::format("{}", fmt::join(words, " ")); }
 
+// Bash cuts at "=", which is then a word of its own: --dtype = b. Names of files stay whole, spaces and all.
 std::string bash() {
   std::string out =
+      "_metal_candle_files() {\n"
+      "  local IFS=$'\\n' file\n"
+      "  COMPREPLY=()\n"
+      "  while read -r file; do COMPREPLY+=(\"$file\"); done < <(compgen -f -- \"$1\")\n"
+      "}\n"
       "_metal_candle() {\n"
       "  local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} command=${COMP_WORDS[1]}\n"
       "  COMPREPLY=()\n"
-      "  if [[ $COMP_CWORD -eq 1 ]]; then\n"
+      "  [[ $word == = ]] && word= && before='='\n"
+      "  if [[ $before == = ]]; then\n"
+      "    [[ ${COMP_WORDS[COMP_CWORD]} == = ]] && before=${COMP_WORDS[COMP_CWORD-1]} || "
+      "before=${COMP_WORDS[COMP_CWORD-2]}\n"
+      "  fi\n"
+      "  if [[ $COMP_CWORD -eq 1 || ( $COMP_CWORD -eq 2 && $command == help ) ]]; then\n"
       "    COMPREPLY=($(compgen -W " +
-      in_quotes(command_names() + " --help --version") +
+      in_quotes(command_names() + " help --help --version") +
       " -- \"$word\"))\n"
       "    return\n"
       "  fi\n"
@@ -51,7 +62,7 @@ std::string bash() {
         out += fmt::format("    {}:{}) ", command.name, option.name);
         if (option.takes == Option::Takes::choice)
           out += "COMPREPLY=($(compgen -W " + in_quotes(spaced(choices(option))) + " -- \"$word\"))";
-        else if (option.takes == Option::Takes::path) out += "COMPREPLY=($(compgen -f -- \"$word\"))";
+        else if (option.takes == Option::Takes::path) out += "_metal_candle_files \"$word\"";
         else out += ":";
         out += "; return ;;\n";
       }
@@ -62,7 +73,7 @@ std::string bash() {
   }
   return out +
          "  esac\n"
-         "  [[ ${#COMPREPLY[@]} -eq 0 && $command == inspect ]] && COMPREPLY=($(compgen -f -- \"$word\"))\n"
+         "  [[ ${#COMPREPLY[@]} -eq 0 && $command == inspect ]] && _metal_candle_files \"$word\"\n"
          "}\ncomplete -o filenames -F _metal_candle metal-candle\n";
 }
 

@@ -202,6 +202,8 @@ void Invocation::set_default(std::string_view option, std::string value, const O
     if (!is_switch) take(*known, std::move(value));
   } catch (const UsageError& e) {
     complain(option, e.what());
+  } catch (const ExitError& e) {
+    throw ExitError(e.code, origin.name + ": " + e.what());
   }
 }
 

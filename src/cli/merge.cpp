@@ -23,6 +23,7 @@ int written(const Invocation& run, const std::string& output, const Model& model
 
 /// Told before a model is loaded, which takes a while. Who writes the folder asks again: it may be there by then.
 void refuse_existing(const std::string& output) {
+  if (output.empty()) throw UsageError("--output: expected a folder, got none");
   std::error_code error;
   if (std::filesystem::exists(output) &&
       !(std::filesystem::is_directory(output) && std::filesystem::is_empty(output, error)))

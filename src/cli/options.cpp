@@ -50,7 +50,7 @@ constexpr const char *kOrModels = "the model's generation_config.json if it samp
 constexpr Option kGenerate[] = {
     kModel,
     {"--prompt", text, "TEXT", "what to go on from"},
-    {"--prompts", path, "FILE.jsonl", "rows with `prompt` or `messages`"},
+    {"--prompts", path, "FILE.jsonl", "rows with `prompt` or `messages`; -: standard input"},
     {"--chat", nothing, "", "the prompt is a message of a user, shown by the model's chat template"},
     kSystem,
     kAdapter,
@@ -65,7 +65,7 @@ constexpr Option kScore[] = {
     kModel,
     kAdapter,
     {"--text", text, "TEXT", "the text"},
-    {"--data", path, "FILE.jsonl", "rows with `text`"},
+    {"--data", path, "FILE.jsonl", "rows with `text`; -: standard input"},
 };
 constexpr Option kTrain[] = {
     kModel,
@@ -132,8 +132,9 @@ constexpr Option kSearch[] = {
 constexpr Option kMerge[] = {kModel, kAdapter, {"--output", path, "DIR", "folder to make; transformers loads it"}};
 constexpr Option kConvert[] = {{"--model", path, "FILE.gguf", "the file"},
                                {"--output", path, "DIR", "folder to make; transformers loads it"}};
-constexpr Option kTokenize[] = {
-    kModel, {"--text", text, "TEXT", "the text"}, {"--data", path, "FILE.jsonl", "rows with `text`"}};
+constexpr Option kTokenize[] = {kModel,
+                                {"--text", text, "TEXT", "the text"},
+                                {"--data", path, "FILE.jsonl", "rows with `text`; -: standard input"}};
 constexpr Option kInspect[] = {{"--tensors", nothing, "", "lists every tensor"}};
 constexpr Option kBench[] = {kModel,
                              {"--prompt-tokens", whole, "N", "length of the prompt that is read", "512"},

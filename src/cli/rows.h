@@ -15,7 +15,7 @@ struct Row {
 };
 
 /// Every row; blank lines are passed over. Throws FileError "file:line: …" for what is no object, and when there is
-/// none.
+/// none. "-" is standard input.
 std::vector<Row> read_rows(const std::filesystem::path& path);
 /// A text of the row, or a FileError that names the row.
 std::string row_text(const Row& row, const char* key);

@@ -6,7 +6,10 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <fstream>
+#include <iterator>
 #include <limits>
+#include <set>
 
 #define TOML_EXCEPTIONS 0
 #include <toml++/toml.h>
@@ -61,11 +64,15 @@ std::string text_of(const toml::node& node, const std::string& file, const std::
 void add_file(Invocation& run, const std::string& path) {
   if (!std::filesystem::exists(path)) throw FileError(FileFault::missing, path, "", "a TOML file", "nothing");
   if (std::filesystem::is_directory(path)) throw FileError(FileFault::bad, path, "", "a TOML file", "a folder");
-  const toml::parse_result parsed = toml::parse_file(path);
+  std::ifstream file(path, std::ios::binary);  // a pipe, too
+  if (!file) throw FileError(FileFault::missing, path, "", "a TOML file that may be read");
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  const toml::parse_result parsed = toml::parse(text, path);
   if (!parsed)
     throw FileError(FileFault::bad, path, fmt::format("line {}", parsed.error().source().begin.line),
                     std::string(parsed.error().description()));
   const auto known = settings(run.command());
+  std::set<std::string> seen;
   for (const auto& [key, node] : parsed.table()) {
     std::string name = "--" + std::string(key.str());
     std::replace(name.begin(), name.end(), '_', '-');
@@ -78,6 +85,8 @@ void add_file(Invocation& run, const std::string& path) {
                       "is no option of train that a file may set" +
                           (near ? fmt::format("; did you mean {}?", *near) : std::string()));
     }
+    if (!seen.insert(name).second)
+      throw FileError(FileFault::bad, path, std::string(key.str()), "is there twice, spelt with - and with _");
     run.set_default(name, text_of(node, path, std::string(key.str())), {path, true});
   }
 }

@@ -102,6 +102,16 @@ void JsonLexer::must_word(std::string_view word) {
   next_ += word.size();
 }
 
+namespace {
+
+/// Whether an origin says which line of a file it is ("rows.jsonl:7"), which a row's own first line would contradict.
+bool names_line(std::string_view origin) {
+  const std::size_t end = origin.find_last_not_of("0123456789");
+  return end != std::string_view::npos && end + 1 < origin.size() && origin[end] == ':';
+}
+
+}  // namespace
+
 void JsonLexer::fail(std::string_view expected) {
   const auto line = std::count(begin_, next_, '\n') + 1;
   const char* start = next_;
@@ -111,8 +121,9 @@ void JsonLexer::fail(std::string_view expected) {
     const int length = std::max(1, utf8_length(next_, end_));
     got = in_quotes({next_, static_cast<std::size_t>(length)});
   }
+  const std::string in_line = line == 1 && names_line(origin_) ? "" : fmt::format("line {}, ", line);
   throw FileError(FileFault::bad, std::string(origin_),
-                  fmt::format("{}{}line {}, column {}", part_, part_.empty() ? "" : ", ", line, next_ - start + 1),
+                  fmt::format("{}{}{}column {}", part_, part_.empty() ? "" : ", ", in_line, next_ - start + 1),
                   std::string(expected), got);
 }
 

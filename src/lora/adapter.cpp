@@ -99,8 +99,10 @@ LoRAConfig with_real_names(const Model& model, LoRAConfig config) {
     if (is_there(real_name(name)) && !is_there(name)) name = real_name(name);
     else if (!is_there(name)) unknown.push_back(fmt::format("\"{}\"", name));
   if (!unknown.empty())
-    throw UserError(ErrorKind::argument, fmt::format("LoRA: target modules: the model has no {}; its modules are {}",
-                                                     fmt::join(unknown, ", "), kinds_of(modules)));
+    throw UserError(ErrorKind::argument,
+                    fmt::format("LoRA: target modules: the model has no {}; its modules are {}{}",
+                                fmt::join(unknown, ", "), kinds_of(modules),
+                                unknown[0] == "\"all-linear\"" ? ", and all-linear is a word that stands alone" : ""));
   return config;
 }
 

@@ -65,13 +65,16 @@ std::string name_in(const SafeTensors& file, const std::string& path) {
                   "one that it has no place for");
 }
 
-/// Layers are looked at: beside them files keep heads that this model has no use for. The frequencies of rotary
-/// embeddings, which older files store, are computed.
+/// The modules that there are are looked at: beside them files keep heads that this model has no use for. The
+/// frequencies of rotary embeddings, which older files store, are computed.
 void check_known(const SafeTensors& file, const ModelConfig& config, const std::set<std::string>& known) {
   for (const TensorInfo& t : file.tensors()) {
-    const bool layer = t.name.starts_with("model.layers.") || t.name.starts_with("layers.");
-    if (layer && !known.contains(t.name) && !t.name.ends_with("rotary_emb.inv_freq"))
-      unknown(file.path(), t.name, config);
+    std::string_view name = t.name;
+    if (name.starts_with("model.")) name.remove_prefix(6);
+    const bool ours = name.starts_with("layers.") || name.starts_with("norm.") || name.starts_with("embed_tokens.") ||
+                      t.name.starts_with("lm_head.");
+    const bool useless = t.name == kHead || name.ends_with("rotary_emb.inv_freq");
+    if (ours && !useless && !known.contains(t.name)) unknown(file.path(), t.name, config);
   }
 }
 
@@ -102,10 +105,30 @@ bool has_own_head(const SafeTensors& file, const ModelConfig& config) {
   return head.format != embeddings.format || a.size() != b.size() || std::memcmp(a.data(), b.data(), a.size()) != 0;
 }
 
+SafeTensors open_weights(const fs::path& folder) {
+  try {
+    return SafeTensors::open(folder);
+  } catch (const FileError& e) {
+    for (const char* name : {"pytorch_model.bin", "pytorch_model.bin.index.json"})
+      if (e.fault() == FileFault::missing && fs::exists(folder / name))
+        throw FileError(FileFault::bad, (folder / name).string(), "", "the model as model.safetensors",
+                        "a pickle, which could run any code");
+    throw;
+  }
+}
+
+/// Files of a folder that are easily taken for the whole.
+void refuse_part(const fs::path& file) {
+  const fs::path kind = file.extension();
+  if (kind == ".safetensors" || kind == ".json" || kind == ".bin")
+    throw FileError(FileFault::bad, file.string(), "", "a folder or a .gguf file",
+                    "a part of a model, which is the folder that it lies in");
+}
+
 Model load_folder(const fs::path& folder, const LoadOptions& options) {
   refuse_adapter(folder);
   ModelConfig config = ModelConfig::from_json(Json::load(folder / "config.json"));
-  const SafeTensors file = SafeTensors::open(folder);
+  const SafeTensors file = open_weights(folder);
   if (config.tied_embeddings && options.head) config.tied_embeddings = !has_own_head(file, config);
   config.tied_embeddings |= !options.head;
   const DType type = type_for(options);
@@ -164,7 +187,9 @@ Model Model::load(const fs::path& path, const LoadOptions& options) {
   const fs::file_status status = fs::status(path, error);
   if (!fs::exists(status))
     throw FileError(FileFault::missing, path.string(), "", "a model: a folder or a .gguf file", "nothing");
-  return fs::is_directory(status) ? load_folder(path, options) : load_gguf(path, options);
+  if (fs::is_directory(status)) return load_folder(path, options);
+  refuse_part(path);
+  return load_gguf(path, options);
 }
 
 namespace {

@@ -326,6 +326,33 @@ TEST(BadInput, AdaptersOfMlx) {
   expect_tensors_refused("of a deeper model", "model.layers.9");
 }
 
+TEST(BadInput, MessagesThatSayWhatToDo) {
+  const std::string good = (playground() / "train.jsonl").string(), out = (playground() / "never-trained").string();
+  const auto says = [](const std::vector<std::string>& line, int code, const std::string& what) {
+    const Ran ran = command(line);
+    EXPECT_EQ(ran.code, code) << what;
+    EXPECT_THAT(ran.err, testing::HasSubstr(what));
+  };
+  says({"score", "--model", model() + "/model.safetensors", "--text", "a"}, 65, "a part of a model");
+  says({"merge", "--model", model(), "--adapter", "x", "--output", ""}, 2, "--output: expected a folder, got none");
+  says({"train", "--model", model(), "--data", good, "--output", out, "--target-modules", "all-linear,lm_head"}, 2,
+       "all-linear is a word that stands alone");
+  const fs::path pickled = playground() / "pickled", config = playground() / "twice.toml";
+  fs::copy(model(), pickled, fs::copy_options::recursive);
+  fs::rename(pickled / "model.safetensors", pickled / "pytorch_model.bin");
+  says({"score", "--model", pickled.string(), "--text", "a"}, 65, "a pickle, which could run any code");
+  std::ofstream(config) << "batch-size = 2\nbatch_size = 3\n";
+  says({"train", "--model", model(), "--data", good, "--output", out, "--config", config.string()}, 65,
+       "is there twice");
+  std::ofstream(config) << "device = \"cuda\"\n";
+  says({"train", "--model", model(), "--data", good, "--output", out, "--config", config.string()}, 69, "twice.toml: ");
+  // A pipe is a file, too.
+  const Ran piped = shell("devices >/dev/null; echo 'rank = 3' | " METAL_CANDLE_COMMAND " train --model " + model() +
+                          " --data " + good + " --output " + out + " --print-config --config /dev/stdin");
+  EXPECT_EQ(piped.code, 0) << piped.err;
+  EXPECT_THAT(piped.out, testing::HasSubstr("rank = 3"));
+}
+
 TEST(BadInput, RowsOfData) {
   const fs::path file = playground() / "bad.jsonl";
   const std::string out = (playground() / "never-trained").string();

@@ -284,6 +284,10 @@ TEST(Command, ChatAnswersLineByLine) {
   ASSERT_EQ(ran.code, 0) << ran.err;
   EXPECT_EQ(ran.events().size(), 2u);
   EXPECT_EQ(ran.events().at(0).at("tokens"), ran.events().at(1).at("tokens"));
+  const Ran windows = command({"chat", "--model", model(), "--max-tokens", "3", "--json"}, {},
+                              "Hello\r\n/reset\r\n\r\nHello\r\n/quit\r\nnever\r\n");
+  ASSERT_EQ(windows.events().size(), 2u) << windows.err;
+  EXPECT_EQ(windows.events().at(1).at("tokens"), ran.events().at(0).at("tokens"));
 }
 
 std::vector<std::string> training(const std::string& output, std::vector<std::string> more) {
@@ -476,11 +480,17 @@ TEST(Command, CompletionsAreWhatTheShellsRead) {
   }
   const std::string script = at("completions");
   std::ofstream(script) << command({"completions", "bash"}).out;
+  std::ofstream(at("sp ace*")) << "x";
   const Ran ran =
       shell("devices >/dev/null; bash -c 'source " + script +
             "; COMP_WORDS=(metal-candle train --sche); COMP_CWORD=2; _metal_candle; echo ${COMPREPLY[@]}; "
-            "COMP_WORDS=(metal-candle train --schedule c); COMP_CWORD=3; _metal_candle; echo ${COMPREPLY[@]}'");
-  EXPECT_EQ(ran.out, "--schedule\nconstant cosine\n") << ran.err;
+            "COMP_WORDS=(metal-candle train --schedule c); COMP_CWORD=3; _metal_candle; echo ${COMPREPLY[@]}; "
+            "COMP_WORDS=(metal-candle generate --dtype = b); COMP_CWORD=4; _metal_candle; echo ${COMPREPLY[@]}; "
+            "COMP_WORDS=(metal-candle generate --dtype =); COMP_CWORD=3; _metal_candle; echo ${COMPREPLY[@]}; "
+            "COMP_WORDS=(metal-candle help tr); COMP_CWORD=2; _metal_candle; echo ${COMPREPLY[@]}; "
+            "COMP_WORDS=(metal-candle generate --model " +
+            at("sp") + "); COMP_CWORD=3; _metal_candle; printf \"[%s]\" \"${COMPREPLY[@]}\"'");
+  EXPECT_EQ(ran.out, "--schedule\nconstant cosine\nbf16\nauto f32 bf16 f16\ntrain\n[" + at("sp ace*") + "]") << ran.err;
 }
 
 }  // namespace

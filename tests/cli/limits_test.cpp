@@ -321,6 +321,32 @@ TEST(Limits, HelpOfTrainNamesItsVariables) {
   EXPECT_THAT(command({"train", "--help"}).out, HasSubstr("METAL_CANDLE_LEARNING_RATE"));
 }
 
+TEST(Limits, ScoreOfOneTokenSaysNothing) {
+  const std::string rows = at("ones.jsonl");
+  std::ofstream(rows) << "{\"text\": \"a\"}\n";
+  const Ran ran = command({"score", "--model", model(), "--data", rows, "--json"});
+  ASSERT_EQ(ran.code, 0) << ran.err;
+  const Json e = ran.events().at(0);
+  EXPECT_EQ(e.at("tokens").size(), 1u);
+  EXPECT_TRUE(e.at("nll").is_null() && e.at("perplexity").is_null());
+  EXPECT_THAT(command({"score", "--model", model(), "--text", "a"}).out, HasSubstr("1 token, nothing to predict"));
+  // Nothing is computed before every row is known to have something to compute.
+  std::ofstream(rows) << "{\"text\": \"a b c\"}\n{\"text\": \"\"}\n";
+  const Ran bad = command({"score", "--model", model(), "--data", rows, "--json"});
+  EXPECT_EQ(bad.code, 65);
+  EXPECT_THAT(bad.err, HasSubstr("ones.jsonl:2: the text has no tokens"));
+  EXPECT_EQ(bad.out, "");
+}
+
+TEST(Limits, RowsComeFromStandardInputToo) {
+  const Ran ran = command({"tokenize", "--model", model(), "--data", "-", "--json"}, {}, "{\"text\": \"a b\"}\n");
+  ASSERT_EQ(ran.code, 0) << ran.err;
+  EXPECT_EQ(ran.events().at(0).at("text").as_string(), "a b");
+  const Ran bad = command({"tokenize", "--model", model(), "--data", "-"}, {}, "\n{\"text\"\n");
+  EXPECT_EQ(bad.code, 65);
+  EXPECT_THAT(bad.err, HasSubstr("standard input:2: column 8: expected"));
+}
+
 // Qwen's models have hundreds of such rows.
 TEST(Limits, AnswersMayHaveTokensThatTheTokenizerLacks) {
   const auto [folder, first] = model_with_more_rows();

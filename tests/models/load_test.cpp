@@ -176,6 +176,12 @@ TEST(LoadModel, TensorsWithoutAPlaceAreRefusedByName) {
   tensors.emplace_back("score.weight", Tensor::zeros({4}));
   save_safetensors(folder.path() / "model.safetensors", tensors);
   EXPECT_EQ(refusal(folder.path()), "accepted");
+  for (const char* name : {"lm_head.bias", "model.norm.bias"}) {
+    auto more = tensors;
+    more.emplace_back(name, Tensor::zeros({24}));
+    save_safetensors(folder.path() / "model.safetensors", more);
+    EXPECT_THAT(refusal(folder.path()), HasSubstr(name));
+  }
   tensors.emplace_back("model.layers.1.self_attn.q_proj.bias", Tensor::zeros({24}));
   save_safetensors(folder.path() / "model.safetensors", tensors);
   EXPECT_THAT(refusal(folder.path()), HasSubstr("model.layers.1.self_attn.q_proj.bias"));
