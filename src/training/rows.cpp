@@ -11,6 +11,18 @@ namespace {
 
 std::string string_at(const Json& row, const char* key) { return std::string(row.at(key).as_string()); }
 
+/// Which of the assistant's messages are learned: OpenAI's format says "weight": 0 of one that only comes before others.
+std::vector<bool> learned_of(const Json& messages) {
+  std::vector<bool> learned;
+  for (const Json& message : messages.elements()) {
+    if (message.at("role").as_string() != "assistant") continue;
+    const Json* weight = message.find_value("weight");
+    if (weight && weight->as_double() != 0 && weight->as_double() != 1) weight->fail("0 or 1");
+    learned.push_back(!weight || weight->as_double() != 0);
+  }
+  return learned;
+}
+
 }  // namespace
 
 Sample RowReader::read(const Json& row) const {
@@ -75,7 +87,11 @@ Sample RowReader::messages(const Json& row) const {
   const auto blank = [&](std::size_t t) {
     return trimmed(std::string_view(rendered).substr(offsets[t].first, offsets[t].second - offsets[t].first)).empty();
   };
-  for (const AnswerSpan& answer : find_answers(messages, rendered, again)) {
+  const std::vector<AnswerSpan> answers = find_answers(messages, rendered, again);
+  const std::vector<bool> learned = learned_of(messages);
+  for (std::size_t i = 0; i < answers.size(); ++i) {
+    if (!learned[i]) continue;
+    const AnswerSpan& answer = answers[i];
     while (token < ids.size() && offsets[token].second <= answer.begin) ++token;
     for (; token < ids.size() && offsets[token].first < answer.end; ++token) sample.supervised[token] = true;
     if (answer.turn_end == TurnEnd::inside) continue;

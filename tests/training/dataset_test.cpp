@@ -126,6 +126,18 @@ TEST(Rows, OfMessagesTheAnswersAndTheirEndsArePredicted) {
   EXPECT_EQ(predicted(all), "<|user|>\na<end>\n<|model|>\nb<end>\n");
 }
 
+TEST(Rows, AnswersOfNoWeightAreNotLearned) {
+  const auto row = [](const char* weight) {
+    return std::string(
+               R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": )") +
+           weight + R"(}, {"role": "user", "content": "c"}, {"role": "assistant", "content": "d", "weight": 1}]})";
+  };
+  EXPECT_EQ(predicted(only(row("0"))), "d<end>");
+  EXPECT_EQ(predicted(only(row("1"))), "b<end>d<end>");
+  EXPECT_EQ(predicted(only(row("null"))), "b<end>d<end>");
+  EXPECT_THROW(only(row("0.5")), FileError);
+}
+
 TEST(Rows, AModelsTemplateIsARenderer) {
   const ChatTemplate chat(
       "{% for m in messages %}<|user|>{{ m['content'] }}<end>{% endfor %}{% if add_generation_prompt %}<|user|>{% "
