@@ -132,6 +132,30 @@ TEST(TokenizerGguf, SentencePiecesAreMergedByScore) {
   }
 }
 
+// Merges go as far as a piece does: what is one token here is within a piece there.
+TEST(TokenizerGguf, CutsOfNewerModels) {
+  const auto tokens = [](const char* pre, std::string_view text) {
+    Vocabulary v = of_json("gpt2", pre);
+    for (const char* pair : {"a B", "1 2", "t '", "t' s", "/ \xC4\x8A", "B a"}) {
+      v.merges.insert(v.merges.begin(), pair);
+      std::string whole = pair;
+      v.tokens.push_back(whole.erase(whole.find(' '), 1));
+      v.types.push_back(1);
+    }
+    EXPECT_EQ(v.load().encode(text), v.converted().encode(text)) << text;
+    return v.load().encode(text).size();
+  };
+  for (const auto& [text, gpt2, tekken, gpt4o] : {std::tuple("aB", 1u, 2u, 2u),
+                                                  {"12", 1u, 2u, 1u},
+                                                  {"t's", 2u, 2u, 1u},
+                                                  {"/\n", 2u, 1u, 1u},
+                                                  {"Ba", 1u, 1u, 1u}}) {
+    EXPECT_EQ(tokens("gpt-2", text), gpt2) << text;
+    EXPECT_EQ(tokens("tekken", text), tekken) << text;
+    EXPECT_EQ(tokens("gpt-4o", text), gpt4o) << text;
+  }
+}
+
 TEST(TokenizerGguf, SpecialTokensAroundTheText) {
   Vocabulary v = of_json("gpt2", "gpt-2");
   v.bos = 1, v.eos = 2, v.add_bos = v.add_eos = true;

@@ -13,6 +13,19 @@ namespace {
 
 constexpr const char* kTokens = "tokenizer.ggml.tokens";
 
+// Words end where a small letter is followed by a capital one. OpenAI's of this kind keep what follows an apostrophe with
+// its word, and cut numbers into threes.
+#define MC_CAPITALS R"([\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}])"
+#define MC_SMALLS R"([\p{Ll}\p{Lm}\p{Lo}\p{M}])"
+#define MC_BEFORE R"([^\r\n\p{L}\p{N}]?)"
+#define MC_REST R"(| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)"
+#define MC_SHORT R"((?i:'s|'t|'re|'ve|'m|'ll|'d)?)"
+constexpr const char* kTekkenPattern = MC_BEFORE MC_CAPITALS "*" MC_SMALLS "+|" MC_BEFORE MC_CAPITALS "+" MC_SMALLS
+                                                             "*"
+                                                             R"(|\p{N})" MC_REST;
+constexpr const char* kGpt4oPattern = MC_BEFORE MC_CAPITALS "*" MC_SMALLS "+" MC_SHORT "|" MC_BEFORE MC_CAPITALS
+                                                            "+" MC_SMALLS "*" MC_SHORT R"(|\p{N}{1,3})" MC_REST;
+
 const std::vector<GgufCut>& cuts() {
   static const std::vector<GgufCut> all = {
       {{"gpt-2", "gpt2", "phi-2", "roberta-bpe", "jina-v2-de", "jina-v2-es", "jina-v2-code", "exaone4", "modern-bert",
@@ -22,6 +35,8 @@ const std::vector<GgufCut>& cuts() {
       {{"qwen2", "deepseek-r1-qwen", "megrez"}, {kQwen2Pattern}, true},
       {{"stablelm2", "hunyuan"}, {kQwen2Pattern}},
       {{"llama3", "llama-v3", "llama-bpe", "falcon3"}, {kLlama3Pattern}, false, true, true},
+      {{"tekken"}, {kTekkenPattern}, false, true},
+      {{"gpt-4o", "llama4"}, {kGpt4oPattern}},
       {{"dbrx", "smaug-bpe"}, {kLlama3Pattern}},
       {{"default"}, {R"([\p{P}\$\+<=>\^~\|]+)", kGpt2Pattern, R"(\p{N}+)", "[0-9][0-9][0-9]"}},
   };
