@@ -5,36 +5,15 @@
 #include <array>
 #include <charconv>
 #include <cmath>
-#include <regex>
 
+#include "lora/expression.h"
 #include "metal_candle/error.hpp"
 #include "metal_candle/lora.hpp"
 
 namespace metal_candle {
 namespace {
 
-// ---- expressions ----------------------------------------------------------------------------------------------------
-
-constexpr std::size_t kMaxPattern = 1000;  // the compiler of expressions recurses
-
-std::regex compiled(const std::string& pattern) {
-  if (pattern.size() > kMaxPattern)
-    throw UserError(ErrorKind::argument, fmt::format("a module pattern of {} characters", pattern.size()));
-  auto flags = std::regex::ECMAScript | std::regex::optimize;
-#ifdef __GLIBCXX__
-  // No backtracking: patterns come from files, and (a+)+ must not take forever.
-  flags |= std::regex_constants::__polynomial;
-#endif
-  try {
-    return std::regex(pattern, flags);
-  } catch (const std::regex_error&) {
-    throw UserError(ErrorKind::argument, "the module pattern \"" + pattern + "\" is no regular expression known here");
-  }
-}
-
-bool matches(const std::string& pattern, std::string_view name) {
-  return std::regex_match(name.begin(), name.end(), compiled(pattern));
-}
+using lora::matches;
 
 /// The name, or an end of it that begins behind a dot.
 bool is_end_of(std::string_view name, std::string_view end) {
@@ -161,7 +140,7 @@ struct Fault {
 
 std::optional<Fault> fault_of_pattern(const char* field, const std::string& pattern) {
   try {
-    compiled(pattern);
+    lora::check_expression(pattern);
   } catch (const UserError& e) {
     return Fault{field, e.what()};
   }

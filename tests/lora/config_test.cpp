@@ -47,6 +47,25 @@ TEST(LoRAConfig, AnExpressionMatchesTheWholeName) {
   EXPECT_FALSE(c.targets("model.layers.0.self_attn.k_proj", true));
 }
 
+// As PEFT, which asks Python's re.fullmatch.
+TEST(LoRAConfig, ExpressionsArePythons) {
+  LoRAConfig c;
+  c.target_regex = true;
+  const auto fits = [&](const char* expression, const char* module) {
+    c.target_modules = {expression};
+    return c.targets(module, true);
+  };
+  const char *q = "model.layers.0.self_attn.q_proj", *k = "model.layers.0.self_attn.k_proj";
+  for (const char* expression : {R"(.*(?<!k)_proj)", R"((?i).*Q_PROJ)", R"((?P<a>.*)q_proj)", R"(.*q_proj\Z)",
+                                 R"(.*q_proj(?#comment))", R"(.*(?>q_proj))", R"(.*q\u005fproj)", R"(.*?q_proj|x)",
+                                 R"(x|.*q_pro|.*q_proj)", R"(.*\.(?!k_)[a-z]+_proj$)", R"(.*layers\.\d+\..*q\w+)"}) {
+    EXPECT_TRUE(fits(expression, q)) << expression;
+    EXPECT_FALSE(fits(expression, k)) << expression;
+  }
+  EXPECT_FALSE(fits("q_proj", q));
+  EXPECT_THROW(fits("(a+)+(b|c)", std::string(60, 'a').c_str()), UserError);
+}
+
 TEST(LoRAConfig, AllLinearIsAllButTheHead) {
   const LoRAConfig c = parsed(R"("target_modules": "all-linear", "exclude_modules": ["o_proj"])");
   EXPECT_FALSE(c.target_regex);
