@@ -239,5 +239,46 @@ TEST(VmTile, EpilogueOfPartsOfTheOutput) {
   });
 }
 
+// Tiles as wide as the output run as one long row, others row by row; a bias keeps rows apart.
+TEST(VmTile, WholeRowsInOnePiece) {
+  const std::int64_t rows = 131, cols = 16;
+  for (const bool biased : {false, true})
+    for (const std::int64_t ld : {cols, cols + 8})
+      for (const std::int64_t part : {cols, cols / 2}) {
+        ProgramBuilder b({rows});
+        b.stage(cols);
+        const int product = b.load(b.dense(0)), residual = b.load(b.dense(2, DType::bf16));
+        int y = b.map(add, b.map(gelu, product), residual);
+        if (biased) y = b.map(add, y, b.load(b.column_weights(1)));
+        b.store(y, b.dense(3));
+        b.store(y, b.dense(4, DType::bf16));
+        Case c{b.done(),
+               {random_array(DType::f32, rows * cols, -2, 2), random_array(DType::f32, cols, -2, 2, 2),
+                random_array(DType::bf16, rows * cols, -2, 2, 3), Array(DType::f32, rows * cols),
+                Array(DType::bf16, rows * cols)},
+               {}};
+        for_each_isa([&] {
+          const auto whole = execute(c);
+          auto buffers = c.buffers;
+          std::vector<void*> pointers;
+          for (Array& a : buffers) pointers.push_back(a.bytes.data());
+          pointers[0] = nullptr;  // must not be touched
+          const auto program = cpu::RowProgram::lower(c.program, {.buffer = 0, .cols = 16, .whole_rows = true});
+          std::vector<char> scratch(program->scratch_bytes());
+          for (std::int64_t r = 0; r < rows; r += 50)
+            for (std::int64_t col = 0; col < cols; col += part) {
+              const std::int64_t nr = std::min<std::int64_t>(50, rows - r);
+              std::vector<float> tile(nr * ld, 1e30f);
+              for (std::int64_t i = 0; i < nr; ++i)
+                for (std::int64_t j = 0; j < part; ++j)
+                  tile[i * ld + j] = c.buffers[0].raw<float>((r + i) * cols + col + j);
+              program->run_tile(pointers.data(), nullptr, r, nr, col, part, tile.data(), ld, scratch.data());
+            }
+          EXPECT_EQ(buffers[3].bytes, whole[3].bytes) << biased << ' ' << ld << ' ' << part;
+          EXPECT_EQ(buffers[4].bytes, whole[4].bytes) << biased << ' ' << ld << ' ' << part;
+        });
+      }
+}
+
 }  // namespace
 }  // namespace metal_candle::test

@@ -154,7 +154,8 @@ void MatmulCallStep::lower_epilogue(const Plan& plan, const KernelProgram& progr
   args_ = {.m = shape_.m, .n = shape_.n, .type = type_, .segments = {}, .sink = run_epilogue};
   const GemmTiling likely = plan_gemm(args_);
   const int lanes = family_of(current_kernels(), args_.type).lanes;
-  tile_program_ = RowProgram::lower(p, {step_.tile, likely.swapped ? 64 : lanes << likely.width});
+  const int cols = likely.swapped ? 64 : lanes << likely.width;
+  tile_program_ = RowProgram::lower(p, {step_.tile, cols, !likely.swapped && cols == step_.n});
   find_fetched(plan, p);
 }
 

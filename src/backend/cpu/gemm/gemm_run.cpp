@@ -326,7 +326,8 @@ class TileRun {
   }
 
   char* group_scratch(const Group& g, std::int64_t& row_bytes) const {
-    row_bytes = (t_.whole_c ? t_.block_cols : f_.lanes << g.width) * f_.unit_bytes;
+    const std::int64_t all = std::min(t_.block_cols, round_up(view_.n, f_.lanes));
+    row_bytes = (t_.whole_c ? all : f_.lanes << g.width) * f_.unit_bytes;
     return scratch_ + t_.c_scratch + (t_.whole_c ? (g.col - col0_) * f_.unit_bytes : 0);
   }
 

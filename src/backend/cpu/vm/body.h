@@ -63,6 +63,7 @@ struct Body {
   std::int64_t extents[kMaxDims];
   bool streams = false;
   int tile_buffer = -1;
+  std::int64_t flat_cols = 0;  // of a row, where all rows run as one
   // Arrays worth fetching ahead, those of the first stage that reads any: the next rows, in one stage or a share in
   // every stage, or the next columns. None on tiles.
   std::vector<int> ahead;

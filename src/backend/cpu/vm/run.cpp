@@ -378,9 +378,20 @@ void RowProgram::run_tile(void* const* buffers, const std::uint64_t* slots, std:
                           std::int64_t col0, std::int64_t cols, const void* tile, std::int64_t ld,
                           void* scratch) const {
   vm::Runner runner(*body_, buffers, slots, scratch, nullptr);
-  runner.set_tile(tile, ld, row0, col0);
-  runner.start();
-  runner.rows(row0, row0 + rows, col0, col0 + cols);
+  if (body_->flat_cols > 0) {
+    // Rows that lie one behind the other in the tile and in all that is read and written are one.
+    const std::int64_t n = body_->flat_cols, at_once = ld == n && cols == n ? rows : 1;
+    for (std::int64_t r = 0; r < rows; r += at_once) {
+      const std::int64_t begin = (row0 + r) * n + col0;
+      runner.set_tile(static_cast<const char*>(tile) + r * ld * 4, ld, 0, begin);
+      runner.start();
+      runner.rows(0, 1, begin, begin + at_once * cols);
+    }
+  } else {
+    runner.set_tile(tile, ld, row0, col0);
+    runner.start();
+    runner.rows(row0, row0 + rows, col0, col0 + cols);
+  }
   if (body_->streams) hwy::FlushStream();
 }
 

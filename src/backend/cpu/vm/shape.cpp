@@ -125,7 +125,7 @@ ProgramShape analyze(const KernelProgram& p, const TileUse& tile) {
   }
   collapse_rows(p, s);
   find_kinds(p, s, tile);
-  if (tile.buffer < 0 && can_flatten(p, s)) flatten(s);
+  if ((tile.buffer < 0 || tile.whole_rows) && can_flatten(p, s)) flatten(s);
   return s;
 }
 
@@ -149,7 +149,9 @@ void choose_block(const KernelProgram& p, const ProgramShape& s, int elements, c
   body.dims = s.dims;
   std::copy(s.extents, s.extents + s.dims, body.extents);
   body.block_cols = elements;
-  if (tile.buffer >= 0) body.block_cols = std::min(elements, round_up(std::clamp(tile.cols, 1, 128), kLanes));
+  if (tile.buffer >= 0 && !s.flat)
+    body.block_cols = std::min(elements, round_up(std::clamp(tile.cols, 1, 128), kLanes));
+  body.flat_cols = s.flat ? p.stages[0].cols : 0;
   if (free_columns && transposed) body.block_cols = std::min(elements, 64);
   if (free_columns && s.column_reduces) body.block_cols = std::min(elements, 256);
   const std::int64_t widest = *std::max_element(s.stage_cols.begin(), s.stage_cols.end());

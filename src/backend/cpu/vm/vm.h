@@ -28,6 +28,8 @@ struct Body;
 struct TileUse {
   int buffer = -1;  // loads of it read the tile; f32 or i32. -1: no tiles
   int cols = 32;    // of most tiles; others are right, if slower
+  /// Most tiles are whole rows, one behind the other: they may run as one row. Others are right, if slower.
+  bool whole_rows = false;
 };
 
 /// Immutable after `lower`; any number of threads may run tasks of one program at the same time.
