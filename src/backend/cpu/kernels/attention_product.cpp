@@ -18,30 +18,42 @@ int widest(const MicroFamily& f) {
   return width;
 }
 
+/// As few parts of at most `most` as there can be, but for the last one of one size.
+std::int64_t equal_parts(std::int64_t n, std::int64_t most) {
+  const std::int64_t parts = std::max<std::int64_t>(1, (n + most - 1) / most);
+  return (n + parts - 1) / parts;
+}
+
 }  // namespace
 
 bool multiplies_pairs() { return current_kernels().bf16.lanes == 16; }
 
+std::int64_t tall_rows(bool pairs) { return (pairs ? current_kernels().bf16 : current_kernels().f32).max_rows[1]; }
+
 void multiply(const Product& p) {
   const MicroFamily& f = p.pairs ? current_kernels().bf16 : current_kernels().f32;
-  int width = widest(f);
+  int width = p.tall ? 1 : widest(f);
+  const std::int64_t rows = p.tall ? equal_parts(p.m, f.max_rows[1]) : kRows;
   for (std::int64_t column = 0; column < p.n;) {
     while (column + (std::int64_t{f.lanes} << width) > p.n) --width;
     MicroArgs args{.steps = p.k,
                    .a = nullptr,
                    .a_row = p.a_row * 4,
                    .a_step = p.a_step * 4,
-                   .b = reinterpret_cast<const char*>(p.b + column),
+                   .b = reinterpret_cast<const char*>(p.b) + column * (p.b_in_rows ? 2 : 4),
                    .b_step = p.b_step * 4,
                    .b_panel = f.panel_cols() * 4,
+                   .b_odd = p.b_step * 2,
                    .c = nullptr,
                    .c_row = p.c_row * 4,
                    .accumulate = p.accumulate,
                    .ahead = 16 * p.b_step * 4};
-    for (std::int64_t row = 0; row < p.m; row += kRows) {
+    const MicroKernel* const kernels = p.b_in_rows ? f.in_rows[width] : f.by_width[width];
+    for (std::int64_t row = 0; row < p.m; row += rows) {
       args.a = reinterpret_cast<const char*>(p.a + row * p.a_row);
       args.c = reinterpret_cast<char*>(p.c + row * p.c_row + column);
-      f.by_width[width][std::min<std::int64_t>(kRows, p.m - row) - 1](args);
+      args.next_a = p.next_a && column == 0 ? reinterpret_cast<const char*>(p.next_a + row * p.a_row) : nullptr;
+      kernels[std::min(rows, p.m - row) - 1](args);
     }
     column += std::int64_t{f.lanes} << width;
   }

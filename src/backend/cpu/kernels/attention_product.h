@@ -23,8 +23,13 @@ struct Product {
   std::int64_t m, n, k;
   bool accumulate = false;
   bool pairs = false;
+  bool tall = false;              // two vectors of columns and as many rows as registers hold: for long chains
+  bool b_in_rows = false;         // with `tall` and `pairs`: B is rows of bf16, two a step, b_step / 2 apart
+  const float* next_a = nullptr;  // with `tall`: rows that are read soon, asked for on the way
 };
 void multiply(const Product& p);
+/// Rows that a tall product takes at a time.
+std::int64_t tall_rows(bool pairs);
 
 /// n rows of d elements, widened to f32 [n][width], zeros behind d.
 struct Rows {

@@ -11,9 +11,10 @@ namespace cross_entropy {
 namespace {
 
 enum Output { kLoss, kLse, kU };
-constexpr std::int64_t kClasses = 96;  // of a block; part of a result's bits, and even, so that pairs are the same
-constexpr std::int64_t kRows = 6, kPanel = 64;  // of a step of the logits' product
-constexpr std::int64_t kSumColumns = 64;        // components of a task that sums w over the classes
+constexpr std::int64_t kFewClasses = 96, kMostClasses = 192;  // of a block
+constexpr std::int64_t kFewSets = 2048;                       // bytes
+constexpr std::int64_t kPanel = 32;                           // rows of x side by side
+constexpr std::int64_t kSumColumns = 64;                      // components of a task that sums w over the classes
 
 struct Shared {
   Carve carve;
@@ -22,32 +23,29 @@ struct Shared {
   Shared(const Problem& p, void* base) : carve(base), active(p, carve), class_sums(carve.take<float>(p.width)) {}
 };
 
-/// Memory that will be read, asked for in equal parts while something else is computed: at once it would wait.
-struct Stretch {
-  const char* at = nullptr;
-  std::int64_t bytes = 0, part = 0;
-
-  void in_parts(std::int64_t n) { part = round_up((bytes + n - 1) / n, 64); }
-  void ask() {
-    const std::int64_t now = std::min(part, bytes);
-    for (std::int64_t i = 0; i < now; i += 64) __builtin_prefetch(at + i, 0, 2);
-    at += now;
-    bytes -= now;
-  }
-};
+/// Classes of a block, part of a result's bits. Long sums into u pay as long as a block stays in the second cache or
+/// nearly so. Even, so that pairs are the same.
+std::int64_t classes_of(const Problem& p) {
+  constexpr std::int64_t kBytes = 900 << 10, kStep = 32;
+  return std::clamp(kBytes / (p.steps(p.width) * 4) / kStep * kStep, kFewClasses, kMostClasses);
+}
 
 /// A block of classes by rows, [class][width] in f32 or bf16: one side of the logits' product. The other product reads
-/// them the same way round, but bf16 in pairs of classes.
+/// them the same way round, bf16 in pairs of classes: its kernel makes them on the way where rows are read as they are,
+/// each has a partner, and they are not so far apart that all lie in a few sets of the nearest cache.
 struct ClassRows {
-  float *copy, *turned, *paired;  // scratch: [kClasses][width], [width][kClasses], [kClasses / 2][width]
+  std::int64_t most;              // classes
+  float *copy, *turned, *paired;  // scratch: [most][width], [width][most], [most / 2][width]
   const float* rows = nullptr;    // `copy`, or w itself
   std::int64_t row_step = 0;      // in steps of a product
   std::int64_t first = 0, n = 0;
+  bool direct = false, pairs_itself = false;  // read as they are; paired by the kernel
 
   ClassRows(const Problem& p, Carve& scratch)
-      : copy(scratch.take<float>(kClasses * p.steps(p.width))),
-        turned(scratch.take<float>(in_columns(p.w) ? kClasses * p.width : 0)),
-        paired(scratch.take<float>(p.pairs ? kClasses / 2 * p.width : 0)) {}
+      : most(classes_of(p)),
+        copy(scratch.take<float>(most * p.steps(p.width))),
+        turned(scratch.take<float>(in_columns(p.w) ? most * p.width : 0)),
+        paired(scratch.take<float>(p.pairs ? most / 2 * p.width : 0)) {}
 
   /// [d, v] as it lies in memory: classes side by side.
   static bool in_columns(const Matrix& w) { return w.column == 1 && w.row != 1; }
@@ -56,12 +54,13 @@ struct ClassRows {
     return p.w.row == 1 && p.d == p.width && (p.pairs ? p.w.column % 2 == 0 : p.w.dtype == DType::f32);
   }
 
-  void load(const Problem& p, std::int64_t first_class, bool paired_too) {
+  void load(const Problem& p, std::int64_t first_class) {
     first = first_class;
-    n = std::min(kClasses, p.v - first);
+    n = std::min(most, p.v - first);
     rows = copy;
+    direct = as_they_are(p);
     row_step = p.steps(p.width);
-    if (as_they_are(p)) {
+    if (direct) {
       rows = reinterpret_cast<const float*>(p.w.at(0, first));
       row_step = p.steps(p.w.column);
     } else if (in_columns(p.w)) {
@@ -70,28 +69,31 @@ struct ClassRows {
       const attention::Rows classes{p.w.at(0, first), p.w.dtype, p.w.column, p.w.row, n, p.d};
       p.pairs ? attention::load_halves(classes, copy, p.width) : attention::load(classes, copy, p.width);
     }
-    if (p.pairs && paired_too)
+    pairs_itself = p.pairs && direct && n % 2 == 0 && row_step * 4 % kFewSets != 0;
+  }
+
+  /// For u; late, when the rows have come to a cache.
+  void pair(const Problem& p) {
+    if (p.pairs && !pairs_itself)
       attention::row_kernels().pair_rows(reinterpret_cast<const std::uint16_t*>(rows), row_step * 2, n, p.width,
                                          paired);
   }
 
-  /// The block behind this one, where it is a stretch of memory.
-  Stretch next(const Problem& p) const {
-    const std::int64_t classes = std::min(kClasses, p.v - first - n);
-    if (p.w.row != 1 || p.w.column != p.d || classes <= 0) return {};
-    return {p.w.at(0, first + n), classes * p.d * static_cast<std::int64_t>(size_of(p.w.dtype))};
+  /// Step c of the rows from class j of the block on, or of those behind the block, where they are read as they are.
+  const float* behind(const Problem& p, std::int64_t j, std::int64_t c) const {
+    return direct && first + j < p.v ? rows + std::min(j, n) * row_step + c : nullptr;
   }
 
   void turn(const Problem& p) {
     const auto transpose = attention::row_kernels().transpose;
     const attention::Rows components{p.w.at(0, first), p.w.dtype, p.w.row, 1, p.d, n};
     if (!p.pairs) {
-      attention::load(components, turned, kClasses);
-      return transpose(turned, kClasses, p.d, kClasses, copy, p.width, p.width);
+      attention::load(components, turned, most);
+      return transpose(turned, most, p.d, most, copy, p.width, p.width);
     }
-    float* const staged = turned + p.width / 2 * kClasses;
-    attention::load_row_pairs(components, kClasses, staged, turned);
-    transpose(turned, kClasses, (p.d + 1) / 2, kClasses, copy, p.width / 2, p.width / 2);
+    float* const staged = turned + p.width / 2 * most;
+    attention::load_row_pairs(components, most, staged, turned);
+    transpose(turned, most, (p.d + 1) / 2, most, copy, p.width / 2, p.width / 2);
   }
 };
 
@@ -102,19 +104,19 @@ std::int64_t line(std::int64_t rows) { return (round_up(rows, kSums) / kSums | 1
 struct Scratch {
   Carve carve;
   ClassRows w;
-  float *x, *u, *scores, *maximum, *sums, *factor, *at_target, *row;  // x as [width][rows], or pairs [width / 2][rows]
+  float *x, *u, *scores, *maximum, *sums, *factor, *at_target, *row;  // x as panels [width][kPanel], or of pairs
   float* pairs;  // of scores: probabilities in bf16, without those of the targets
   Scratch(const Problem& p, void* base) : carve(base), w(p, carve) {
     const std::int64_t rows = p.tile_rows();
-    x = carve.take<float>(line(rows) * p.steps(p.width));
+    x = carve.take<float>(round_up(rows, kPanel) * p.steps(p.width));
     u = carve.take<float>(rows * p.width);
-    scores = carve.take<float>(line(rows) * kClasses);
+    scores = carve.take<float>(line(rows) * w.most);
     maximum = carve.take<float>(rows);
     sums = carve.take<float>(rows);
     factor = carve.take<float>(rows);
     at_target = carve.take<float>(rows);
     row = carve.take<float>(p.width);
-    pairs = carve.take<float>(p.pairs ? line(rows) * kClasses / 2 : 0);
+    pairs = carve.take<float>(p.pairs ? line(rows) * w.most / 2 : 0);
   }
 };
 
@@ -173,7 +175,7 @@ class Forward {
     if (wants_u_) std::fill(s_.u, s_.u + tile_.n * p_.width, 0.0f);
     std::fill(s_.maximum, s_.maximum + columns_, -std::numeric_limits<float>::infinity());
     std::fill(s_.sums, s_.sums + columns_, 0.0f);
-    for (std::int64_t first = 0; first < p_.v; first += kClasses) visit_classes(first);
+    for (std::int64_t first = 0; first < p_.v; first += s_.w.most) visit_classes(first);
     for (std::int64_t i = 0; i < tile_.n; ++i) write(i);
   }
 
@@ -182,11 +184,13 @@ class Forward {
   void load_x() {
     load_rows(p_, tile_, s_.u);
     const std::int64_t steps = p_.steps(p_.width);
-    attention::row_kernels().transpose(s_.u, steps, tile_.n, steps, s_.x, line_, columns_);
+    for (std::int64_t row = 0; row < tile_.n; row += kPanel)
+      attention::row_kernels().transpose(s_.u + row * steps, steps, std::min(kPanel, tile_.n - row), steps,
+                                         s_.x + row * steps, kPanel, std::min(kPanel, columns_ - row));
   }
 
   void visit_classes(std::int64_t first) {
-    s_.w.load(p_, first, wants_u_);
+    s_.w.load(p_, first);
     logits();
     for (std::int64_t i = 0; i < tile_.n; ++i) {
       const std::int64_t t = p_.target(tile_.rows[i]) - first;
@@ -198,33 +202,34 @@ class Forward {
     for (std::int64_t i = 0; i < tile_.n; ++i)
       if (s_.factor[i] != 1) attention::row_kernels().scale_rows(s_.u + i * p_.width, p_.width, 1, s_.factor + i);
     if (p_.pairs) pair(block);
+    s_.w.pair(p_);
     add_to_u();
   }
 
-  /// scores [class][row]. The components go in pieces, of which 64 rows of x stay in the nearest cache.
+  /// scores [class][row]. A few classes stay in the nearest cache, panels of x come from the next one, which holds a
+  /// whole tile of at most kWhole steps, or a piece of it; the classes behind are asked for meanwhile. In pieces of 144
+  /// steps, of which x stayed in the nearest cache, it was a tenth slower: the scores were taken up again each time.
   void logits() {
-    constexpr std::int64_t kPiece = 144;
-    const std::int64_t steps = p_.steps(p_.width), pieces = (steps + kPiece - 1) / kPiece;
-    const std::int64_t piece = round_up((steps + pieces - 1) / pieces, 8);
-    Stretch soon = s_.w.next(p_);
-    soon.in_parts(pieces * ((columns_ + kPanel - 1) / kPanel) * ((kClasses + kRows - 1) / kRows));
+    constexpr std::int64_t kWhole = 1024;
+    const std::int64_t steps = p_.steps(p_.width), few = attention::tall_rows(p_.pairs);
+    const std::int64_t piece = steps <= kWhole ? steps : kWhole / 2;
     for (std::int64_t c = 0; c < steps; c += piece)
-      for (std::int64_t column = 0; column < columns_; column += kPanel)
-        for (std::int64_t j = 0; j < s_.w.n; j += kRows) {
-          soon.ask();
+      for (std::int64_t j = 0; j < s_.w.n; j += few)
+        for (std::int64_t column = 0; column < columns_; column += kPanel)
           attention::multiply({.a = s_.w.rows + j * s_.w.row_step + c,
                                .a_row = s_.w.row_step,
                                .a_step = 1,
-                               .b = s_.x + c * line_ + column,
-                               .b_step = line_,
+                               .b = s_.x + column * steps + c * kPanel,
+                               .b_step = kPanel,
                                .c = s_.scores + j * line_ + column,
                                .c_row = line_,
-                               .m = std::min(kRows, s_.w.n - j),
+                               .m = std::min(few, s_.w.n - j),
                                .n = std::min(kPanel, columns_ - column),
                                .k = std::min(piece, steps - c),
                                .accumulate = c > 0,
-                               .pairs = p_.pairs});
-        }
+                               .pairs = p_.pairs,
+                               .tall = true,
+                               .next_a = column == 0 ? s_.w.behind(p_, j + few, c) : nullptr});
   }
 
   void pair(const Logits& block) {
@@ -237,18 +242,23 @@ class Forward {
   }
 
   void add_to_u() {
+    const ClassRows& w = s_.w;
+    const bool paired = p_.pairs && !w.pairs_itself;
+    const std::int64_t step = paired ? p_.width : w.pairs_itself ? 2 * w.row_step : w.row_step;
     attention::multiply({.a = p_.pairs ? s_.pairs : s_.scores,
                          .a_row = 1,
                          .a_step = line_,
-                         .b = p_.pairs ? s_.w.paired : s_.w.rows,
-                         .b_step = p_.pairs ? p_.width : s_.w.row_step,
+                         .b = paired ? w.paired : w.rows,
+                         .b_step = step,
                          .c = s_.u,
                          .c_row = p_.width,
                          .m = tile_.n,
                          .n = p_.width,
-                         .k = p_.pairs ? (s_.w.n + 1) / 2 : s_.w.n,
+                         .k = p_.pairs ? (w.n + 1) / 2 : w.n,
                          .accumulate = true,
-                         .pairs = p_.pairs});
+                         .pairs = p_.pairs,
+                         .tall = true,
+                         .b_in_rows = w.pairs_itself});
   }
 
   void write(std::int64_t i) {
