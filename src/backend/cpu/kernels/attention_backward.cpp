@@ -168,8 +168,8 @@ class Backward {
 
   void load_tile() {
     loaded_ = true;
-    load_queries(p_, p_.q, tile_, key_head_, p_.d, s_.queries, s_.width);
-    load_queries(p_, operand(call_.inputs[kDout]), tile_, key_head_, p_.dv, s_.douts, s_.value_width);
+    load_queries(p_, p_.q, tile_, key_head_, p_.d, 0, rows(), s_.queries, s_.width);
+    load_queries(p_, operand(call_.inputs[kDout]), tile_, key_head_, p_.dv, 0, rows(), s_.douts, s_.value_width);
     if (p_.pairs) {
       row_kernels().pair_rows(reinterpret_cast<const std::uint16_t*>(s_.queries), s_.width, rows(), s_.width,
                               s_.query_pairs);

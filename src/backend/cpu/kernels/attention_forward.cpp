@@ -40,7 +40,8 @@ struct Scratch {
   }
 };
 
-constexpr std::int64_t kFewRows = 16;
+constexpr std::int64_t kFewRows = 16;     // no work to hide the reading of keys behind: asked for at once
+constexpr std::int64_t kTokensAhead = 8;  // of queries
 
 /// A tile of queries of one key head.
 class Forward {
@@ -57,8 +58,8 @@ class Forward {
 
   void run(const KernelCall& call) {
     const Sequence& s = tile_.sequence;
-    load_queries(p_, p_.q, tile_, key_head_, p_.d, s_.queries, s_.width);
-    std::fill(s_.out, s_.out + rows_ * s_.value_width, 0.0f);
+    queries_ahead_.add(query_tokens(p_, p_.q, tile_, key_head_, p_.d));
+    queries_ahead_.ask(kTokensAhead);
     std::fill(s_.maximum, s_.maximum + rows_, -std::numeric_limits<float>::infinity());
     std::fill(s_.sums, s_.sums + rows_ * kSums, 0.0f);
     blocks_.set(p_, tile_);
@@ -71,23 +72,36 @@ class Forward {
         end = std::max(end, std::min(s.keys, b.span.most_high + std::int64_t{1}));
       }
     }
-    for (std::int64_t k = begin / kKeyBlock * kKeyBlock; k < end; k += kKeyBlock) {
-      if (rows_ <= kFewRows && k + kKeyBlock < end) prefetch_keys(k + kKeyBlock);
-      visit(k);
-    }
-    write(call);
+    begin = begin / kKeyBlock * kKeyBlock;
+    for (std::int64_t k = begin; k < end; k += kKeyBlock) visit(call, k, k == begin, end);
+    if (begin >= end)
+      for (const auto& b : blocks_) write(call, b);
   }
 
  private:
-  void visit(std::int64_t first_key) {
+  /// What comes from memory or goes there does so between the rows' products: queries with the first keys, results
+  /// with the last ones, and the next keys are asked for.
+  void visit(const KernelCall& call, std::int64_t first_key, bool first, std::int64_t end) {
+    const std::int64_t next = first_key + kKeyBlock;
+    ahead_.clear();
+    if (next < end) add_keys(next);
+    if (rows_ <= kFewRows) ahead_.ask(ahead_.left());
+    const std::int64_t share = (ahead_.left() + blocks_.count() - 1) / blocks_.count();
     keys_.set(p_, tile_.sequence, first_key);
-    if (!blocks_.look(p_, keys_)) return;
-    load_keys();
-    for (const auto& b : blocks_)
+    if (blocks_.look(p_, keys_)) load_keys();
+    for (auto& b : blocks_) {
+      if (first) {
+        queries_ahead_.ask(kRowBlock / p_.group + 1);
+        load_queries(p_, p_.q, tile_, key_head_, p_.d, b.span.row, b.span.rows,
+                     s_.queries + b.span.row * p_.steps(s_.width), s_.width);
+      }
+      ahead_.ask(share);
       if (!b.seen.empty()) visit_rows(b);
+      if (next >= end) write(call, b);
+    }
   }
 
-  void visit_rows(const RowBlocks::Block& b) {
+  void visit_rows(RowBlocks::Block& b) {
     const Seen& seen = b.seen;
     multiply({.a = s_.queries + b.span.row * p_.steps(s_.width),
               .a_row = p_.steps(s_.width),
@@ -104,7 +118,7 @@ class Forward {
     float* out = s_.out + b.span.row * s_.value_width;
     auto block = score_block(p_, tile_, key_head_, keys_, b, s_.scores, s_.bias);
     block.halves = s_.halves;
-    if (row_kernels().softmax(block, s_.maximum + b.span.row, s_.sums + b.span.row * kSums, factor))
+    if (row_kernels().softmax(block, s_.maximum + b.span.row, s_.sums + b.span.row * kSums, factor) && b.begun)
       row_kernels().scale_rows(out, s_.value_width, block.rows, factor);
     // The partner of a pair's seen key has probability zero, or is no key and zero itself.
     const std::int64_t in_step = p_.pairs ? 2 : 1, first = seen.begin / in_step;
@@ -118,17 +132,18 @@ class Forward {
               .m = b.span.rows,
               .n = s_.value_width,
               .k = (seen.end + in_step - 1) / in_step - first,
-              .accumulate = true,
+              .accumulate = b.begun,
               .pairs = p_.pairs});
+    b.begun = true;
   }
 
-  /// A head's keys lie apart, often a page each: no hardware foresees them, and a few rows are no work to hide them.
-  void prefetch_keys(std::int64_t first_key) {
+  /// A head's keys lie apart, often a page each: no hardware foresees them.
+  void add_keys(std::int64_t first_key) {
     KeyBlock next;
     next.first = first_key;
     next.n = static_cast<int>(std::min(kKeyBlock, tile_.sequence.keys - first_key));
-    prefetch(key_rows(p_.k, tile_.sequence, next, key_head_, p_.d));
-    prefetch(key_rows(p_.v, tile_.sequence, next, key_head_, p_.dv));
+    ahead_.add(key_rows(p_.k, tile_.sequence, next, key_head_, p_.d));
+    ahead_.add(key_rows(p_.v, tile_.sequence, next, key_head_, p_.dv));
   }
 
   void load_keys() {
@@ -151,24 +166,28 @@ class Forward {
     }
   }
 
-  void write(const KernelCall& call) {
+  void write(const KernelCall& call, const RowBlocks::Block& b) {
     const KernelTensor &out = call.outputs[0], &lse = call.outputs[1];
-    for (std::int64_t row = 0; row < rows_; ++row) {
-      float sum = 0;
-      for (int i = 0; i < kSums; ++i) sum += s_.sums[row * kSums + i];
+    const std::int64_t first = b.span.row, n = b.span.rows;
+    float totals[kRowBlock];
+    row_kernels().totals(s_.sums + first * kSums, n, totals);
+    for (std::int64_t r = 0; r < n; ++r) {
+      const float sum = totals[r];
       if (lse.data)
-        lse.as<float>()[head_of(row) * p_.queries + query_of(row)] =
+        lse.as<float>()[head_of(first + r) * p_.queries + query_of(first + r)] =
             sum == 0 ? -std::numeric_limits<float>::infinity()
-                     : static_cast<float>((static_cast<double>(s_.maximum[row]) + std::log2(static_cast<double>(sum))) *
-                                          kLn2);
-      s_.maximum[row] = sum == 0 ? 0 : 1 / sum;  // from here on what the row is scaled by
+                     : static_cast<float>(
+                           (static_cast<double>(s_.maximum[first + r]) + std::log2(static_cast<double>(sum))) * kLn2);
+      totals[r] = sum == 0 ? 0 : 1 / sum;  // from here on what the row is scaled by
     }
     if (!out.data) return;
-    row_kernels().scale_rows(s_.out, s_.value_width, rows_, s_.maximum);
-    for (std::int64_t row = 0; row < rows_; ++row)
-      store(s_.out + row * s_.value_width, p_.dv, out.dtype,
+    float* rows = s_.out + first * s_.value_width;
+    if (b.begun) row_kernels().scale_rows(rows, s_.value_width, n, totals);
+    else std::fill(rows, rows + n * s_.value_width, 0.0f);
+    for (std::int64_t r = first; r < first + n; ++r, rows += s_.value_width)
+      store(rows, p_.dv, out.dtype,
             out.as<char>() +
-                (query_of(row) * p_.heads + head_of(row)) * p_.dv * static_cast<std::int64_t>(size_of(out.dtype)));
+                (query_of(r) * p_.heads + head_of(r)) * p_.dv * static_cast<std::int64_t>(size_of(out.dtype)));
   }
   std::int64_t query_of(std::int64_t row) const { return tile_.sequence.query_row + tile_.begin + row / p_.group; }
   std::int64_t head_of(std::int64_t row) const { return key_head_ * p_.group + row % p_.group; }
@@ -179,6 +198,7 @@ class Forward {
   Scratch s_;
   RowBlocks blocks_;
   KeyBlock keys_;
+  Ahead ahead_, queries_ahead_;
   const float* values_ = nullptr;
   std::int64_t value_step_ = 0;
 };

@@ -90,6 +90,29 @@ void prefetch(const Rows& rows) {
       __builtin_prefetch(rows.data + i * rows.stride * size + byte, 0, 2);
 }
 
+void Ahead::add(const Rows& rows) {
+  if (count_ < static_cast<int>(std::size(rows_)) && rows.n > 0) rows_[count_++] = rows;
+}
+
+std::int64_t Ahead::left() const {
+  std::int64_t n = 0;
+  for (int i = at_; i < count_; ++i) n += rows_[i].n;
+  return n;
+}
+
+void Ahead::ask(std::int64_t rows) {
+  while (rows > 0 && at_ < count_) {
+    Rows& next = rows_[at_];
+    Rows some = next;
+    some.n = std::min(rows, next.n);
+    prefetch(some);
+    rows -= some.n;
+    next.n -= some.n;
+    next.data += some.n * next.stride * static_cast<std::int64_t>(size_of(next.dtype));
+    if (next.n == 0) ++at_;
+  }
+}
+
 void store(const float* source, std::int64_t n, DType dtype, void* target) {
   if (dtype == DType::f32) std::memcpy(target, source, static_cast<std::size_t>(n) * 4);
   else current_kernels().narrow(dtype == DType::bf16 ? GemmType::bf16 : GemmType::f16, source, n, 1, n, target, n);

@@ -43,6 +43,18 @@ void load(const Rows& rows, float* target, std::int64_t width);
 void load_halves(const Rows& rows, float* target, std::int64_t width);
 /// Asks for rows that will be loaded soon.
 void prefetch(const Rows& rows);
+/// The same, a few rows at a time between other work.
+class Ahead {
+ public:
+  void clear() { count_ = at_ = 0; }
+  void add(const Rows& rows);
+  std::int64_t left() const;
+  void ask(std::int64_t rows);
+
+ private:
+  Rows rows_[4];  // those still to be asked for
+  int count_ = 0, at_ = 0;
+};
 /// n values rounded to `dtype`.
 void store(const float* source, std::int64_t n, DType dtype, void* target);
 

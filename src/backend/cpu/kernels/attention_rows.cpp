@@ -33,88 +33,141 @@ HWY_INLINE void store_bf16(hn::Vec<DU> rounded, std::uint16_t* p) {
   hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di, rounded)), d16, p);
 }
 
-/// The score in place of its product, -inf where it is not seen; `slope` is d score / d (product·scale).
-template <bool kCap, bool kSlope>
-HWY_INLINE V score(const ScoreBlock& b, int row, int column, V* slope) {
-  V s = hn::Mul(hn::LoadU(d, b.scores + row * kKeyBlock + column), k(b.scale));
-  if constexpr (kCap) {
-    const V t = tanh(s);
-    if constexpr (kSlope) *slope = hn::NegMulAdd(t, t, k(1.0f));
-    s = hn::Mul(t, k(b.cap));
+/// A row's scores in place of its products, -inf where they are not seen. What a block says of them is copied: stores to
+/// rows would make the compiler read it again.
+template <bool kCap, bool kMasked>
+struct Scores {
+  V scale, cap;
+  const float* bias;
+  const std::int32_t* positions;
+  hn::Vec<DI> low, high;
+
+  HWY_INLINE Scores(const ScoreBlock& b, int row)
+      : scale(k(b.scale)),
+        cap(k(b.cap)),
+        bias(b.bias[row]),
+        positions(b.key_positions),
+        low(hn::Set(di, b.sight[row].low)),
+        high(hn::Set(di, b.sight[row].high)) {}
+
+  /// `slope` is d score / d (product·scale), where there is a cap.
+  HWY_INLINE V at(int column, V product, V* slope = nullptr) const {
+    V s = hn::Mul(product, scale);
+    if constexpr (kCap) {
+      const V t = tanh(s);
+      if (slope) *slope = hn::NegMulAdd(t, t, k(1.0f));
+      s = hn::Mul(t, cap);
+    }
+    if (bias) s = hn::MulAdd(hn::LoadU(d, bias + column), k(kLog2e), s);
+    if constexpr (kMasked) {
+      const auto position = hn::LoadU(di, positions + column);
+      const auto outside = hn::Or(hn::Lt(position, low), hn::Gt(position, high));
+      s = hn::IfThenElse(hn::RebindMask(d, outside), k(kMinusInf), s);
+    }
+    return s;
   }
-  if (b.bias[row]) s = hn::MulAdd(hn::LoadU(d, b.bias[row] + column), k(kLog2e), s);
-  if (b.masked) {
-    const auto position = hn::LoadU(di, b.key_positions + column);
-    const auto outside =
-        hn::Or(hn::Lt(position, hn::Set(di, b.sight[row].low)), hn::Gt(position, hn::Set(di, b.sight[row].high)));
-    s = hn::IfThenElse(hn::RebindMask(d, outside), k(kMinusInf), s);
+};
+
+/// Scores of a row from column `begin` to `end`, and the largest of them.
+template <bool kCap, bool kMasked>
+HWY_INLINE float scores_of(const ScoreBlock& b, int row, int begin, int end) {
+  const Scores<kCap, kMasked> scores(b, row);
+  float* const s = b.scores + row * kKeyBlock;
+  V top = k(kMinusInf);
+  for (int c = begin; c < end; c += kLanes) {
+    const V x = scores.at(c, hn::LoadU(d, s + c));
+    hn::StoreU(x, d, s + c);
+    top = hn::Max(top, x);
   }
-  return s;
+  return hn::GetLane(hn::MaxOfLanes(d, top));
 }
 
-template <bool kCap>
-bool softmax(const ScoreBlock& b, float* maximum, float* sums, float* factor) {
-  alignas(64) float before[kSums] = {}, after[kSums] = {};
-  for (int r = 0; r < b.rows; ++r) {
-    V top = k(kMinusInf);
-    float* s = b.scores + r * kKeyBlock;
-    for (int c = b.begin; c < b.end; c += kLanes) {
-      const V x = score<kCap, false>(b, r, c, nullptr);
-      hn::StoreU(x, d, s + c);
-      top = hn::Max(top, x);
+/// exp2(score - maximum) of a row, added up; to `halves`, if kHalves.
+template <bool kHalves>
+HWY_INLINE void powers_of(float* s, std::uint16_t* halves, int begin, int end, V maximum, V factor, float* sum) {
+  for (int part = 0; part < kSums; part += kLanes) {
+    V total = hn::Zero(d);
+    for (int c = begin + part; c < end; c += kSums) {
+      const V p = exp2(hn::Sub(hn::LoadU(d, s + c), maximum));
+      if constexpr (kHalves) store_bf16(round_bf16(p), halves + c);
+      else hn::StoreU(p, d, s + c);
+      total = hn::Add(total, p);
     }
+    hn::StoreU(hn::MulAdd(hn::LoadU(d, sum + part), factor, total), d, sum + part);
+  }
+}
+
+template <bool kCap, bool kMasked>
+bool softmax(const ScoreBlock& b, float* maximum, float* sums, float* factor) {
+  const int rows = b.rows, begin = b.begin, end = b.end;
+  float* const s = b.scores;
+  std::uint16_t* const halves = b.halves;
+  alignas(64) float before[kSums] = {}, after[kSums] = {};
+  for (int r = 0; r < rows; ++r) {
     before[r] = maximum[r];
-    maximum[r] = std::max(maximum[r], hn::GetLane(hn::MaxOfLanes(d, top)));
+    maximum[r] = std::max(maximum[r], scores_of<kCap, kMasked>(b, r, begin, end));
     after[r] = maximum[r] == kMinusInf ? 0 : maximum[r];  // a row that has seen nothing: exp2(-inf - 0) = 0
   }
   alignas(64) float ratio[kSums];
   for (int c = 0; c < kSums; c += kLanes)
     hn::Store(exp2(hn::Sub(hn::Load(d, before + c), hn::Load(d, after + c))), d, ratio + c);
   bool rescale = false;
-  for (int r = 0; r < b.rows; ++r) {
-    float *s = b.scores + r * kKeyBlock, *sum = sums + r * kSums;
+  for (int r = 0; r < rows; ++r) {
     factor[r] = ratio[r];
     rescale |= ratio[r] != 1;
-    const V m = k(after[r]), f = k(ratio[r]);
-    for (int part = 0; part < kSums; part += kLanes) {
-      V total = hn::Mul(hn::LoadU(d, sum + part), f);
-      for (int c = b.begin + part; c < b.end; c += kSums) {
-        const V p = exp2(hn::Sub(hn::LoadU(d, s + c), m));
-        if (b.halves) store_bf16(round_bf16(p), b.halves + r * kKeyBlock + c);
-        else hn::StoreU(p, d, s + c);
-        total = hn::Add(total, p);
-      }
-      hn::StoreU(total, d, sum + part);
-    }
+    const std::int64_t row = r * kKeyBlock;
+    if (halves) powers_of<true>(s + row, halves + row, begin, end, k(after[r]), k(ratio[r]), sums + r * kSums);
+    else powers_of<false>(s + row, nullptr, begin, end, k(after[r]), k(ratio[r]), sums + r * kSums);
   }
   return rescale;
 }
 
 bool softmax_any(const ScoreBlock& b, float* maximum, float* sums, float* factor) {
-  return b.cap != 0 ? softmax<true>(b, maximum, sums, factor) : softmax<false>(b, maximum, sums, factor);
+  if (b.cap != 0)
+    return b.masked ? softmax<true, true>(b, maximum, sums, factor) : softmax<true, false>(b, maximum, sums, factor);
+  return b.masked ? softmax<false, true>(b, maximum, sums, factor) : softmax<false, false>(b, maximum, sums, factor);
 }
 
-template <bool kCap>
+template <bool kCap, bool kMasked>
 void softmax_grad(const ScoreBlock& b, float* gradients, const float* lse, const float* delta, float* raw) {
-  for (int r = 0; r < b.rows; ++r) {
+  const int rows = b.rows, begin = b.begin, end = b.end;
+  for (int r = 0; r < rows; ++r) {
+    const Scores<kCap, kMasked> scores(b, r);
+    const std::int64_t row = r * kKeyBlock;
+    float *const s = b.scores + row, *const gradient = gradients + row, *const to = raw ? raw + row : nullptr;
     const V l = k(lse[r] == kMinusInf ? -kMinusInf : lse[r]), shift = k(delta[r]);  // nothing seen: p = 0
-    for (int c = b.begin; c < b.end; c += kLanes) {
-      const auto at = r * kKeyBlock + c;
+    for (int c = begin; c < end; c += kLanes) {
       V slope = k(1.0f);
+      const V score = scores.at(c, hn::LoadU(d, s + c), &slope);
       // Scores are summed in another order than forward: where they are large, one could come out above its row's lse.
-      const V p = exp2(hn::Min(hn::Zero(d), hn::Sub(score<kCap, true>(b, r, c, &slope), l)));  // NaN stays
-      V g = hn::Mul(p, hn::Sub(hn::LoadU(d, gradients + at), shift));
-      if (b.masked) g = hn::IfThenZeroElse(hn::Eq(p, hn::Zero(d)), g);  // no key: its product is anything
-      if (raw) hn::StoreU(g, d, raw + at);
+      const V p = exp2(hn::Min(hn::Zero(d), hn::Sub(score, l)));  // NaN stays
+      V g = hn::Mul(p, hn::Sub(hn::LoadU(d, gradient + c), shift));
+      if constexpr (kMasked) g = hn::IfThenZeroElse(hn::Eq(p, hn::Zero(d)), g);  // no key: its product is anything
+      if (to) hn::StoreU(g, d, to + c);
       if constexpr (kCap) g = hn::Mul(g, slope);
-      hn::StoreU(p, d, b.scores + at);
-      hn::StoreU(g, d, gradients + at);
+      hn::StoreU(p, d, s + c);
+      hn::StoreU(g, d, gradient + c);
     }
   }
 }
 
 void softmax_grad_any(const ScoreBlock& b, float* gradients, const float* lse, const float* delta, float* raw) {
-  b.cap != 0 ? softmax_grad<true>(b, gradients, lse, delta, raw) : softmax_grad<false>(b, gradients, lse, delta, raw);
+  if (b.cap != 0)
+    return b.masked ? softmax_grad<true, true>(b, gradients, lse, delta, raw)
+                    : softmax_grad<true, false>(b, gradients, lse, delta, raw);
+  b.masked ? softmax_grad<false, true>(b, gradients, lse, delta, raw)
+           : softmax_grad<false, false>(b, gradients, lse, delta, raw);
+}
+
+/// 16 sums become 8, 4, 2, 1 by adding halves, however long vectors are.
+void totals(const float* sums, std::int64_t rows, float* totals) {
+  alignas(64) float folded[kSums];
+  for (std::int64_t r = 0; r < rows; ++r, sums += kSums) {
+    std::copy(sums, sums + kSums, folded);
+    for (int half = kSums / 2; half > 0; half /= 2)
+      for (int i = 0; i < half; ++i) folded[i] += folded[i + half];
+    totals[r] = folded[0];
+  }
 }
 
 void scale_rows(float* data, std::int64_t width, std::int64_t rows, const float* factor) {
@@ -255,8 +308,8 @@ float dot(const float* a, const float* b, std::int64_t n) {
 }  // namespace
 
 const RowKernels* table() {
-  static constexpr RowKernels kernels{softmax_any, softmax_grad_any, scale_rows, transpose,
-                                      load,        pair_rows,        halve,      dot};
+  static constexpr RowKernels kernels{softmax_any, softmax_grad_any, totals, scale_rows, transpose,
+                                      load,        pair_rows,        halve,  dot};
   return &kernels;
 }
 

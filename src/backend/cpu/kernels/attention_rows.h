@@ -31,6 +31,8 @@ struct RowKernels {
   /// Scores become p = exp2(score - lse), gradients [rows][kKeyBlock] of p become those of the products (without
   /// `scale`). What would be the bias's gradient goes to `raw`, where given.
   void (*softmax_grad)(const ScoreBlock& block, float* gradients, const float* lse, const float* delta, float* raw);
+  /// Sums of the rows' partial sums [rows][kSums].
+  void (*totals)(const float* sums, std::int64_t rows, float* totals);
   /// Row r of [rows][width] times factor[r].
   void (*scale_rows)(float* data, std::int64_t width, std::int64_t rows, const float* factor);
   /// [n][width] with rows `stride` apart to [width][n], rows `target_stride` apart; width is a multiple of 4. Columns

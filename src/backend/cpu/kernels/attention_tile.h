@@ -102,6 +102,7 @@ class RowBlocks {
   struct Block {
     RowSpan span;
     Seen seen;
+    bool begun;  // forward: some of the keys so far were seen
   };
   static std::int64_t most(const Problem& p) { return p.tile_queries() * p.group / kRowBlock + 1; }
   explicit RowBlocks(Block* blocks) : blocks_(blocks) {}
@@ -109,7 +110,10 @@ class RowBlocks {
   void set(const Problem& p, const Tile& t) {
     count_ = 0;
     const std::int64_t rows = (t.end - t.begin) * p.group;
-    for (std::int64_t row = 0; row < rows; row += kRowBlock) blocks_[count_++].span.set(p, t, row, rows);
+    for (std::int64_t row = 0; row < rows; row += kRowBlock) {
+      blocks_[count_].begun = false;
+      blocks_[count_++].span.set(p, t, row, rows);
+    }
   }
   /// False if nobody sees any of the keys.
   bool look(const Problem& p, const KeyBlock& k) {
@@ -131,6 +135,7 @@ class RowBlocks {
   }
   Block* begin() const { return blocks_; }
   Block* end() const { return blocks_ + count_; }
+  int count() const { return count_; }
 
  private:
   Block* blocks_;
@@ -153,28 +158,33 @@ inline void load_bias(const Problem& p, const Tile& t, std::int64_t key_head, st
   }
 }
 
-/// The rows of a tile of queries from q (or out, dout: laid out like it, with dv components), as [rows][width]; bf16
-/// where products go over pairs.
+/// Rows [row, row + n) of a tile of queries from q (or out, dout: laid out like it, with dv components), as [n][width];
+/// bf16 where products go over pairs.
 inline void load_queries(const Problem& p, const Operand& o, const Tile& t, std::int64_t key_head, std::int64_t d,
-                         float* target, std::int64_t width) {
-  if (p.group == 1) {
-    const Rows rows{o.at(t.sequence.index, t.sequence.first_query + t.begin, key_head),
+                         std::int64_t row, std::int64_t n, float* target, std::int64_t width) {
+  for (const std::int64_t end = row + n; row < end;) {
+    const std::int64_t query = t.begin + row / p.group, head = row % p.group;
+    const std::int64_t count = p.group == 1 ? end - row : std::min(p.group - head, end - row);
+    const Rows rows{o.at(t.sequence.index, t.sequence.first_query + query, key_head * p.group + head),
                     o.dtype,
-                    o.token,
+                    p.group == 1 ? o.token : o.head,
                     o.component,
-                    t.end - t.begin,
-                    d};
-    return p.pairs ? load_halves(rows, target, width) : load(rows, target, width);
-  }
-  for (std::int64_t i = t.begin; i < t.end; ++i, target += p.group * p.steps(width)) {
-    const Rows rows{o.at(t.sequence.index, t.sequence.first_query + i, key_head * p.group),
-                    o.dtype,
-                    o.head,
-                    o.component,
-                    p.group,
+                    count,
                     d};
     p.pairs ? load_halves(rows, target, width) : load(rows, target, width);
+    row += count;
+    target += count * p.steps(width);
   }
+}
+/// A tile's tokens with all heads of the group, where these lie together: to be asked for, none otherwise.
+inline Rows query_tokens(const Problem& p, const Operand& o, const Tile& t, std::int64_t key_head, std::int64_t d) {
+  const bool together = p.group == 1 || o.head == d;
+  return {o.at(t.sequence.index, t.sequence.first_query + t.begin, key_head * p.group),
+          o.dtype,
+          o.token,
+          o.component,
+          together ? t.end - t.begin : 0,
+          d * p.group};
 }
 inline Rows key_rows(const Operand& o, const Sequence& s, const KeyBlock& k, std::int64_t key_head, std::int64_t d) {
   return {o.at(s.index, s.first_key + k.first, key_head), o.dtype, o.token, o.component, k.n, d};
