@@ -6,8 +6,8 @@ cd "$(dirname "$0")/.."
 
 work=$PWD/build-aarch64/apt
 out=$PWD/build-aarch64/root
-packages=(libhwy-dev libfmt-dev libpcre2-dev libgtest-dev libgmock-dev librapidcheck-dev)
-[[ -e $out/.complete ]] && exit 0
+packages=(libhwy-dev libfmt-dev libpcre2-dev libutf8proc-dev libgtest-dev libgmock-dev librapidcheck-dev)
+[[ $(cat "$out/.complete" 2>/dev/null) == "${packages[*]}" ]] && exit 0
 
 rm -rf "$out" "$work"
 mkdir -p "$out" "$work/lists/partial" "$work/cache/archives/partial"
@@ -27,9 +27,9 @@ fi
 
 apt-get "${options[@]}" update
 # The shared libraries' package names carry versions, so they are read from the -dev packages.
-libraries=$(apt-cache "${options[@]}" depends "${packages[@]}" | awk '/ Depends: lib(hwy|fmt|pcre2-8)/ { print $2 }' | sort -u)
+libraries=$(apt-cache "${options[@]}" depends "${packages[@]}" | awk '/ Depends: lib(hwy|fmt|pcre2-8|utf8proc)/ { print $2 }' | sort -u)
 cd "$work/cache"
 # shellcheck disable=SC2086
 apt-get "${options[@]}" download "${packages[@]}" $libraries
 for deb in *.deb; do dpkg -x "$deb" "$out"; done
-touch "$out/.complete"
+echo "${packages[*]}" >"$out/.complete"
