@@ -140,7 +140,7 @@ void softmax_grad(const ScoreBlock& b, float* gradients, const float* lse, const
       V slope = k(1.0f);
       const V score = scores.at(c, hn::LoadU(d, s + c), &slope);
       // Scores are summed in another order than forward: where they are large, one could come out above its row's lse.
-      const V p = exp2(hn::Min(hn::Zero(d), hn::Sub(score, l)));  // NaN stays
+      const V p = exp2(at_most(hn::Zero(d), hn::Sub(score, l)));
       V g = hn::Mul(p, hn::Sub(hn::LoadU(d, gradient + c), shift));
       if constexpr (kMasked) g = hn::IfThenZeroElse(hn::Eq(p, hn::Zero(d)), g);  // no key: its product is anything
       if (to) hn::StoreU(g, d, to + c);

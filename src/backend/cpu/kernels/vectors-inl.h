@@ -10,13 +10,19 @@ constexpr float kLog2e = 1.44269504f, kMinusInf = -std::numeric_limits<float>::i
 
 HWY_INLINE V k(float x) { return hn::Set(d, x); }
 
+// Limits that let a NaN through: x86 takes the second one of a pair with a NaN; elsewhere, and without vectors, Highway
+// takes the other number.
+#if HWY_ARCH_X86 && HWY_TARGET != HWY_SCALAR && HWY_TARGET != HWY_EMU128
+HWY_INLINE V at_least(V low, V x) { return hn::Max(low, x); }
+HWY_INLINE V at_most(V high, V x) { return hn::Min(high, x); }
+#else
+HWY_INLINE V at_least(V low, V x) { return hn::IfThenElse(hn::Lt(x, low), low, x); }
+HWY_INLINE V at_most(V high, V x) { return hn::IfThenElse(hn::Lt(high, x), high, x); }
+#endif
+
 /// 2^x for x <= 0 or little above, to an ulp. 2^0 is exactly 1; below 2^-126 (and at -inf) it is 0; NaN stays.
 HWY_INLINE V exp2(V x) {
-#if HWY_TARGET == HWY_SCALAR
-  x = hn::IfThenElse(hn::Lt(x, k(-127.0f)), k(-127.0f), x);
-#else
-  x = hn::Max(k(-127.0f), x);  // in this order x86 keeps a NaN
-#endif
+  x = at_least(k(-127.0f), x);
   const V shift = k(12582912.0f);  // 1.5·2^23: adding it leaves the nearest integer in the low bits
   const V t = hn::Add(x, shift);
   const V f = hn::Sub(x, hn::Sub(t, shift));

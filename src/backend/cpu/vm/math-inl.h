@@ -72,17 +72,17 @@ MC_INLINE F sqrt(F x) { return hn::Sqrt(x.v); }
 MC_INLINE F rsqrt(F x) { return k(1) / sqrt(x); }
 MC_INLINE F copysign(F magnitude, F sign) { return hn::CopySign(magnitude.v, sign.v); }
 
-// x86 max(a, b) gives b when either is NaN; Arm gives NaN; Highway's scalar target the one that is none.
-#if HWY_TARGET == HWY_SCALAR
-MC_INLINE F clamp_low(F x, F low) { return select(x < low, low, x); }
-MC_INLINE F clamp_high(F x, F high) { return select(x > high, high, x); }
-MC_INLINE F max(F a, F b) { return select(is_nan(a), a, select(a > b, a, b)); }
-MC_INLINE F min(F a, F b) { return select(is_nan(a), a, select(a < b, a, b)); }
-#else
+// x86 max(a, b) gives b when either is NaN; elsewhere, and without vectors, Highway gives the one that is none.
+#if HWY_ARCH_X86 && HWY_TARGET != HWY_SCALAR && HWY_TARGET != HWY_EMU128
 MC_INLINE F clamp_low(F x, F low) { return hn::Max(low.v, x.v); }  // NaN stays
 MC_INLINE F clamp_high(F x, F high) { return hn::Min(high.v, x.v); }
 MC_INLINE F max(F a, F b) { return select(is_nan(a), a, hn::Max(a.v, b.v)); }
 MC_INLINE F min(F a, F b) { return select(is_nan(a), a, hn::Min(a.v, b.v)); }
+#else
+MC_INLINE F clamp_low(F x, F low) { return select(x < low, low, x); }
+MC_INLINE F clamp_high(F x, F high) { return select(x > high, high, x); }
+MC_INLINE F max(F a, F b) { return select(is_nan(a), a, select(a > b, a, b)); }
+MC_INLINE F min(F a, F b) { return select(is_nan(a), a, select(a < b, a, b)); }
 #endif
 
 MC_INLINE VI bits(F x) { return hn::BitCast(di, x.v); }
