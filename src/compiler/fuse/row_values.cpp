@@ -1,5 +1,6 @@
 // What the members of a fused unit compute.
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "compiler/fuse/row_lowering.h"
@@ -257,7 +258,7 @@ void RowLowering::round_compared(const GraphNode& n, KValue& v) {
   for (const int in : n.inputs) all = all && (number(in) || is_half(held_in(in)));
   if (!all) return;
   int* const operands[] = {&v.a, &v.b};
-  for (std::size_t k = 0; k < n.inputs.size(); ++k)
+  for (std::size_t k = 0; k < std::min(n.inputs.size(), std::size(operands)); ++k)
     if (!number(n.inputs[k])) *operands[k] = as_stored(*operands[k], held_in(n.inputs[k]));
 }
 
