@@ -1,4 +1,4 @@
-// Cross entropy of x·w without the logits: they exist for a tile of rows and 192 classes at a time.
+// Cross entropy of x·w without the logits: they exist for a tile of rows and up to 192 classes at a time.
 //
 // It is attention with the rows as queries and the classes as keys and values: a task takes a tile of rows over all
 // classes, keeps a running maximum and sum, and gathers Σ exp(logit)·w[:, j] on the way if u is wanted; w is read once
