@@ -107,6 +107,9 @@ class MemoryPlanner {
     if (k.cpu->in_place_input < 0 || k.outputs[0].buffer < 0) return;
     const KernelStep::Operand& in = k.inputs[static_cast<std::size_t>(k.cpu->in_place_input)];
     if (in.dtype != k.outputs[0].dtype || in.offset != 0 || in.strides != contiguous_strides(in.shape)) return;
+    // Another operand may look at the same memory: a view of it, or the same tensor again.
+    const auto looks = [&](const KernelStep::Operand& o) { return o.buffer == in.buffer; };
+    if (std::count_if(k.inputs.begin(), k.inputs.end(), looks) != 1) return;
     if (dies_in(s, in.buffer) && may_become(s, in.buffer, k.outputs[0].buffer)) marry(in.buffer, k.outputs[0].buffer);
   }
 
