@@ -11,6 +11,7 @@
 #include "metal_candle/dataset.hpp"
 #include "metal_candle/device.hpp"
 #include "metal_candle/dtype.hpp"
+#include "metal_candle/elementwise.hpp"
 #include "metal_candle/embedding_files.hpp"
 #include "metal_candle/embeddings.hpp"
 #include "metal_candle/error.hpp"
