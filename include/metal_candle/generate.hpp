@@ -77,6 +77,8 @@ struct Piece {
 };
 /// Returns false to end this sequence, which finishes as cancelled.
 using OnPiece = std::function<bool(const Piece&)>;
+/// Takes the result of a prompt, by its index in its batch.
+using OnResult = std::function<void(std::size_t index, Generated&& result)>;
 
 struct GeneratorOptions {
   int batch = 8;                                        // sequences in progress at a time
@@ -133,6 +135,16 @@ class Generator {
   std::vector<Generated> generate_batch(const std::vector<std::vector<std::int32_t>>& prompts,
                                         const GenerateOptions& options = {}, const OnPiece& on_piece = {}) {
     return generate_batch(prompts, std::span(&options, 1), on_piece);
+  }
+  /// The same, and each result is given away as soon as its last token is there: in the order in which they end, with
+  /// no more than `batch` prompts begun and not yet given. Nothing is kept of them. What a callback throws ends it and
+  /// comes out here; as after any other error, what had ended before was given, and the generator can be used again.
+  /// Callbacks run in the calling thread and must not use the generator.
+  void generate_each(const std::vector<std::vector<std::int32_t>>& prompts, std::span<const GenerateOptions> options,
+                     const OnResult& on_result, const OnPiece& on_piece = {});
+  void generate_each(const std::vector<std::vector<std::int32_t>>& prompts, const GenerateOptions& options,
+                     const OnResult& on_result, const OnPiece& on_piece = {}) {
+    generate_each(prompts, std::span(&options, 1), on_result, on_piece);
   }
   /// Starts at once and comes piece by piece.
   GenerationStream stream(Ids prompt, const GenerateOptions& options = {});

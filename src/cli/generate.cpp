@@ -1,6 +1,8 @@
 // metal-candle generate
 #include <fmt/format.h>
 
+#include <map>
+
 #include "cli/commands.h"
 #include "cli/loading.h"
 #include "cli/report.h"
@@ -10,8 +12,6 @@
 namespace metal_candle::cli {
 
 namespace {
-
-constexpr std::size_t kAtATime = 64;  // prompts whose results are kept until all of them are done
 
 struct Prompt {
   std::vector<std::int32_t> tokens;
@@ -113,46 +113,51 @@ class Answers {
  public:
   Answers(const Invocation& run, const Bundle& bundle, Generator& generator, std::vector<Prompt> prompts,
           GenerateOptions options)
-      : run_(run), bundle_(bundle), generator_(generator), prompts_(std::move(prompts)), options_(std::move(options)) {}
+      : run_(run), bundle_(bundle), generator_(generator), options_(std::move(options)) {
+    for (Prompt& prompt : prompts) {
+      prompts_.push_back(std::move(prompt.tokens));
+      places_.push_back(std::move(prompt.place));
+    }
+  }
 
   void run() {
-    Progress progress(run_, "prompts", static_cast<std::int64_t>(prompts_.size()));
-    for (std::size_t from = 0; from < prompts_.size(); from += kAtATime) {
-      const std::size_t to = std::min(from + kAtATime, prompts_.size());
-      some(from, to);
-      if (prompts_.size() > 1) progress.show(static_cast<std::int64_t>(to), "");
+    Progress progress(run_, "prompts", std::ssize(prompts_));
+    OnPiece on_piece;
+    if (run_.has("--stream")) on_piece = [&](const Piece& piece) { return show(piece), true; };
+    const OnResult on_result = [&](std::size_t index, Generated&& result) {
+      waiting_.emplace(index, std::move(result));
+      for (auto first = waiting_.find(next_); first != waiting_.end(); first = waiting_.find(++next_)) write(first);
+      if (prompts_.size() > 1) progress.show(static_cast<std::int64_t>(next_ + waiting_.size()), "");
+    };
+    try {
+      generator_.generate_each(prompts_, options_, on_result, on_piece);
+    } catch (...) {
+      while (!waiting_.empty()) write(waiting_.begin());  // work that was done is not lost
+      throw;
     }
     progress.clear();
     if (prompts_.size() > 1) say(run_, fmt::format("{} prompts, {}", prompts_.size(), sampling_text(options_)));
   }
 
  private:
-  bool streams() const { return run_.has("--stream"); }
-
-  void some(std::size_t from, std::size_t to) {
-    std::vector<std::vector<std::int32_t>> prompts;
-    for (std::size_t i = from; i < to; ++i) prompts.push_back(prompts_[i].tokens);
-    OnPiece on_piece;
-    if (streams()) on_piece = [&](const Piece& piece) { return show(from + piece.index, piece), true; };
-    const auto results = generator_.generate_batch(prompts, options_, on_piece);
-    for (std::size_t i = 0; i < results.size(); ++i) finish(from + i, results[i]);
-  }
-
-  void show(std::size_t index, const Piece& piece) {
+  void show(const Piece& piece) {
     if (run_.json()) {
-      write_event(Json::object({{"event", "token"}, {"index", index}, {"token", piece.token}, {"text", piece.text}}));
+      write_event(
+          Json::object({{"event", "token"}, {"index", piece.index}, {"token", piece.token}, {"text", piece.text}}));
     } else if (prompts_.size() == 1 && !piece.text.empty()) {
       write_text(piece.text);
       shown_ += piece.text.size();
     }
   }
 
-  void finish(std::size_t index, const Generated& g) {
+  void write(std::map<std::size_t, Generated>::iterator answer) {
+    const auto [index, g] = std::move(*answer);
+    waiting_.erase(answer);
     if (run_.json()) write_event(result_event(index, g));
     else
       write_text((prompts_.size() > 1 ? fmt::format("[{}] ", index) : "") +
                  g.text.substr(std::min(shown_, g.text.size())) + "\n");
-    const std::string& place = prompts_[index].place;
+    const std::string& place = places_[index];
     warn_if_full(run_, bundle_, g, options_.max_tokens, place.empty() ? "" : place + ": ");
     if (prompts_.size() == 1)
       say(run_, fmt::format("{} + {} tokens, {}; first after {:.2f} s, then {:.1f} a second", g.prompt_tokens.size(),
@@ -163,9 +168,12 @@ class Answers {
   const Invocation& run_;
   const Bundle& bundle_;
   Generator& generator_;
-  std::vector<Prompt> prompts_;
+  std::vector<std::vector<std::int32_t>> prompts_;
+  std::vector<std::string> places_;  // of the prompts: "file:line", or empty
   GenerateOptions options_;
-  std::size_t shown_ = 0;  // bytes of the only answer that were streamed
+  std::map<std::size_t, Generated> waiting_;  // for those of earlier rows
+  std::size_t next_ = 0;                      // the row to be written
+  std::size_t shown_ = 0;                     // bytes of the only answer that were streamed
 };
 
 }  // namespace

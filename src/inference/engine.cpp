@@ -97,7 +97,7 @@ PassResult Engine::pass(std::span<const Feed> feeds, Want want, std::span<const 
 }
 
 /// One pass: sequences in the order of their slots, as many of their waiting tokens as the pass takes.
-void Engine::step(std::vector<Sequence*>& active, const OnToken& on_token) {
+void Engine::step(std::vector<Sequence*>& active, const OnToken& on_token, const OnEnd& on_end) {
   std::int64_t waiting = 0;
   for (const Sequence* s : active) waiting += s->waiting();
   std::int64_t left = waiting == static_cast<std::int64_t>(active.size()) ? waiting : prompt_share(waiting);
@@ -133,6 +133,7 @@ void Engine::step(std::vector<Sequence*>& active, const OnToken& on_token) {
       const std::int32_t token = s.sampler.choose(logits, result.log_total_at_temperature[i]);
       advance(s, token, static_cast<double>(row[token]) - result.log_total[i], on_token);
     }
+    if (s.done) on_end(s);
   }
 }
 
@@ -169,24 +170,31 @@ std::int64_t Engine::check_all(const std::vector<std::vector<std::int32_t>>& pro
   return longest;
 }
 
-std::vector<Generated> Engine::run(const std::vector<std::vector<std::int32_t>>& prompts,
-                                   const std::vector<const GenerateOptions*>& options, const OnToken& on_token) {
+void Engine::run(const std::vector<std::vector<std::int32_t>>& prompts,
+                 const std::vector<const GenerateOptions*>& options, const OnToken& on_token,
+                 const OnResult& on_result) {
   const std::int64_t longest = check_all(prompts, options);
-  if (prompts.empty()) return {};
+  if (prompts.empty()) return;
   std::lock_guard lock(mutex_);
   make_cache(std::min(static_cast<std::int64_t>(std::bit_ceil(prompts.size())), most_slots_), longest);
   std::fill(taken_.begin(), taken_.end(), false);
 
-  std::vector<Generated> results(prompts.size());
   std::vector<std::unique_ptr<Sequence>> slots(static_cast<std::size_t>(cache_->slots()));
   std::vector<Sequence*> active;
   std::size_t next = 0, done = 0;
+  const OnEnd on_end = [&](Sequence& s) {
+    const auto slot = static_cast<std::size_t>(s.slot);
+    const std::unique_ptr<Sequence> ended = std::move(slots[slot]);
+    taken_[slot] = false;
+    ++done;
+    on_result(ended->index, std::move(ended->out));
+  };
   while (done < prompts.size()) {
     for (; next < prompts.size() && next - done < slots.size(); ++next) {
       auto s = std::make_unique<Sequence>(next, prompts[next], *options[next]);
       if (options[next]->max_tokens == 0) {
-        results[next] = std::move(s->out);
         ++done;
+        on_result(next, std::move(s->out));
         continue;
       }
       admit(*s);
@@ -195,16 +203,8 @@ std::vector<Generated> Engine::run(const std::vector<std::vector<std::int32_t>>&
     active.clear();
     for (const auto& s : slots)
       if (s) active.push_back(s.get());
-    if (!active.empty()) step(active, on_token);
-    for (auto& s : slots) {
-      if (!s || !s->done) continue;
-      taken_[static_cast<std::size_t>(s->slot)] = false;
-      results[s->index] = std::move(s->out);
-      s.reset();
-      ++done;
-    }
+    if (!active.empty()) step(active, on_token, on_end);
   }
-  return results;
 }
 
 std::vector<double> Engine::score(std::span<const std::int32_t> tokens) {

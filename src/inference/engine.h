@@ -36,6 +36,8 @@ struct Sequence {
 
 /// Called with each new token; may end the sequence by setting `done` and its finish.
 using OnToken = std::function<void(Sequence&, std::int32_t token, double logprob)>;
+/// Called with a sequence that is done, which is not used any more.
+using OnEnd = std::function<void(Sequence&)>;
 
 class Engine {
  public:
@@ -46,8 +48,8 @@ class Engine {
   void use(nn::Weights weights);
   std::int64_t context() const { return context_; }
 
-  std::vector<Generated> run(const std::vector<std::vector<std::int32_t>>& prompts,
-                             const std::vector<const GenerateOptions*>& options, const OnToken& on_token);
+  void run(const std::vector<std::vector<std::int32_t>>& prompts, const std::vector<const GenerateOptions*>& options,
+           const OnToken& on_token, const OnResult& on_result);
   std::vector<double> score(std::span<const std::int32_t> tokens);
 
  private:
@@ -56,7 +58,7 @@ class Engine {
                          const std::vector<const GenerateOptions*>& options) const;
   void make_cache(std::int64_t slots, std::int64_t positions);
   void admit(Sequence& s);
-  void step(std::vector<Sequence*>& active, const OnToken& on_token);
+  void step(std::vector<Sequence*>& active, const OnToken& on_token, const OnEnd& on_end);
   void advance(Sequence& s, std::int32_t token, double logprob, const OnToken& on_token);
   PassResult pass(std::span<const Feed> feeds, Want want, std::span<const std::int32_t> targets = {});
 

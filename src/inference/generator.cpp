@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <unordered_map>
+
 #include "inference/engine.h"
 #include "inference/text_output.h"
 #include "metal_candle/error.hpp"
@@ -35,35 +37,36 @@ GeneratorOptions ending(GeneratorOptions options, const Bundle& bundle) {
 /// What happens with each token: it becomes text, which may end the sequence, and somebody is told.
 class Listener {
  public:
-  Listener(const std::optional<Tokenizer>& tokenizer, std::span<const GenerateOptions> options, std::size_t prompts,
-           const OnPiece& on_piece)
-      : on_piece_(on_piece) {
+  Listener(const std::optional<Tokenizer>& tokenizer, std::span<const GenerateOptions> options, const OnPiece& on_piece)
+      : tokenizer_(tokenizer), on_piece_(on_piece) {
     for (const GenerateOptions& o : options)
       if (!tokenizer && !o.stop.empty())
         throw UserError(ErrorKind::argument, "generate: stop texts need a tokenizer, and the generator has none");
-    for (std::size_t i = 0; tokenizer && i < prompts; ++i)
-      texts_.emplace_back(*tokenizer, options[options.size() == 1 ? 0 : i].stop);
   }
 
   void operator()(Sequence& s, std::int32_t token, double logprob) {
     Piece piece{s.index, token, logprob, {}};
-    if (!texts_.empty()) {
-      TextOutput& text = texts_[s.index];
+    TextOutput* text = nullptr;
+    if (tokenizer_) {
+      text = &texts_.try_emplace(s.index, *tokenizer_, s.options.stop).first->second;
       const bool ends = s.done && s.out.finish == Finish::stop;  // a token that ends is not part of the text
-      if (!ends) piece.text = text.push(token);
-      if (text.stopped()) s.done = true, s.out.finish = Finish::stop;
-      if (s.done) piece.text += text.finish();
+      if (!ends) piece.text = text->push(token);
+      if (text->stopped()) s.done = true, s.out.finish = Finish::stop;
+      if (s.done) piece.text += text->finish();
     }
     if (on_piece_ && !on_piece_(piece) && !s.done) {
       s.done = true;
       s.out.finish = Finish::cancelled;
     }
-    if (s.done && !texts_.empty()) s.out.text = texts_[s.index].text();
+    if (!s.done || !text) return;
+    s.out.text = text->text();
+    texts_.erase(s.index);
   }
 
  private:
+  const std::optional<Tokenizer>& tokenizer_;
   const OnPiece& on_piece_;
-  std::vector<TextOutput> texts_;
+  std::unordered_map<std::size_t, TextOutput> texts_;  // of the sequences in progress
 };
 
 }  // namespace
@@ -99,13 +102,22 @@ Generated Generator::generate(std::string_view prompt, const GenerateOptions& op
 
 std::vector<Generated> Generator::generate_batch(const std::vector<std::vector<std::int32_t>>& prompts,
                                                  std::span<const GenerateOptions> options, const OnPiece& on_piece) {
+  std::vector<Generated> results(prompts.size());
+  generate_each(
+      prompts, options, [&](std::size_t index, Generated&& result) { results[index] = std::move(result); }, on_piece);
+  return results;
+}
+
+void Generator::generate_each(const std::vector<std::vector<std::int32_t>>& prompts,
+                              std::span<const GenerateOptions> options, const OnResult& on_result,
+                              const OnPiece& on_piece) {
   if (options.size() != 1 && options.size() != prompts.size())
     throw UserError(ErrorKind::argument,
                     fmt::format("generate: options for {} of {} prompts", options.size(), prompts.size()));
   std::vector<const GenerateOptions*> each;
   for (std::size_t i = 0; i < prompts.size(); ++i) each.push_back(&options[options.size() == 1 ? 0 : i]);
-  Listener listener(tokenizer_, options, prompts.size(), on_piece);
-  return engine_->run(prompts, each, std::ref(listener));
+  Listener listener(tokenizer_, options, on_piece);
+  engine_->run(prompts, each, std::ref(listener), on_result);
 }
 
 GenerationStream Generator::stream(std::string_view prompt, const GenerateOptions& options, bool add_special_tokens) {

@@ -4,12 +4,14 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cmath>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <set>
 
 #include "metal_candle/json.hpp"
 #include "tests/cli/command.h"
@@ -247,6 +249,50 @@ TEST(Command, GenerateSaysWhatItDid) {
   const Ran chat = command({"generate", "--model", model(), "--prompt", "Two", "--chat", "--max-tokens", "5",
                             "--ignore-eos", "--dtype", "f32", "--json"});
   EXPECT_EQ(chat.events().at(0).at("prompt_tokens"), events[1].at("prompt_tokens"));
+}
+
+std::vector<std::string> prompts_line(const std::string& file, std::vector<std::string> more) {
+  std::vector<std::string> line = {"generate", "--model", model(),        "--prompts", file,
+                                   "--dtype",  "f32",     "--ignore-eos", "--json"};
+  line.insert(line.end(), more.begin(), more.end());
+  return line;
+}
+
+TEST(Command, AnswersAreWrittenAsSoonAsThoseOfEarlierRowsAre) {
+  const Ran one = command(prompts_line(at("prompts.jsonl"), {"--max-tokens", "3", "--batch-size", "1", "--stream"}));
+  ASSERT_EQ(one.code, 0) << one.err;
+  std::string order;
+  for (const Json& e : one.events())
+    order += (e.at("event").as_string() == "token" ? "t" : "R") + std::to_string(e.at("index").as_int64());
+  EXPECT_EQ(order, "t0t0t0R0t1t1t1R1t2t2t2R2");
+}
+
+// Answers that are cut by the model's context end at very different times.
+TEST(Command, AnswersAreInTheOrderOfRows) {
+  std::string rows;
+  for (int i = 0; i < 300; ++i) {
+    std::string text = "a";
+    for (int k = 0; k < (i % 3 == 1 ? 50 : i * 7 % 40); ++k) text += " a";
+    rows += Json::object({{"prompt", text}}).dump() + "\n";
+  }
+  std::ofstream(at("uneven.jsonl")) << rows;
+  std::vector<Json> alone;
+  for (const char* batch : {"1", "16"}) {
+    auto line = prompts_line(at("uneven.jsonl"), {"--batch-size", batch, "--temperature", "1", "--max-tokens", "60"});
+    line.erase(std::find(line.begin(), line.end(), "--ignore-eos"));
+    const Ran ran = command(line);
+    ASSERT_EQ(ran.code, 0) << ran.err;
+    const auto events = ran.events();
+    ASSERT_EQ(events.size(), 300u);
+    std::set<std::size_t> lengths;
+    if (alone.empty()) alone = events;
+    for (std::size_t i = 0; i < events.size(); ++i) {
+      EXPECT_EQ(events[i].at("index").as_int64(), static_cast<std::int64_t>(i));
+      EXPECT_EQ(events[i].at("tokens"), alone[i].at("tokens")) << i;
+      lengths.insert(events[i].at("tokens").size());
+    }
+    EXPECT_GT(lengths.size(), 3u);
+  }
 }
 
 TEST(Command, GenerateForPeople) {

@@ -185,6 +185,36 @@ fs::path copy_with(const char* name, const std::string& changed, float number) {
   return folder;
 }
 
+// The third prompt has a token whose embedding is NaN. The second answer was done, and waited for the first.
+TEST(Limits, AnswersThatWereDoneOutliveAnError) {
+  const fs::path folder = playground() / "one_bad_token";
+  ModelConfig config = Model::load(model(), {.dtype = DType::f32}).config();
+  config.tied_embeddings = false;
+  const Model good = Model::random(config, Key(7));
+  const Tokenizer tokenizer = Tokenizer::load(model());
+  const std::vector<std::int32_t> usual = tokenizer.encode("a a"), bad = tokenizer.encode("Q");
+  const auto numbers = static_cast<std::size_t>(config.hidden);
+  ASSERT_EQ(std::find(usual.begin(), usual.end(), bad[0]), usual.end());
+  ParamTree weights = good.parameters();
+  std::vector<float> rows = Tensor(weights["model.embed_tokens.weight"]).to_vector<float>();
+  std::fill_n(rows.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(bad[0]) * numbers), numbers,
+              std::numeric_limits<float>::quiet_NaN());
+  weights["model.embed_tokens.weight"] = Tensor::from(rows, {config.vocabulary, config.hidden});
+  save_model(folder, Model(config, weights), model());
+  std::string full = "a";  // fills the context
+  while (tokenizer.encode(full + " a").size() <= static_cast<std::size_t>(config.context())) full += " a";
+  std::string prompts;
+  for (const std::string& text : {std::string("a"), full, std::string("Q")})
+    prompts += Json::object({{"prompt", text}}).dump() + "\n";
+  write(at("one_bad.jsonl"), prompts);
+  const Ran ran = command({"generate", "--model", folder.string(), "--prompts", at("one_bad.jsonl"), "--batch-size",
+                           "2", "--max-tokens", "100", "--logit-bias", std::to_string(bad[0]) + "=-inf", "--json"});
+  EXPECT_EQ(ran.code, 65) << ran.err;
+  ASSERT_EQ(ran.events().size(), 1u);
+  EXPECT_EQ(ran.events()[0].at("index").as_int64(), 1);
+  EXPECT_EQ(ran.events()[0].at("finish_reason").as_string(), "length");
+}
+
 TEST(Limits, WeightsThatAreNotFiniteNameTheModel) {
   const fs::path folder =
       copy_with("not_finite", "model.layers.0.self_attn.q_proj.weight", std::numeric_limits<float>::quiet_NaN());

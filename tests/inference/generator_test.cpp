@@ -4,7 +4,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <malloc.h>
+
 #include <cmath>
+#include <numeric>
+#include <set>
 
 #include "metal_candle/error.hpp"
 #include "metal_candle/runtime.hpp"
@@ -251,6 +255,124 @@ TEST(Generator, IsCancelledByItsListener) {
   EXPECT_THROW(generator.generate(numbers(4), greedy(5), [](const Piece&) -> bool { throw std::runtime_error("x"); }),
                std::runtime_error);
   expect_same(results[0], generator.generate(numbers(4), greedy(10)));
+}
+
+// ---- results as they come -------------------------------------------------------------------------------------------
+
+TEST(GenerateEach, GivesEachResultWhenItEndsAndItsPlaceToTheNext) {
+  std::vector<Ids> prompts;
+  std::vector<GenerateOptions> options;
+  for (std::size_t i = 0; i < 40; ++i) {
+    prompts.push_back(numbers(1 + i * 17 % 90, static_cast<std::int32_t>(i)));
+    const int count = static_cast<int>(i * 7 % 13);
+    options.push_back(i % 2 ? sampled(count, i) : greedy(count));
+  }
+  Generator generator(small_model(), {.batch = 4});
+  const auto want = Generator(small_model(), {.batch = 1}).generate_batch(prompts, options);
+  std::vector<int> pieces(prompts.size());
+  std::set<std::size_t> under_way, given;
+  std::vector<std::size_t> order;
+  generator.generate_each(
+      prompts, options,
+      [&](std::size_t index, Generated&& g) {
+        EXPECT_EQ(pieces[index], static_cast<int>(g.tokens.size()));
+        EXPECT_EQ(g.prompt_tokens, prompts[index]);
+        expect_same(g, want[index], std::to_string(index));
+        EXPECT_TRUE(given.insert(index).second);
+        under_way.erase(index);
+        order.push_back(index);
+      },
+      [&](const Piece& p) {
+        ++pieces[p.index];
+        under_way.insert(p.index);
+        EXPECT_EQ(given.count(p.index), 0u);
+        EXPECT_LE(p.index, given.size() + 3);  // nobody waits while there is a place
+        EXPECT_LE(under_way.size(), 4u);
+        return true;
+      });
+  EXPECT_EQ(given.size(), prompts.size());
+  EXPECT_FALSE(std::is_sorted(order.begin(), order.end()));
+}
+
+TEST(GenerateEach, ReplaysThePlansOfABatch) {
+  Generator generator(small_model(), {.batch = 4});
+  const std::vector<Ids> prompts(12, numbers(1));
+  std::vector<GenerateOptions> options;
+  for (int i = 0; i < 12; ++i) options.push_back(greedy(3 + i % 5));
+  const auto all = [&] {
+    std::size_t count = 0;
+    generator.generate_each(prompts, options, [&](std::size_t, Generated&&) { ++count; });
+    return count;
+  };
+  EXPECT_EQ(all(), 12u);
+  const Counters before = counters();
+  EXPECT_EQ(all(), 12u);
+  EXPECT_EQ(counters().plans_compiled, before.plans_compiled);
+  const auto tokens =
+      std::accumulate(options.begin(), options.end(), 0, [](int n, const auto& o) { return n + o.max_tokens; });
+  EXPECT_LE(counters().evaluations - before.evaluations,
+            static_cast<std::uint64_t>(tokens) / 4 + 4);  // places are full
+}
+
+TEST(GenerateEach, EndsWithWhatACallbackThrows) {
+  Generator generator(small_model(), {.batch = 2});
+  const std::vector<Ids> prompts = {numbers(4), numbers(9), numbers(2), numbers(5)};
+  const Generated want = generator.generate(numbers(9), greedy(6));
+  std::vector<std::size_t> given;
+  EXPECT_THROW(generator.generate_each(prompts, greedy(6),
+                                       [&](std::size_t index, Generated&&) {
+                                         given.push_back(index);
+                                         if (index == 1) throw std::runtime_error("enough");
+                                       }),
+               std::runtime_error);
+  EXPECT_EQ(given, (std::vector<std::size_t>{0, 1}));
+  given.clear();
+  const OnResult note = [&](std::size_t index, Generated&&) { given.push_back(index); };
+  const OnPiece third = [](const Piece& p) { return p.index == 2 ? throw std::runtime_error("enough") : true; };
+  EXPECT_THROW(generator.generate_each(prompts, greedy(6), note, third), std::runtime_error);
+  EXPECT_EQ(given, (std::vector<std::size_t>{0, 1}));
+  expect_same(generator.generate(numbers(9), greedy(6)), want);
+}
+
+TEST(GenerateEach, GivesWhatWasCancelled) {
+  Generator generator(small_model(), {.batch = 2});
+  std::vector<std::pair<std::size_t, Finish>> given;
+  generator.generate_each(
+      {numbers(4), numbers(9), numbers(2)}, greedy(10),
+      [&](std::size_t index, Generated&& g) { given.emplace_back(index, g.finish); },
+      [](const Piece& p) { return p.index != 0; });
+  EXPECT_EQ(given, (std::vector<std::pair<std::size_t, Finish>>{
+                       {0, Finish::cancelled}, {1, Finish::length}, {2, Finish::length}}));
+}
+
+// A model that fails at one prompt: what ended before was given.
+TEST(GenerateEach, AnErrorLosesNothingThatEnded) {
+  const ModelConfig config = ModelConfig::from_json(tiny_case("llama").config);
+  ASSERT_FALSE(config.tied_embeddings);
+  ParamTree weights = tiny_weights(config);
+  std::vector<float> embeddings = cast(weights["model.embed_tokens.weight"], DType::f32).eval().to_vector<float>();
+  embeddings[static_cast<std::size_t>(11 * config.hidden)] = NAN;
+  weights["model.embed_tokens.weight"] = Tensor::from(embeddings, {config.vocabulary, config.hidden});
+  Generator generator(Model(config, weights), {.batch = 2});
+  GenerateOptions o = greedy(3);
+  o.logit_bias[11] = -INFINITY;
+  std::vector<std::size_t> given;
+  EXPECT_THROW(generator.generate_each({{1, 2}, {3, 4}, {5}, {11}, {6}}, o,
+                                       [&](std::size_t index, Generated&&) { given.push_back(index); }),
+               FileError);
+  EXPECT_EQ(given, (std::vector<std::size_t>{0, 1}));
+  EXPECT_EQ(generator.generate(Ids{1, 2}, o).tokens.size(), 3u);
+}
+
+TEST(GenerateEach, KeepsNothingOfWhatItGave) {
+  Generator generator(small_model(), {.batch = 64});
+  const std::vector<Ids> prompts(10000, numbers(1, 3));
+  std::size_t given = 0, early = 0;
+  generator.generate_each(prompts, greedy(8), [&](std::size_t, Generated&&) {
+    if (++given == 200) early = mallinfo2().uordblks;
+  });
+  EXPECT_EQ(given, prompts.size());
+  EXPECT_LE(mallinfo2().uordblks, early + (std::size_t{64} << 10));
 }
 
 TEST(Generator, AdaptersComeAndGo) {
