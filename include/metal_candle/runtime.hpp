@@ -156,6 +156,13 @@ struct MemoryFigures {
 MemoryFigures memory();
 void reset_peak_memory();
 
+struct ResidentMemory {
+  std::size_t now = 0, peak = 0;
+};
+/// What the process has in memory and had at most, mapped files and all (Linux: VmRSS, VmHWM); where the system does not
+/// say, what the library knows of.
+ResidentMemory resident_memory();
+
 /// Records what runs when, while it lives, for all threads of the process.
 class Trace {
  public:

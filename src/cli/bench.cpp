@@ -38,10 +38,10 @@ int bench(const Invocation& run) {
                               {"generated_tokens", options.max_tokens},
                               {"dtype", name(model.dtype())},
                               {"threads", threads()},
-                              {"peak_bytes", peak_bytes()}}));
+                              {"peak_bytes", resident_memory().peak}}));
   else
     write_text(fmt::format("reads {:.1f} tokens a second ({} at a time), writes {:.1f}; {} on {} threads, {} at most\n",
-                           prefill, length, decode, name(model.dtype()), threads(), size_text(peak_bytes())));
+                           prefill, length, decode, name(model.dtype()), threads(), size_text(resident_memory().peak)));
   return kDone;
 }
 

@@ -8,6 +8,7 @@
 #include "cli/report.h"
 #include "cli/rows.h"
 #include "metal_candle/error.hpp"
+#include "metal_candle/runtime.hpp"
 
 namespace metal_candle::cli {
 
@@ -106,7 +107,7 @@ Json result_event(std::size_t index, const Generated& g) {
                        {"prefill_s", g.prefill_s},
                        {"decode_s", g.decode_s},
                        {"tokens_per_s", g.decode_s > 0 && later > 0 ? later / g.decode_s : 0.0},
-                       {"peak_bytes", peak_bytes()}});
+                       {"peak_bytes", resident_memory().peak}});
 }
 
 class Answers {

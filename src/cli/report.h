@@ -32,8 +32,6 @@ std::string printable(std::string_view text);
 bool colours();
 bool is_terminal(int file);
 
-/// Largest resident memory of this process so far, mapped files included.
-std::uint64_t peak_bytes();
 /// "1.2 GB", "640 KB"
 std::string size_text(std::uint64_t bytes);
 /// "1:02", "2:03:04"

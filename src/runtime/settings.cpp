@@ -1,4 +1,7 @@
 // Settings and figures: thin covers over whoever keeps them.
+#include <algorithm>
+#include <cstdio>
+
 #include "base/pool.h"
 #include "base/thread_pool.h"
 #include "metal_candle/error.hpp"
@@ -53,5 +56,21 @@ MemoryFigures memory() {
   return {.live = pool.live, .arena = runtime().backend->arena_bytes(), .pool = pool.cached, .peak = pool.peak};
 }
 void reset_peak_memory() { base::pool_reset_peak(); }
+
+// Not getrusage's figure: it goes on from that of the process that started this one.
+ResidentMemory resident_memory() {
+  ResidentMemory kib;
+  if (std::FILE* file = std::fopen("/proc/self/status", "r")) {
+    char line[256];
+    while (std::fgets(line, sizeof line, file)) {
+      std::sscanf(line, "VmRSS: %zu kB", &kib.now);
+      std::sscanf(line, "VmHWM: %zu kB", &kib.peak);
+    }
+    std::fclose(file);
+  }
+  if (kib.now > 0 && kib.peak > 0) return {kib.now << 10, kib.peak << 10};
+  const MemoryFigures known = memory();
+  return {known.live + known.pool, std::max(known.peak, known.live + known.pool)};
+}
 
 }  // namespace metal_candle

@@ -13,7 +13,7 @@
 
 #include "metal_candle/error.hpp"
 #include "metal_candle/few_sizes.hpp"
-#include "training/memory_use.h"
+#include "metal_candle/runtime.hpp"
 
 namespace metal_candle::training {
 namespace {
@@ -212,7 +212,7 @@ StepEvent Run::one_step() {
   if (out.applied) progress_.bad_in_row = 0;
   else note_bad_step(rows, out.loss, out.norm);
   e.seconds = since(begin);
-  e.peak_bytes = peak_resident_bytes();
+  e.peak_bytes = resident_memory().peak;
   return e;
 }
 
