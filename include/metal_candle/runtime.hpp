@@ -118,6 +118,14 @@ std::vector<std::string> compiler_passes();
 std::string explain(const std::vector<LazyTensor>& roots);
 /// What evaluating them takes for temporaries, in bytes; nothing is computed.
 std::size_t temporary_bytes(const std::vector<LazyTensor>& roots);
+/// What running these, one after the other, would take beyond what the process has, in bytes; nothing is computed.
+struct MemoryNeeds {
+  std::size_t temporaries = 0;  // of the largest, with the threads' scratch
+  std::size_t packed = 0;       // weights in the form that products read
+  std::size_t results = 0;      // that take over no donated buffer
+  std::size_t unread = 0;       // of the inputs: what lies in files, and comes when it is read
+};
+MemoryNeeds memory_needs(const std::vector<EvalOptions>& runs);
 
 // ---- settings ------------------------------------------------------------------------------------------------------
 

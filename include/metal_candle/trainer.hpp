@@ -156,9 +156,12 @@ class Trainer {
 
   /// What a run would take, without running it.
   struct Outlook {
-    std::int64_t steps = 0, rows = 0, trainable = 0;                  // trainable: numbers
-    std::int64_t longest_batch = 0;                                   // tokens, with filling
-    std::size_t base_bytes = 0, trainable_bytes = 0, step_bytes = 0;  // step_bytes: temporaries of the longest batch
+    std::int64_t steps = 0, rows = 0, trainable = 0;  // trainable: numbers
+    std::int64_t longest_batch = 0;                   // tokens, with filling
+    std::size_t base_bytes = 0;                       // the model
+    std::size_t trainable_bytes = 0;                  // adapter and moments
+    std::size_t step_bytes = 0;  // what a step of the longest batch takes beside: temporaries, packed weights, copies
+    std::size_t peak_bytes = 0;  // of the process, with all that it has now
     Json to_json() const;
   };
   Outlook outlook();

@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "compiler/compile.h"
 #include "graph/node.h"
@@ -50,6 +51,12 @@ class Backend {
   virtual ~Backend() = default;
   virtual const Caps& caps() const = 0;
   virtual std::unique_ptr<Executable> lower(std::shared_ptr<const Plan> plan) = 0;
+  /// What runs would take beyond what is there: temporaries with the threads' scratch, and constants in the form that
+  /// products read. Only `leaves` and `leaf_data` of the bindings are looked at; nothing may run meanwhile.
+  struct Needs {
+    std::size_t temporaries = 0, packed = 0;
+  };
+  virtual Needs needs(std::span<const std::pair<const Executable*, Bindings>> runs) const = 0;
   virtual std::size_t arena_bytes() const = 0;  // the arena shared by all plans, as large as the largest needed
   virtual void release_memory() = 0;            // gives the arena and scratch back
 };

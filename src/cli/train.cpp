@@ -13,6 +13,7 @@
 #include "cli/train_options.h"
 #include "metal_candle/dataset.hpp"
 #include "metal_candle/error.hpp"
+#include "metal_candle/runtime.hpp"
 #include "metal_candle/trainer.hpp"
 
 namespace metal_candle::cli {
@@ -121,8 +122,7 @@ std::uint64_t available_memory() {
 
 int dry_run(const Invocation& run, Trainer& trainer) {
   const Trainer::Outlook o = trainer.outlook();
-  const std::uint64_t needed = o.base_bytes + o.trainable_bytes + o.step_bytes,
-                      free = available_memory() + o.base_bytes;
+  const std::uint64_t needed = o.peak_bytes, free = available_memory() + resident_memory().now;
   if (run.json()) {
     Json event = Json::object({{"event", "outlook"}});
     const Json facts = o.to_json();

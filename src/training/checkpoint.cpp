@@ -29,8 +29,9 @@ void write_manifest(const fs::path& folder) {
   for (const auto& entry : fs::directory_iterator(folder)) names.push_back(entry.path().filename().string());
   std::sort(names.begin(), names.end());
   for (const std::string& name : names) {
-    const std::string bytes = io::read_file(folder / name);
-    files.set(name, Json::object({{"bytes", bytes.size()}, {"hash", hash_of(bytes)}}));
+    const auto file = io::MappedFile::open(folder / name);
+    const std::string hash = hex(Hash().add(file->bytes()).value());
+    files.set(name, Json::object({{"bytes", file->bytes().size()}, {"hash", hash}}));
   }
   io::write_file(folder / kManifest, Json::object({{"files", files}}).dump(2) + "\n");
 }

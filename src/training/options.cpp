@@ -117,7 +117,8 @@ Json Trainer::Outlook::to_json() const {
                        {"longest_batch", longest_batch},
                        {"base_bytes", base_bytes},
                        {"trainable_bytes", trainable_bytes},
-                       {"step_bytes", step_bytes}});
+                       {"step_bytes", step_bytes},
+                       {"peak_bytes", peak_bytes}});
 }
 
 }  // namespace metal_candle

@@ -10,10 +10,10 @@
 #include <cerrno>
 #include <chrono>
 #include <cmath>
+#include <set>
 
 #include "metal_candle/error.hpp"
 #include "metal_candle/few_sizes.hpp"
-#include "metal_candle/runtime.hpp"
 
 namespace metal_candle::training {
 namespace {
@@ -123,26 +123,32 @@ std::vector<const Sample*> Run::next_rows(std::int64_t& position) {
   return rows;
 }
 
-/// A step's rows as its micro-batches: batch_size rows each, or, packed, as many as fit into the tokens that so many of
-/// the longest rows have. Which rows share a micro-batch changes no loss.
+/// Whether a micro-batch of so many rows takes one more, with which it would have so many tokens: up to batch_size rows,
+/// or, packed, as many as fit into the tokens that so many of the longest rows have.
+bool Run::takes_one_more(std::int64_t rows, std::int64_t tokens) const {
+  if (options_.packing) return rows == 0 || tokens <= options_.batch_size * options_.max_length;
+  return rows < options_.batch_size;
+}
+
+/// A step's rows as its micro-batches. Which rows share one changes no loss.
 std::vector<PackedRows> Run::micro_batches(const std::vector<const Sample*>& rows) const {
-  const std::span<const Sample* const> all(rows);
-  const std::int64_t most = options_.batch_size * options_.max_length;
   std::vector<PackedRows> batches;
-  for (std::size_t from = 0, to = 0; from < all.size(); from = to) {
-    for (std::int64_t tokens = 0; to < all.size(); ++to) {
-      tokens += std::ssize(all[to]->tokens);
-      const auto taken = static_cast<std::int64_t>(to - from);
-      if (taken > 0 && (options_.packing ? tokens > most : taken == options_.batch_size)) break;
+  for (std::size_t from = 0, to = 0; from < rows.size(); from = to) {
+    for (std::int64_t tokens = 0; to < rows.size(); ++to) {
+      tokens += std::ssize(rows[to]->tokens);
+      if (!takes_one_more(static_cast<std::int64_t>(to - from), tokens)) break;
     }
-    // Numbers of rows are part of a plan: the powers of two keep plans few.
-    const auto count = static_cast<std::int64_t>(to - from);
-    const bool usual = count <= options_.batch_size;
-    batches.push_back(pack(
-        all.subspan(from, to - from),
-        usual ? options_.batch_size : static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(count)))));
+    batches.push_back(micro_batch(std::span(rows).subspan(from, to - from)));
   }
   return batches;
+}
+
+// Numbers of rows are part of a plan: the powers of two keep plans few.
+PackedRows Run::micro_batch(std::span<const Sample* const> rows) const {
+  const std::int64_t count = std::ssize(rows);
+  const bool usual = count <= options_.batch_size;
+  return pack(
+      rows, usual ? options_.batch_size : static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(count))));
 }
 
 // ---- the loop -------------------------------------------------------------------------------------------------------
@@ -283,19 +289,84 @@ void Run::finish() {
   log_.reset();
 }
 
+// ---- what is to come ------------------------------------------------------------------------------------------------
+
+/// The longest and the shortest micro-batch to come, how many lengths there are, and whether a step has several: looks
+/// at whole ones, as many as have so many rows.
+Run::Ahead Run::look_ahead() {
+  constexpr std::int64_t kRows = 1 << 20;
+  const std::int64_t begin = progress_.position, each = rows_of_step();
+  const std::int64_t steps = std::min(total_ - progress_.step, kRows / each + 1), end = begin + steps * each;
+  struct Cut {
+    std::int64_t begin = 0, rows = 0, tokens = 0;
+  };
+  Cut longest, shortest, cut;
+  std::set<std::int64_t> lengths;
+  Ahead out;
+  const auto end_cut = [&] {
+    if (cut.tokens > longest.tokens) longest = cut;
+    if (shortest.tokens == 0 || cut.tokens < shortest.tokens) shortest = cut;
+    lengths.insert(bucket_of(cut.tokens));
+  };
+  for (std::int64_t at = begin; at < end; ++at) {
+    const std::int64_t tokens = std::ssize(train_[order_[at]].tokens);
+    const bool new_step = (at - begin) % each == 0;
+    if (new_step || !takes_one_more(cut.rows, cut.tokens + tokens)) {
+      if (at > begin) end_cut();
+      out.several |= !new_step;
+      cut = {at};
+      if (at - begin >= kRows) break;
+    }
+    ++cut.rows;
+    cut.tokens += tokens;
+  }
+  if (cut.rows > 0) end_cut();
+  for (const Cut& c : {longest, shortest}) {
+    std::vector<const Sample*> rows;
+    for (std::int64_t i = 0; i < c.rows; ++i) rows.push_back(&train_[order_[c.begin + i]]);
+    out.batches.push_back(micro_batch(rows));
+  }
+  out.lengths = std::ssize(lengths);
+  return out;
+}
+
+/// The longest and the shortest batch of an evaluation, if there is one.
+std::vector<PackedRows> Run::evaluated_batches() const {
+  std::vector<PackedRows> out;
+  std::vector<const Sample*> rows;
+  for (const Sample& row : valid_) {
+    rows.push_back(&row);
+    if (std::ssize(rows) < options_.batch_size && &row != &valid_[valid_.size() - 1]) continue;
+    PackedRows batch = pack(rows, options_.batch_size);
+    rows.clear();
+    if (out.empty()) out = {batch, batch};
+    if (batch.ids.size() > out[0].ids.size()) out[0] = std::move(batch);
+    else if (batch.ids.size() < out[1].ids.size()) out[1] = std::move(batch);
+  }
+  return out;
+}
+
 Trainer::Outlook Run::outlook() {
   Trainer::Outlook o{.steps = total_, .rows = std::ssize(train_)};
-  PackedRows longest;
-  const std::int64_t steps = std::min<std::int64_t>(total_ - progress_.step, 4096);
-  std::int64_t position = progress_.position;
-  for (std::int64_t i = 0; i < steps; ++i)
-    for (PackedRows& batch : micro_batches(next_rows(position)))
-      if (batch.ids.size() > longest.ids.size()) longest = std::move(batch);
-  o.longest_batch = std::ssize(longest.ids);
   for (const auto& [path, t] : stepper_.parameters()) o.trainable += t.numel();
+  const std::size_t adapter = bytes_of(stepper_.parameters());
   o.base_bytes = bytes_of(model_.parameters());
-  o.trainable_bytes = 3 * bytes_of(stepper_.parameters());
-  if (o.longest_batch > 0) o.step_bytes = stepper_.bytes_of(longest);
+  o.trainable_bytes = 3 * adapter;
+  o.peak_bytes = resident_memory().peak;
+  if (progress_.step >= total_) return o;
+  const Ahead ahead = look_ahead();
+  o.longest_batch = std::ssize(ahead.batches[0].ids);
+  const ResidentMemory before = resident_memory();
+  const MemoryNeeds needs = stepper_.needs(ahead.batches, ahead.several, evaluated_batches());
+  const ResidentMemory now = resident_memory();
+  // A length's plans take what those of two did just now, and half of it.
+  const std::size_t plans = (now.now - std::min(now.now, before.now)) / 2;
+  const auto more = static_cast<std::size_t>(std::max<std::int64_t>(0, ahead.lengths - 2));
+  // The adapter as it began is kept; a checkpoint is read once more when it is written; the best one is a copy, and so
+  // is the one that takes its place.
+  const std::size_t copies = (options_.early_stop > 0 ? 5 : 3) * adapter;
+  o.step_bytes = needs.temporaries + needs.packed + needs.results + copies + more * plans;
+  o.peak_bytes = std::max(now.peak, now.now + needs.unread + o.step_bytes);
   return o;
 }
 

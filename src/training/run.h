@@ -29,7 +29,16 @@ class Run {
   std::int64_t count_steps() const;
   std::int64_t rows_of_step() const { return options_.batch_size * options_.accumulate; }
   std::vector<const Sample*> next_rows(std::int64_t& position);
+  bool takes_one_more(std::int64_t rows, std::int64_t tokens) const;
   std::vector<PackedRows> micro_batches(const std::vector<const Sample*>& rows) const;
+  PackedRows micro_batch(std::span<const Sample* const> rows) const;
+  struct Ahead {
+    std::vector<PackedRows> batches;
+    std::int64_t lengths = 0;
+    bool several = false;
+  };
+  Ahead look_ahead();
+  std::vector<PackedRows> evaluated_batches() const;
 
   TrainResult::Status loop(const std::atomic<bool>& stop);
   StepEvent one_step();

@@ -4,7 +4,6 @@
 
 #include "metal_candle/autograd.hpp"
 #include "metal_candle/ops.hpp"
-#include "metal_candle/runtime.hpp"
 #include "metal_candle/scope.hpp"
 
 namespace metal_candle::training {
@@ -98,10 +97,18 @@ double Stepper::evaluate(const PackedRows& batch) const {
   return loss_sum(parameters_, batch, nullptr).eval().item<float>();
 }
 
-std::size_t Stepper::bytes_of(const PackedRows& batch) {
-  const Pass p = pass(batch, 1, Key(0));
-  const Update u = record_update(p, 0);
-  return temporary_bytes(u.next.roots({p.loss, u.norm}));
+MemoryNeeds Stepper::needs(std::span<const PackedRows> batches, bool several,
+                           std::span<const PackedRows> evaluated) const {
+  std::vector<EvalOptions> runs;
+  for (const PackedRows& batch : batches) {
+    const Pass p = pass(batch, 1, Key(0));
+    const Update u = record_update(p, 0);
+    runs.push_back({.roots = u.next.roots({p.loss, u.norm}), .donate = moments_.tensors_with(parameters_)});
+    // Gradients of micro-batches are results, to which the next one adds.
+    if (several && &batch == batches.data()) runs.push_back({.roots = p.gradients.tensors()});
+  }
+  for (const PackedRows& batch : evaluated) runs.push_back({.roots = {loss_sum(parameters_, batch, nullptr)}});
+  return memory_needs(runs);
 }
 
 }  // namespace metal_candle::training

@@ -1,9 +1,12 @@
 // A step as graphs: the loss of a packed batch, its gradients, the update.
 #pragma once
 
+#include <span>
+
 #include "metal_candle/dataset.hpp"
 #include "metal_candle/lora.hpp"
 #include "metal_candle/optimizer.hpp"
+#include "metal_candle/runtime.hpp"
 #include "metal_candle/trainer.hpp"
 
 namespace metal_candle::training {
@@ -27,8 +30,9 @@ class Stepper {
   StepOutcome step(const std::vector<PackedRows>& batches, double learning_rate, Key key);
   /// Sum of the losses of all tokens that are predicted; no dropout.
   double evaluate(const PackedRows& batch) const;
-  /// Bytes of temporaries that a step of this batch takes; plans it, computes nothing.
-  std::size_t bytes_of(const PackedRows& batch);
+  /// What steps of such micro-batches take, several of which may make a step, and evaluating such batches; plans all,
+  /// computes nothing.
+  MemoryNeeds needs(std::span<const PackedRows> batches, bool several, std::span<const PackedRows> evaluated) const;
 
  private:
   struct Pass {

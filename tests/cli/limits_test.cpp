@@ -402,5 +402,58 @@ TEST(Limits, AnswersMayHaveTokensThatTheTokenizerLacks) {
   }
 }
 
+// A model large enough that what a step takes is most of what the process has.
+std::string model_to_train() {
+  const fs::path folder = playground() / "to_train";
+  ModelConfig config = Model::load(model(), {.dtype = DType::f32}).config();
+  config.hidden = 192, config.intermediate = 512, config.layers = 6, config.heads = 6, config.key_heads = 3;
+  config.head_width = 32, config.max_positions = 512;
+  if (!fs::exists(folder)) save_model(folder, Model::random(config, Key(4)), model());
+  std::string rows;
+  for (int i = 0; i < 40; ++i) {
+    std::string text = "one";
+    for (int k = 0; k < 40 + i * 37 % 120; ++k) text += " two";
+    rows += Json::object({{"prompt", "Count"}, {"completion", text}}).dump() + "\n";
+  }
+  write(at("to_train.jsonl"), rows);
+  return folder.string();
+}
+
+TEST(Limits, ADryRunForeseesTheMemoryOfARun) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "the sanitizer takes most of the memory";
+#endif
+  const std::string m = model_to_train(), out = at("foreseen");
+  for (const std::vector<std::string>& how : {std::vector<std::string>{},
+                                              {"--dtype", "bf16"},
+                                              {"--batch-size", "2"},
+                                              {"--checkpointing"},
+                                              {"--accumulate", "2"},
+                                              {"--accumulate", "3", "--packing", "--dtype", "bf16"}}) {
+    std::vector<std::string> more = {"--data", at("to_train.jsonl"), "--batch-size", "8", "--rank", "8", "--steps", "4",
+                                     "--json"};
+    for (std::size_t i = 0; i < how.size(); ++i) {
+      const auto usual = std::find(more.begin(), more.end(), how[i]);
+      if (how[i].starts_with("--") && usual != more.end()) more.erase(usual, usual + 2);
+    }
+    more.insert(more.end(), how.begin(), how.end());
+    std::string what;
+    for (const std::string& word : how) what += word + " ";
+    fs::remove_all(out);
+    const Ran run = command(training(out, more, m));
+    ASSERT_EQ(run.code, 0) << run.err;
+    double taken = 0;
+    for (const Json& e : run.events())
+      if (const Json* peak = e.find("peak_bytes")) taken = std::max(taken, peak->as_double());
+    fs::remove_all(out);
+    more.emplace_back("--dry-run");
+    const Ran dry = command(training(out, more, m));
+    ASSERT_EQ(dry.code, 0) << dry.err;
+    const double said = dry.events().at(0).at("peak_bytes").as_double();
+    EXPECT_GT(said, 0.9 * taken) << what;
+    EXPECT_LT(said, 1.1 * taken) << what;
+  }
+}
+
 }  // namespace
 }  // namespace metal_candle::test

@@ -1,5 +1,6 @@
 // Memory: a replay allocates nothing, a limit is an error and not a crash, nothing leaks after a failure.
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <atomic>
 #include <cstdlib>
@@ -266,6 +267,50 @@ TEST_F(MemoryLimit, Figures) {
   EXPECT_GE(memory().pool, static_cast<std::size_t>(kMany * 4));
   trim_memory();
   EXPECT_LT(memory().pool, static_cast<std::size_t>(kMany * 4));
+}
+
+// ---- what a run would take ------------------------------------------------------------------------------------------
+
+TEST(MemoryNeeds, AreWhatRunsThenTake) {
+  trim_memory();
+  Tensor w = randn({512, 768}, {.key = Key{1}}).eval(), v = randn({768, 512}, {.key = Key{2}}).eval();
+  w.freeze(), v.freeze();
+  const auto product = [&](std::int64_t rows) {
+    const LazyTensor x = Tensor::ones({rows, 512});
+    return matmul(tanh(matmul(x, w)), v);
+  };
+  const LazyTensor few = product(4), many = product(700);
+  const std::size_t before = memory().live;
+  const MemoryNeeds needs = memory_needs({{.roots = {few}}, {.roots = {many}}, {.roots = {few}}});
+  EXPECT_EQ(memory().live, before);
+  EXPECT_GE(needs.packed, 2u * 512 * 768 * sizeof(float));
+  EXPECT_GE(needs.temporaries, 700u * 768 * sizeof(float));
+  EXPECT_EQ(needs.results, (2u * 4 + 700) * 512 * sizeof(float));
+  eval({few});
+  eval({many});
+  const auto took = static_cast<double>(memory().live - before);
+  const auto said = static_cast<double>(needs.temporaries + needs.packed + needs.results);
+  EXPECT_NEAR(said / took, 1, 0.25);  // the pool's classes are a quarter apart
+  const MemoryNeeds again = memory_needs({{.roots = {product(4)}}, {.roots = {product(700)}}});
+  EXPECT_EQ(again.packed, 0u);
+  EXPECT_EQ(again.temporaries, 0u);
+}
+
+TEST(MemoryNeeds, ADonatedBufferIsNoNewOne) {
+  const LazyTensor x = Tensor::ones({1000});
+  EXPECT_EQ(memory_needs({{.roots = {x + 1}, .donate = {x}}}).results, 0u);
+  EXPECT_EQ(memory_needs({{.roots = {x + 1}}}).results, 4000u);
+}
+
+TEST(MemoryNeeds, PagesThatWereNotTouchedAreToCome) {
+  constexpr std::size_t kPages = 300, kPage = 4096;
+  void* pages = mmap(nullptr, kPages * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(pages, MAP_FAILED);
+  madvise(pages, kPages * kPage, MADV_NOHUGEPAGE);
+  for (std::size_t i = 0; i < 100; ++i) static_cast<volatile char*>(pages)[i * kPage] = 0;
+  const std::shared_ptr<void> owner(pages, [](void* p) { munmap(p, kPages * kPage); });
+  const Tensor x = Tensor::from_external(pages, {kPages * kPage / 4}, DType::f32, owner);
+  EXPECT_EQ(memory_needs({{.roots = {x + 1}}, {.roots = {x * 2}}}).unread, 200 * kPage);
 }
 
 }  // namespace

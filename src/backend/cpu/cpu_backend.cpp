@@ -1,7 +1,10 @@
 // The CPU as a backend.
+#include <algorithm>
+
 #include "backend/backend.h"
 #include "backend/cpu/executable.h"
 #include "backend/cpu/kernels/table.h"
+#include "backend/cpu/packed_weight.h"
 
 namespace metal_candle {
 namespace cpu {
@@ -16,6 +19,18 @@ class CpuBackend final : public Backend {
 
   std::unique_ptr<Executable> lower(std::shared_ptr<const Plan> plan) override {
     return std::make_unique<CpuExecutable>(std::move(plan), workspace_);
+  }
+
+  Needs needs(std::span<const std::pair<const Executable*, Bindings>> runs) const override {
+    Needs all;
+    PackingForecast forecast;
+    for (const auto& [executable, bindings] : runs) {
+      const auto& ours = static_cast<const CpuExecutable&>(*executable);
+      all.temporaries = std::max(all.temporaries, ours.bytes_to_grow());
+      ours.foretell(bindings, forecast);
+    }
+    all.packed = forecast.bytes();
+    return all;
   }
 
   std::size_t arena_bytes() const override { return workspace_->arena.bytes(); }

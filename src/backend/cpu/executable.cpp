@@ -177,6 +177,17 @@ void CpuExecutable::run(const Bindings& bindings, std::vector<TaskTime>* times) 
   if (!fallible_steps_.empty()) report_failures(bindings);
 }
 
+std::size_t CpuExecutable::bytes_to_grow() const {
+  const Workspace& workspace = tiny_ ? own_workspace() : *workspace_;
+  const auto more = [](std::size_t wanted, const Block& there) { return wanted - std::min(wanted, there.bytes()); };
+  return more(arena_bytes_, workspace.arena) +
+         more(scratch_bytes_ * static_cast<std::size_t>(useful_threads()), workspace.scratch);
+}
+
+void CpuExecutable::foretell(const Bindings& bindings, PackingForecast& forecast) const {
+  for (const Step* step : binding_steps_) step->foretell(bindings, forecast);
+}
+
 void CpuExecutable::run_in(Workspace& workspace, const Bindings& bindings) {
   resolve(bindings, static_cast<char*>(workspace.arena.reserve(arena_bytes_)));
   frame_.same_constants = bindings.constants != 0 && bindings.constants == constants_;

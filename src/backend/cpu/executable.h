@@ -18,6 +18,9 @@ class CpuExecutable final : public Executable {
  public:
   CpuExecutable(std::shared_ptr<const Plan> plan, std::shared_ptr<SharedWorkspace> workspace);
   void run(const Bindings& bindings, std::vector<TaskTime>* times) override;
+  /// Temporaries and scratch beyond what there is.
+  std::size_t bytes_to_grow() const;
+  void foretell(const Bindings& bindings, PackingForecast& forecast) const;
   bool tiny() const override { return tiny_; }
 
  private:

@@ -264,6 +264,18 @@ std::size_t MatmulCallStep::shared_bytes() const {
   return static_cast<std::size_t>(shape_.batch * shape_.m * shape_.n) * size_of(product_dtype_);
 }
 
+void MatmulCallStep::foretell(const Bindings& bindings, PackingForecast& forecast) const {
+  for (std::size_t i = 0; i < 2; ++i) {
+    const auto leaf = static_cast<std::size_t>(weights_[i].leaf);
+    if (weights_[i].leaf < 0) continue;
+    const Storage& storage = *bindings.leaves[leaf];
+    const char* first = static_cast<const char*>(bindings.leaf_data[leaf]) + shape_.sides[2 * i + 1].offset * element();
+    WeightView view = weights_[i].view;
+    view.offset = first - static_cast<const char*>(storage.data);
+    forecast.add(storage, view, weights_[i].packing);
+  }
+}
+
 bool MatmulCallStep::bind(const RunFrame& frame) {
   for (std::size_t i = 0; i < 4; ++i)
     if (shape_.sides[i].buffer >= 0) bases_[i] = static_cast<const char*>(frame.buffers[shape_.sides[i].buffer]);

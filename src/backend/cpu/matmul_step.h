@@ -30,6 +30,7 @@ class MatmulCallStep final : public Step {
   double nanoseconds() const override { return nanoseconds_; }
   bool fallible() const override { return second_ && second_->fallible(); }
   bool binds() const override { return true; }
+  void foretell(const Bindings& bindings, PackingForecast& forecast) const override;
   bool bind(const RunFrame& frame) override;
   void run(const RunFrame& frame, int round, std::int64_t task, void* scratch, std::int64_t before) override;
   std::int64_t pieces_to_fetch() const override;

@@ -62,13 +62,20 @@ std::size_t machine_memory() {
 
 std::int64_t elements_of(const WeightView& v) { return v.n * v.k * v.count(); }
 
-/// Whether `spared` has one more. Elements are counted, because panels are a little larger than what they are made of.
-bool affordable(const Storage& storage, const PackedForm* form, const WeightView& view) {
-  std::int64_t elements = elements_of(view);
+/// Of a buffer's forms.
+std::int64_t packed_elements(const PackedForm* form) {
+  std::int64_t elements = 0;
   for (; form != nullptr; form = form->next.get())
     if (const auto* weight = dynamic_cast<const PackedWeight*>(form)) elements += elements_of(weight->view);
-  return static_cast<std::size_t>(elements * element_bytes(view.type)) <= storage.bytes &&
-         all_packed.load(std::memory_order_relaxed) + bytes_of(view) <= machine_memory() / kShareOfMemory;
+  return elements;
+}
+
+/// Whether `spared` has one more, where its buffer has forms of so many elements and all buffers some of so many bytes.
+/// Elements are counted, because panels are a little larger than what they are made of.
+bool affordable(const Storage& storage, std::int64_t elements, std::size_t bytes, const WeightView& view) {
+  const std::int64_t all = elements + elements_of(view);
+  return static_cast<std::size_t>(all * element_bytes(view.type)) <= storage.bytes &&
+         bytes + bytes_of(view) <= machine_memory() / kShareOfMemory;
 }
 
 std::unique_ptr<PackedWeight> allocate(const WeightView& view, Packing packing) {
@@ -118,7 +125,9 @@ const char* packed_weight(Storage& storage, const WeightView& view, int threads,
   const std::uint64_t key = key_of(view);
   PackedForm* head = storage.packed.load(std::memory_order_acquire);
   if (const PackedWeight* found = find(head, key, view)) return found->memory.data();
-  if (packing == Packing::spared && !affordable(storage, head, view)) return nullptr;
+  if (packing == Packing::spared &&
+      !affordable(storage, packed_elements(head), all_packed.load(std::memory_order_relaxed), view))
+    return nullptr;
   auto fresh = allocate(view, packing);
   if (fresh == nullptr) return nullptr;
   fresh->key = key;
@@ -130,6 +139,21 @@ const char* packed_weight(Storage& storage, const WeightView& view, int threads,
     static_cast<void>(fresh->next.release());  // others own the list
     if (const PackedWeight* found = find(head, key, view)) return found->memory.data();
   }
+}
+
+void PackingForecast::add(const Storage& storage, const WeightView& view, Packing packing) {
+  const PackedForm* head = storage.packed.load(std::memory_order_acquire);
+  if (find(head, key_of(view), view) != nullptr) return;
+  std::int64_t elements = packed_elements(head);
+  for (auto [at, end] = views_.equal_range(&storage); at != end; ++at) {
+    if (at->second == view) return;
+    elements += elements_of(at->second);
+  }
+  if (packing == Packing::spared &&
+      !affordable(storage, elements, all_packed.load(std::memory_order_relaxed) + bytes_, view))
+    return;
+  views_.emplace(&storage, view);
+  bytes_ += bytes_of(view);
 }
 
 }  // namespace metal_candle::cpu

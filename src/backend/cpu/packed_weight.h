@@ -1,6 +1,8 @@
 // Constant right sides of products, packed once and kept beside the buffer that they are a copy of.
 #pragma once
 
+#include <map>
+
 #include "backend/cpu/gemm/gemm.h"
 #include "graph/node.h"
 
@@ -30,5 +32,16 @@ enum class Packing : std::uint8_t { always, spared };
 /// The packed form of this view of the buffer: found, or made with up to `threads` threads; null if it is spared, and
 /// for a squeezed form if too many values are unlike the others. Lives as long as the buffer. Throws OutOfMemory.
 const char* packed_weight(Storage& storage, const WeightView& view, int threads, Packing packing = Packing::always);
+
+/// What forms products would make in a row, and how large: as `packed_weight` decides, and nothing is packed.
+class PackingForecast {
+ public:
+  void add(const Storage& storage, const WeightView& view, Packing packing);
+  std::size_t bytes() const { return bytes_; }
+
+ private:
+  std::multimap<const Storage*, WeightView> views_;
+  std::size_t bytes_ = 0;
+};
 
 }  // namespace metal_candle::cpu

@@ -11,6 +11,8 @@
 
 namespace metal_candle::cpu {
 
+class PackingForecast;
+
 /// What steps see of the run they are in.
 struct RunFrame {
   void** buffers = nullptr;  // by plan buffer
@@ -34,6 +36,8 @@ class Step {
 
   /// Whether bind does anything.
   virtual bool binds() const { return false; }
+  /// Which packed forms of constants `bind` would make.
+  virtual void foretell(const Bindings&, PackingForecast&) const {}
   /// Before a run's first round, on the caller's thread. False: tasks and scratch have changed for good; read again.
   virtual bool bind(const RunFrame&) { return true; }
   /// `before`: the task of the same round that this scratch was used for last, by nothing else since; -1 if there is none.

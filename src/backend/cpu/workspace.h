@@ -31,8 +31,13 @@ class Block {
 
  private:
   void grow(std::size_t bytes) {
-    release();
-    data_ = base::pool_allocate(bytes);
+    if (data_ == nullptr || base::pool_class_size(bytes) != base::pool_class_size(this->bytes())) {
+      if (data_ != nullptr) {
+        release();
+        base::pool_trim();  // nobody else would ask for a block of its size
+      }
+      data_ = base::pool_allocate(bytes);
+    }
     bytes_.store(bytes, std::memory_order_relaxed);
   }
   void* data_ = nullptr;
