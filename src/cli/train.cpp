@@ -230,8 +230,11 @@ int train(const Invocation& given) {
     return kDone;
   }
   const DatasetFiles files = DatasetFiles::find(run.text("--data"));
-  if (options.early_stop > 0 && !run.has("--valid") && !files.valid)
-    throw UsageError("--early-stop needs examples to evaluate on: --valid FILE, or a --data folder with valid.jsonl");
+  for (const auto& [option, every] :
+       {std::pair("--early-stop", options.early_stop), {"--eval-every", options.eval_every}})
+    if (every > 0 && !run.has("--valid") && !files.valid)
+      throw UsageError(
+          fmt::format("{} needs examples to evaluate on: --valid FILE, or a --data folder with valid.jsonl", option));
   options.check();
   TrainOptions anew = options;
   anew.resume = false;

@@ -312,6 +312,9 @@ TEST(Limits, AnAdapterToBeginWithIsNotContradicted) {
 }
 
 TEST(Limits, FlagsThatCannotMeanAnything) {
+  const Ran every = command(training(at("no_early"), {"--eval-every", "2"}));
+  EXPECT_EQ(every.code, 2);
+  EXPECT_THAT(every.err, AllOf(HasSubstr("--eval-every"), HasSubstr("--valid")));
   const Ran early = command(training(at("no_early"), {"--early-stop", "2"}));
   EXPECT_EQ(early.code, 2);
   EXPECT_THAT(early.err, AllOf(HasSubstr("--early-stop"), HasSubstr("--valid")));
