@@ -87,7 +87,11 @@ std::string zsh() {
   std::string out = "#compdef metal-candle\n_metal_candle() {\n  local -a commands\n  commands=(\n";
   for (const Command& command : commands())
     out += "    " + in_quotes(fmt::format("{}:{}", command.name, command.summary)) + "\n";
-  out += "  )\n  if (( CURRENT == 2 )); then\n    _describe command commands\n    return\n  fi\n  case $words[2] in\n";
+  out +=
+      "  )\n"
+      "  if (( CURRENT == 3 )) && [[ $words[2] == help ]]; then\n    _describe command commands\n    return\n  fi\n"
+      "  if (( CURRENT == 2 )); then\n    commands+=('help:Explains a command')\n    _describe command commands\n"
+      "    return\n  fi\n  case $words[2] in\n";
   for (const Command& command : commands()) {
     out += fmt::format("    {}) _arguments", command.name);
     for (auto options : {command.options, common_options()})
@@ -110,6 +114,12 @@ std::string fish() {
   for (const Command& command : commands())
     out += fmt::format("complete -c metal-candle -n __fish_use_subcommand -a {} -d {}\n", command.name,
                        in_quotes(command.summary));
+  out += "complete -c metal-candle -n __fish_use_subcommand -a help -d 'Explains a command'\n";
+  for (const Command& command : commands())
+    out += fmt::format(
+        "complete -c metal-candle -n '__fish_seen_subcommand_from help; and not __fish_seen_subcommand_from {}' -a {} "
+        "-d {}\n",
+        command_names(), command.name, in_quotes(command.summary));
   for (const Command& command : commands()) {
     const std::string within =
         fmt::format("complete -c metal-candle -n '__fish_seen_subcommand_from {}'", command.name);

@@ -524,6 +524,16 @@ TEST(Command, CompletionsAreWhatTheShellsRead) {
       EXPECT_EQ(std::system((std::string(name) + " -n " + script).c_str()), 0) << name;
     }
   }
+  // `help` is completed by the names of commands, in all three.
+  EXPECT_THAT(command({"completions", "zsh"}).out,
+              HasSubstr("CURRENT == 3 )) && [[ $words[2] == help ]]; then\n    _describe command commands"));
+  if (std::system("command -v fish >/dev/null 2>&1") == 0) {
+    std::ofstream(at("completions.fish")) << command({"completions", "fish"}).out;
+    const Ran fish = shell("devices >/dev/null; fish -c 'source " + at("completions.fish") +
+                           "; complete -C \"metal-candle help tr\"; complete -C \"metal-candle he\"; complete -C "
+                           "\"metal-candle help train --sche\"' | cut -f1");
+    EXPECT_EQ(fish.out.substr(0, 11), "train\nhelp\n") << fish.out << fish.err;
+  }
   const std::string script = at("completions");
   std::ofstream(script) << command({"completions", "bash"}).out;
   std::ofstream(at("sp ace*")) << "x";
