@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "metal_candle/chat_template.hpp"
+#include "metal_candle/error.hpp"
 #include "metal_candle/model.hpp"
 #include "metal_candle/tokenizer.hpp"
 
@@ -32,11 +33,14 @@ struct Bundle {
   std::optional<ChatTemplate>
       chat;  // chat_template.jinja, or what tokenizer_config.json has; of several the "default", and "tool_use" with tools
   GenerationDefaults generation;
-  std::optional<std::int32_t> end_of_text = {};  // the tokenizer's eos_token, where a folder names one
-  std::optional<TemplateError> chat_fault = {};  // why `chat` is empty where there is a template: it cannot be read
+  std::optional<std::int32_t> end_of_text = {};    // the tokenizer's eos_token, where a folder names one
+  std::optional<TemplateError> chat_fault = {};    // why `chat` is empty where there is a template: it cannot be read
+  std::optional<FileError> generation_fault = {};  // why `generation` has end tokens alone: its file cannot be read
 
   /// The template; throws what is wrong with it, or a FileError that there is none.
   const ChatTemplate& chat_template() const;
+  /// `generation`; throws what is wrong with its file.
+  const GenerationDefaults& generation_defaults() const;
 
   /// Throws FileError naming file and field.
   static Bundle load(const std::filesystem::path& folder_or_gguf, const LoadOptions& options = {});

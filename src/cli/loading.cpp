@@ -115,8 +115,8 @@ void warn_of_what_is_not_followed(const Invocation& run, const GenerationDefault
 }  // namespace
 
 GenerateOptions generate_options(const Invocation& run, const Bundle& bundle) {
-  warn_of_what_is_not_followed(run, bundle.generation);
-  GenerationDefaults advice = bundle.generation;
+  GenerationDefaults advice = bundle.generation_defaults();
+  warn_of_what_is_not_followed(run, advice);
   if (run.has("--temperature") && run.number("--temperature", 0, 0, kInfinity) == 0) advice.sample = false;
   return with_flags(run, recommended_sampling(advice));
 }

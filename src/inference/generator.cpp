@@ -30,7 +30,7 @@ SamplingOptions recommended_sampling(const GenerationDefaults& defaults) {
 namespace {
 
 GeneratorOptions ending(GeneratorOptions options, const Bundle& bundle) {
-  if (!options.end_tokens) options.end_tokens = bundle.generation.end_tokens;
+  if (!options.end_tokens) options.end_tokens = bundle.generation_defaults().end_tokens;
   return options;
 }
 

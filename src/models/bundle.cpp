@@ -136,6 +136,16 @@ GenerationDefaults folder_defaults(const fs::path& folder, const ModelConfig& co
   return d;
 }
 
+/// Whoever generates nothing has no use for it: what is wrong is kept until somebody does.
+void add_folder_defaults(Bundle& bundle, const fs::path& folder) {
+  try {
+    bundle.generation = folder_defaults(folder, bundle.model.config());
+  } catch (const FileError& e) {
+    bundle.generation.end_tokens = bundle.model.config().eos;
+    bundle.generation_fault = e;
+  }
+}
+
 }  // namespace
 
 std::vector<std::int32_t> gguf_end_tokens(const Tokenizer& tokenizer, const ModelConfig& config) {
@@ -153,16 +163,25 @@ const ChatTemplate& Bundle::chat_template() const {
   return *chat;
 }
 
+const GenerationDefaults& Bundle::generation_defaults() const {
+  if (generation_fault) throw *generation_fault;
+  return generation;
+}
+
 Bundle Bundle::load(const fs::path& path, const LoadOptions& options) {
   // The tokenizer is one thread's work, while most of the weights' time is memory's.
   std::future<Tokenizer> reading = std::async(std::launch::async, [&path] { return Tokenizer::load(path); });
   Model model = Model::load(path, options);
   Tokenizer tokenizer = reading.get();
   const bool folder = fs::is_directory(path);
-  GenerationDefaults defaults = folder ? folder_defaults(path, model.config())
-                                       : GenerationDefaults{.end_tokens = gguf_end_tokens(tokenizer, model.config())};
-  Bundle bundle{std::move(model), std::move(tokenizer), std::nullopt, std::move(defaults)};
-  folder ? add_folder_template(bundle, path) : add_gguf_template(bundle, Gguf::open(path));
+  Bundle bundle{std::move(model), std::move(tokenizer), std::nullopt, {}};
+  if (folder) {
+    add_folder_defaults(bundle, path);
+    add_folder_template(bundle, path);
+  } else {
+    bundle.generation.end_tokens = gguf_end_tokens(bundle.tokenizer, bundle.model.config());
+    add_gguf_template(bundle, Gguf::open(path));
+  }
   return bundle;
 }
 

@@ -104,9 +104,12 @@ TEST(Sampling, WhatIsNotFollowedIsSaid) {
   EXPECT_THAT(generate(model()).err, testing::Not(HasSubstr("not followed")));
 }
 
-TEST(Sampling, IsNothingToAScore) {
+TEST(Sampling, IsNothingToAScoreAndToTraining) {
   const std::string folder = model_with("generation_config.json", R"({"top_k": -1, "eos_token_id": [2, -1]})");
   EXPECT_EQ(command({"score", "--model", folder, "--text", "One"}).code, 0);
+  const Ran trained = command({"train", "--model", folder, "--data", (playground() / "train.jsonl").string(),
+                               "--output", (playground() / "unadvised").string(), "--steps", "1", "--rank", "1"});
+  EXPECT_EQ(trained.code, 0) << trained.err;
   EXPECT_EQ(command({"generate", "--model", folder, "--prompt", "One"}).code, 65);
 }
 

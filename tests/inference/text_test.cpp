@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <functional>
 
 #include "inference/text_output.h"
 #include "metal_candle/error.hpp"
@@ -261,13 +262,19 @@ TEST(Bundle, BringsTemplateAndDefaults) {
 
 TEST(Bundle, SaysWhatIsWrong) {
   const BundleFolder folder;
-  folder.write("generation_config.json", R"({"top_k": -4})");
-  try {
-    folder.load();
-    ADD_FAILURE();
-  } catch (const FileError& e) {
-    EXPECT_THAT(e.what(), testing::AllOf(HasSubstr("generation_config.json"), HasSubstr("top_k")));
+  folder.write("generation_config.json", R"({"top_k": -4, "eos_token_id": 3})");
+  const Bundle bundle = folder.load();  // whoever trains has no use for it
+  EXPECT_EQ(bundle.generation.end_tokens, bundle.model.config().eos);
+  const std::function<void()> uses[] = {[&] { bundle.generation_defaults(); }, [&] { const Generator g(bundle); }};
+  for (const auto& use : uses) {
+    try {
+      use();
+      ADD_FAILURE();
+    } catch (const FileError& e) {
+      EXPECT_THAT(e.what(), testing::AllOf(HasSubstr("generation_config.json"), HasSubstr("top_k")));
+    }
   }
+  EXPECT_NO_THROW(Generator(bundle, {.end_tokens = std::vector<std::int32_t>{3}}));
 }
 
 }  // namespace
