@@ -27,7 +27,8 @@ using Code = std::unique_ptr<pcre2_code, Freed<pcre2_code_free>>;
 // \u005f is Python's, too. The rest of the two dialects that matters for names is one.
 Code compiled(const std::string& expression) {
   if (expression.size() > kMaxExpression)
-    throw UserError(ErrorKind::argument, fmt::format("a module pattern of {} characters", expression.size()));
+    throw UserError(ErrorKind::argument, fmt::format("a module pattern of {} bytes; at most {} are read",
+                                                     expression.size(), kMaxExpression));
   int error = 0;
   PCRE2_SIZE where = 0;
   Code code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(expression.data()), expression.size(),

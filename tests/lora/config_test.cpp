@@ -133,7 +133,8 @@ TEST(LoRAConfig, MalformedFilesNameTheField) {
   EXPECT_THAT(refusal(R"("target_modules": "(q")"), testing::HasSubstr("(q"));
   EXPECT_THAT(refusal(R"("target_modules": ["q"], "lora_dropout": 1)"), testing::HasSubstr("dropout"));
   EXPECT_THAT(refusal(R"("target_modules": ["q"], "rank_pattern": {"(": 2})"), testing::HasSubstr("\"(\""));
-  EXPECT_THAT(refusal(R"("target_modules": ")" + std::string(5000, 'a') + "\""), testing::HasSubstr("5000"));
+  EXPECT_THAT(refusal(R"("target_modules": ")" + std::string(5000, 'a') + "\""),
+              testing::HasSubstr("5000 bytes; at most 1000"));
   EXPECT_THROW(LoRAConfig::from_json(Json::parse(R"({"peft_type": "IA3"})", "f")), FileError);
 }
 
