@@ -224,6 +224,51 @@ TEST(Tokenizer, AnEmptySequenceOfDecodersIsADecoder) {
   EXPECT_EQ(decoded(Json::object({{"type", "Sequence"}, {"decoders", Json::array({empty})}})), "ab");
 }
 
+// As the reference has it (tokenizers 0.23 gave these ids): a template hands on a part for each of its pieces, and BERT's
+// and RoBERTa's put their tokens around each of them.
+TEST(Tokenizer, PostProcessorsBehindEachOther) {
+  const auto special = [](const char* name, int id) {
+    return Json::object({{"id", name}, {"ids", Json::array({id})}, {"tokens", Json::array({name})}});
+  };
+  const auto piece = [](const char* kind, const char* name) {
+    return Json::object({{kind, Json::object({{"id", name}, {"type_id", 0}})}});
+  };
+  const Json single = Json::array({piece("SpecialToken", "x"), piece("Sequence", "A"), piece("SpecialToken", "y")});
+  const Json one = Json::object({{"type", "TemplateProcessing"},
+                                 {"single", single},
+                                 {"pair", single},
+                                 {"special_tokens", Json::object({{"x", special("x", 2)}, {"y", special("y", 3)}})}});
+  const Json bert =
+      Json::object({{"type", "BertProcessing"}, {"sep", Json::array({"y", 3})}, {"cls", Json::array({"x", 2})}});
+  const Json roberta = Json::object({{"type", "RobertaProcessing"},
+                                     {"sep", Json::array({"w", 5})},
+                                     {"cls", Json::array({"v", 4})},
+                                     {"trim_offsets", true},
+                                     {"add_prefix_space", true}});
+  const auto with = [](const std::vector<Json>& steps) {
+    Json json = tokenizer_json("gpt2"), list = Json::array();
+    for (const Json& step : steps) list.push_back(step);
+    json.set("post_processor", Json::object({{"type", "Sequence"}, {"processors", list}}));
+    return tokenizer_of(json, "gpt2");
+  };
+  struct Case {
+    std::vector<Json> steps;
+    std::vector<std::int32_t> before, after;
+  };
+  for (const Case& c : {Case{{one, bert}, {2, 2, 3}, {3, 3, 3}}, Case{{bert, bert}, {2, 2}, {3, 3}},
+                        Case{{roberta, one}, {2, 4}, {5, 3}}, Case{{one, roberta}, {4, 2, 5, 5}, {5, 5, 3, 5}},
+                        Case{{bert, roberta}, {4, 2}, {3, 5}}}) {
+    const Tokenizer t = with(c.steps);
+    const auto text = t.encode("some text", {.add_special_tokens = false});
+    EXPECT_EQ(text, tokenizer("gpt2").encode("some text", {.add_special_tokens = false}));
+    std::vector<std::int32_t> want = c.before;
+    want.insert(want.end(), text.begin(), text.end());
+    want.insert(want.end(), c.after.begin(), c.after.end());
+    EXPECT_EQ(t.encode("some text"), want);
+  }
+  EXPECT_THROW(with({one, one}), FileError);  // "not yet implemented"
+}
+
 TEST(DecodeStream, NeverGivesHalfACharacter) {
   const Tokenizer t = tokenizer("gpt2");
   const std::string text = "a🙂b漢é";

@@ -283,43 +283,54 @@ ModelPtr model(const Json& j, std::vector<PreTokenizerSpec> specs, State& state)
 
 std::int32_t id_of(const Json& j) { return static_cast<std::int32_t>(j.as_int(0, 0x7fffffff)); }
 
-std::vector<PostProcessor::Piece> around(const Json& j) {
-  return {{false, {id_of(j.at("cls").at(1))}}, {true, {}}, {false, {id_of(j.at("sep").at(1))}}};
+// One processor hands the next a list of parts, of which a template makes one a piece.
+using Part = std::vector<PostProcessor::Piece>;
+
+/// BERT's and RoBERTa's: cls and sep around the first part, sep behind the others, and RoBERTa's before them, too.
+void put_around(const Json& j, bool roberta, std::vector<Part>& parts) {
+  const PostProcessor::Piece cls{false, {id_of(j.at("cls").at(1))}}, sep{false, {id_of(j.at("sep").at(1))}};
+  for (Part& part : parts) {
+    const bool first = &part == parts.data();
+    if (first || roberta) part.insert(part.begin(), first ? cls : sep);
+    part.push_back(sep);
+  }
 }
 
-std::vector<PostProcessor::Piece> template_pieces(const Json& j) {
-  std::vector<PostProcessor::Piece> out;
+std::vector<Part> fill_template(const Json& j, const std::vector<Part>& parts) {
+  if (parts.size() != 1) j.fail("no template behind another one: there is one text");
+  std::vector<Part> out;
   for (const Json& piece : j.at("single").elements()) {
     if (const Json* sequence = piece.find("Sequence")) {
       if (sequence->at("id").as_string() != "A") sequence->at("id").fail("A, as there is one text");
-      out.push_back({true, {}});
+      out.push_back(parts[0]);
       continue;
     }
     const Json& name = piece.at("SpecialToken").at("id");
     const Json* token = j.at("special_tokens").find(name.as_string());
     if (!token) name.fail("one of special_tokens");
-    out.push_back({false, {}});
-    for (const Json& id : token->at("ids").elements()) out.back().ids.push_back(id_of(id));
+    out.push_back({{false, {}}});
+    for (const Json& id : token->at("ids").elements()) out.back()[0].ids.push_back(id_of(id));
   }
   return out;
 }
 
 PostProcessor post_processor(const Json& root) {
   PostProcessor out;
-  const auto set = [&out](const Json& j, std::vector<PostProcessor::Piece> pieces) {
-    if (!out.pieces.empty()) j.fail("one post-processor that adds tokens");
-    out.pieces = std::move(pieces);
-  };
+  std::vector<Part> parts{{{true, {}}}};
+  bool adds = false;
   each_step(root, "processors", [&](const Json& j) {
     const std::string_view type = j.at("type").as_string();
     const bool roberta = type == "RobertaProcessing";
     if ((roberta || type == "ByteLevel") && flag(j, "trim_offsets", true))
       out.trims.push_back({flag(j, "add_prefix_space", true)});
     if (type == "ByteLevel") return;
-    if (roberta || type == "BertProcessing") return set(j, around(j));
-    if (type == "TemplateProcessing") return set(j, template_pieces(j));
-    j.at("type").fail("a known post-processor");
+    adds = true;
+    if (roberta || type == "BertProcessing") put_around(j, roberta, parts);
+    else if (type == "TemplateProcessing") parts = fill_template(j, parts);
+    else j.at("type").fail("a known post-processor");
   });
+  if (adds)
+    for (const Part& part : parts) out.pieces.insert(out.pieces.end(), part.begin(), part.end());
   return out;
 }
 
