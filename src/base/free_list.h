@@ -6,6 +6,8 @@
 #include <mutex>
 #include <new>
 
+#include "base/fork.h"
+
 namespace metal_candle::base {
 
 template <class T>
@@ -52,6 +54,7 @@ class FreeList {
     ~Flush() { spill(mine_, mine_.count); }
   };
   struct Shared {
+    Shared() { at_fork(ForkOrder::last, mutex); }
     std::mutex mutex;
     Item* head = nullptr;
     std::size_t count = 0;

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <vector>
 
+#include "base/fork.h"
 #include "metal_candle/error.hpp"
 
 namespace metal_candle::base {
@@ -57,6 +58,8 @@ std::size_t system_available() {
 
 class Pool {
  public:
+  Pool() { at_fork(ForkOrder::last, mutex_); }
+
   void* allocate(std::size_t bytes) {
     std::lock_guard lock(mutex_);
     if (bytes > kLargest) throw OutOfMemory(bytes, available_locked());

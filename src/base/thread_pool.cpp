@@ -19,6 +19,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/fork.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -63,6 +65,12 @@ thread_local bool in_job = false;
 
 class Pool {
  public:
+  Pool() {
+    at_fork({ForkOrder::threads, this, [](void* p) { static_cast<Pool*>(p)->mutex_.lock(); },
+             [](void* p) { static_cast<Pool*>(p)->mutex_.unlock(); },
+             [](void* p) { static_cast<Pool*>(p)->start_anew(); }});
+  }
+
   int threads() const { return threads_.load(std::memory_order_relaxed); }
 
   void set_threads(int count) {
@@ -90,9 +98,12 @@ class Pool {
     gate_.store(kOpen | static_cast<std::uint64_t>(most) << kLimitShift | kCame, std::memory_order_release);
     epoch_.fetch_add(1, std::memory_order_seq_cst);
     wake(most - 1);
-    in_job = true;
-    take_part(0);
-    in_job = false;
+    {
+      const Occupied by_tasks;
+      in_job = true;
+      take_part(0);
+      in_job = false;
+    }
     gate_.fetch_and(~kOpen, std::memory_order_acq_rel);
     Backoff backoff(patience());
     while ((gate_.load(std::memory_order_acquire) & kInside) != 0) backoff.wait();
@@ -125,6 +136,14 @@ class Pool {
     return helpers() + 1;
   }
 
+  /// In a child of fork: no helper is there any more, nor can be joined.
+  void start_anew() {
+    std::construct_at(&helpers_);
+    sleepers_.store(0, std::memory_order_relaxed);
+    employed_.store(0, std::memory_order_relaxed);
+    mutex_.unlock();
+  }
+
   /// Wakes some helpers when more than those awake are wanted.
   void wake(int wanted) {
     // Ordered after the epoch's change: a sleeper either is counted here or sees the new epoch (it counts itself
@@ -135,6 +154,7 @@ class Pool {
   }
 
   void help(int index, int seen) {
+    const Occupied by_tasks;
     in_job = true;
     for (;;) {
       seen = next_epoch(seen);

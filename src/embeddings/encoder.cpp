@@ -8,6 +8,7 @@
 #include <cmath>
 #include <mutex>
 
+#include "base/fork.h"
 #include "embeddings/backbone.h"
 #include "metal_candle/scope.hpp"
 
@@ -77,7 +78,7 @@ class Encoder : public Backbone {
   /// [heads, t, t]: what the distance of two tokens adds to their score. It depends on nothing else, so that one tensor
   /// serves every pass, wherever its texts begin: a smaller pass reads its corner.
   LazyTensor distances(std::int64_t tokens) const {
-    const std::lock_guard lock(mutex_);
+    const std::lock_guard lock(lock_);
     if (!distances_ || distances_.dim(1) < tokens) {
       const auto n = static_cast<std::size_t>(tokens);
       std::vector<std::int32_t> buckets(n * n);
@@ -97,7 +98,7 @@ class Encoder : public Backbone {
   EncoderConfig config_;
   nn::Weights weights_;
   DType dtype_;
-  mutable std::mutex mutex_;
+  mutable base::CallLock lock_;  // of what follows; held while it is computed
   mutable Tensor distances_;
 };
 

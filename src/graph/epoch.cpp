@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/fork.h"
 #include "graph/node.h"
 
 namespace metal_candle {
@@ -45,6 +46,7 @@ Reader& mine() {
 }
 
 struct Pending {
+  Pending();
   std::mutex mutex;
   std::vector<std::pair<std::uint64_t, Node*>> nodes;  // epochs ascending
   std::atomic<bool> any{false};
@@ -52,6 +54,26 @@ struct Pending {
 Pending& pending() {
   static Pending* p = new Pending;
   return *p;
+}
+
+/// In a child of fork nobody else is reading any more.
+void end_other_readers() {
+  const Reader* self = &mine();
+  for (Reader* r = readers.load(); r; r = r->next) {
+    if (r == self) continue;
+    r->depth = 0;
+    r->epoch.store(0);
+    r->taken.store(false);
+  }
+}
+
+Pending::Pending() {
+  base::at_fork({base::ForkOrder::last, this, [](void* p) { static_cast<Pending*>(p)->mutex.lock(); },
+                 [](void* p) { static_cast<Pending*>(p)->mutex.unlock(); },
+                 [](void* p) {
+                   end_other_readers();
+                   static_cast<Pending*>(p)->mutex.unlock();
+                 }});
 }
 
 std::uint64_t oldest_reader() {

@@ -3,6 +3,8 @@
 #include <map>
 #include <mutex>
 
+#include "base/fork.h"
+
 namespace metal_candle {
 namespace {
 
@@ -10,14 +12,18 @@ thread_local const std::string* open_scope = nullptr;
 
 // Paths live for good: nodes, plans and traces point at them.
 const std::string* intern(const std::string* outer, std::string_view name) {
-  static std::mutex mutex;
-  static auto* paths = new std::map<std::pair<const std::string*, std::string>, const std::string*, std::less<>>;
-  std::lock_guard lock(mutex);
+  struct Paths {
+    Paths() { base::at_fork(base::ForkOrder::last, mutex); }
+    std::mutex mutex;
+    std::map<std::pair<const std::string*, std::string>, const std::string*, std::less<>> known;
+  };
+  static auto* paths = new Paths;
+  std::lock_guard lock(paths->mutex);
   auto key = std::make_pair(outer, std::string(name));
-  auto found = paths->find(key);
-  if (found != paths->end()) return found->second;
+  auto found = paths->known.find(key);
+  if (found != paths->known.end()) return found->second;
   const auto* path = new std::string(outer ? *outer + "." + std::string(name) : std::string(name));
-  paths->emplace(std::move(key), path);
+  paths->known.emplace(std::move(key), path);
   return path;
 }
 

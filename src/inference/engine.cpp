@@ -39,7 +39,7 @@ Engine::Engine(Model model, const GeneratorOptions& options)
 }
 
 void Engine::use(nn::Weights weights) {
-  std::lock_guard lock(mutex_);
+  std::lock_guard lock(lock_);
   passes_ = Passes(model_, std::move(weights));
   for (auto& tokens : kept_) tokens.clear();
 }
@@ -175,7 +175,7 @@ void Engine::run(const std::vector<std::vector<std::int32_t>>& prompts,
                  const OnResult& on_result) {
   const std::int64_t longest = check_all(prompts, options);
   if (prompts.empty()) return;
-  std::lock_guard lock(mutex_);
+  std::lock_guard lock(lock_);
   make_cache(std::min(static_cast<std::int64_t>(std::bit_ceil(prompts.size())), most_slots_), longest);
   std::fill(taken_.begin(), taken_.end(), false);
 
@@ -209,7 +209,7 @@ void Engine::run(const std::vector<std::vector<std::int32_t>>& prompts,
 
 std::vector<double> Engine::score(std::span<const std::int32_t> tokens) {
   check_prompt(tokens);
-  std::lock_guard lock(mutex_);
+  std::lock_guard lock(lock_);
   make_cache(1, static_cast<std::int64_t>(tokens.size()));
   kept_[0].clear();
   std::vector<double> scores;

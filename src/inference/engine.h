@@ -4,9 +4,9 @@
 
 #include <chrono>
 #include <functional>
-#include <mutex>
 #include <optional>
 
+#include "base/fork.h"
 #include "inference/pass.h"
 #include "inference/sampler.h"
 
@@ -66,7 +66,7 @@ class Engine {
   Passes passes_;
   std::int64_t context_, most_slots_;
   std::vector<std::int32_t> end_tokens_;
-  std::mutex mutex_;  // one call at a time
+  base::CallLock lock_;  // one call at a time
   std::optional<KvCache> cache_;
   std::vector<std::vector<std::int32_t>> kept_;  // per slot: the tokens whose keys are there
   std::vector<bool> taken_;

@@ -4,6 +4,7 @@
 #include <functional>
 #include <thread>
 
+#include "base/fork.h"
 #include "graph/epoch.h"
 #include "graph/record.h"
 #include "metal_candle/error.hpp"
@@ -163,6 +164,7 @@ struct MakingPlan {
   ~MakingPlan() { making_plan = false; }
   MakingPlan(const MakingPlan&) = delete;
   MakingPlan& operator=(const MakingPlan&) = delete;
+  const base::Occupied by_decompositions;
 };
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "base/fork.h"
 
 namespace metal_candle {
 
@@ -39,6 +40,8 @@ struct PlanEntry {
 
 class PlanCache {
  public:
+  PlanCache() { base::at_fork(base::ForkOrder::last, mutex_); }
+
   std::shared_ptr<PlanEntry> find(const PlanKey& key);
   void insert(const std::shared_ptr<PlanEntry>& entry);
   void set_size(std::size_t plans);

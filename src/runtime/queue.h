@@ -17,6 +17,7 @@ namespace metal_candle {
 
 class Queue {
  public:
+  Queue();
   /// Computes and returns; throws what the computation threw.
   void run_now(Submission& submission);
   /// Adds to the end. Waits while the queue is full.
@@ -39,6 +40,9 @@ class Queue {
   void start_thread();
   void work();
   void serve(Submission* submission);
+  void before_fork();
+  void after_fork();
+  void start_anew();
 
   std::mutex device_;                   // held by whoever computes
   std::atomic<int> unfinished_{0};      // enqueued, and not yet computed
@@ -49,6 +53,8 @@ class Queue {
   std::condition_variable arrived_;
   Submission *first_ = nullptr, *last_ = nullptr;
   bool stopping_ = false;
+  bool serving_ = false;  // the thread is at a submission that is not in the line any more
+  bool forking_ = false;  // and is not to take another one
   std::thread thread_;
 };
 

@@ -2,9 +2,14 @@
 
 #include <cstdio>
 
+#include "base/fork.h"
+
 namespace metal_candle {
 
-Runtime::Runtime() : backend(make_cpu_backend()) {}
+Runtime::Runtime() : backend(make_cpu_backend()) {
+  base::at_fork(base::ForkOrder::compiling, compiling);
+  base::at_fork(base::ForkOrder::last, log_mutex);
+}
 
 void Runtime::say(const std::string& message) {
   std::function<void(const std::string&)> to;

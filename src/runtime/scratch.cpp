@@ -3,10 +3,13 @@
 #include <mutex>
 #include <utility>
 
+#include "base/fork.h"
+
 namespace metal_candle {
 namespace {
 
 struct Spare {
+  Spare() { base::at_fork(base::ForkOrder::last, mutex); }
   std::mutex mutex;
   std::vector<Scratch*> free;
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <mutex>
 
+#include "base/fork.h"
 #include "base/free_list.h"
 #include "base/pool.h"
 #include "metal_candle/error.hpp"
@@ -195,6 +196,7 @@ std::string Submission::explain() const {
 namespace {
 
 struct Spare {
+  Spare() { base::at_fork(base::ForkOrder::last, mutex); }
   std::mutex mutex;
   std::vector<Submission*> free;
 };

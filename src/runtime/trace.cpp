@@ -11,6 +11,7 @@
 #include <mutex>
 #include <thread>
 
+#include "base/fork.h"
 #include "base/thread_pool.h"
 #include "metal_candle/error.hpp"
 #include "metal_candle/runtime.hpp"
@@ -31,6 +32,7 @@ struct TraceData {
 std::atomic<int> traces_alive{0};
 std::atomic<std::uint64_t> steps_seen{0};
 struct Registry {
+  Registry() { base::at_fork(base::ForkOrder::last, mutex); }
   std::mutex mutex;
   std::vector<TraceData*> traces;
 };

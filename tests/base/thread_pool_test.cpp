@@ -9,6 +9,8 @@
 #include <thread>
 #include <vector>
 
+#include "tests/support/in_child.h"
+
 namespace metal_candle::base {
 namespace {
 
@@ -145,6 +147,22 @@ TEST(ThreadPool, CallersTakeTurns) {
   });
   for (auto& t : callers) t.join();
   EXPECT_EQ(wrong, 0);
+}
+
+TEST(ThreadPool, AChildOfForkHasHelpers) {
+  if (!test::kForks) GTEST_SKIP();
+  const WithThreads scope(3);
+  // Each task waits for the others: one thread alone never ends.
+  const auto together = [] {
+    std::atomic<int> there{0};
+    parallel_for(3, 3, [&](std::uint32_t, int) {
+      for (++there; there < 3;) std::this_thread::yield();
+    });
+    return there == 3;
+  };
+  ASSERT_TRUE(together());
+  EXPECT_TRUE(test::in_child(together));
+  EXPECT_TRUE(together());
 }
 
 }  // namespace

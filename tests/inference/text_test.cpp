@@ -3,14 +3,17 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <thread>
 
 #include "inference/text_output.h"
 #include "metal_candle/error.hpp"
 #include "metal_candle/generate.hpp"
 #include "metal_candle/safetensors.hpp"
+#include "tests/support/in_child.h"
 #include "tests/support/tiny_models.h"
 
 namespace metal_candle::test {
@@ -196,6 +199,48 @@ TEST(Stream, TellsWhatWentWrong) {
   GenerationStream stream = generator.stream("hello", greedy(5));
   EXPECT_THROW(stream.next(), UserError);
   EXPECT_THROW(stream.result(), UserError);
+}
+
+bool refused(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const UserError&) {
+    return true;
+  }
+  return false;
+}
+
+TEST(Stream, IsNotTakenIntoAChildOfFork) {
+  if (!kForks) GTEST_SKIP();
+  Generator generator(tiny_model("llama"), letters());
+  const Generated want = generator.generate("hello", greedy(5));
+  GenerationStream stream = generator.stream("hello", greedy(5));
+  EXPECT_TRUE(in_child([&] {
+    GenerationStream moved = std::move(stream);
+    return refused([&] { moved.next(); }) && refused([&] { moved.result(); });
+  }));
+  EXPECT_EQ(stream.result().tokens, want.tokens);
+  EXPECT_TRUE(in_child([&] { return generator.generate("hello", greedy(5)).tokens == want.tokens; }));
+}
+
+TEST(Generator, WhatAnotherThreadWasUsingIsRefusedInAChildOfFork) {
+  if (!kForks) GTEST_SKIP();
+  Generator generator(tiny_model("llama"), letters());
+  std::atomic<bool> begun{false}, go_on{false};
+  std::thread other([&] {
+    generator.generate("hello", greedy(5), [&](const Piece&) {
+      begun = true;
+      begun.notify_all();
+      go_on.wait(false);
+      return true;
+    });
+  });
+  begun.wait(false);
+  EXPECT_TRUE(in_child([&] { return refused([&] { generator.generate("hello", greedy(5)); }); }));
+  go_on = true;
+  go_on.notify_all();
+  other.join();
+  EXPECT_EQ(generator.generate("hello", greedy(5)).tokens.size(), 5u);
 }
 
 // ---- bundles --------------------------------------------------------------------------------------------------------

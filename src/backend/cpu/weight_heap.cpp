@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <mutex>
 
+#include "base/fork.h"
 #include "base/pool.h"
 #include "metal_candle/error.hpp"
 
@@ -29,6 +30,7 @@ constexpr std::size_t kOwn = 4 * kHuge;                // from here on memory of
 constexpr std::size_t kSmall = std::size_t{32} << 10;  // the pool's slabs do
 
 struct Heap {
+  Heap() { base::at_fork(base::ForkOrder::weights, mutex); }
   std::mutex mutex;
   Chunk* open = nullptr;     // the one being filled
   std::size_t next = kHuge;  // programs with few weights take little
