@@ -97,7 +97,7 @@ LazyTensor Region::replay(const LazyTensor& after, std::vector<LazyTensor>& begi
 }  // namespace autograd
 
 LazyTensor stop_gradient(const LazyTensor& x) {
-  const CalledAs named("stop_gradient");
+  const CalledAs named("stop_gradient", x);
   return record(ops::identity_def, {x}, {ops::kStopGradient});
 }
 
@@ -110,7 +110,7 @@ LazyTensor checkpoint(const std::function<LazyTensor(const std::vector<LazyTenso
   if (!marked[0].defined())
     throw UserError(ErrorKind::argument, "checkpoint: the function's result is an empty handle", "checkpoint");
   marked.insert(marked.end(), inputs.begin(), inputs.end());
-  const CalledAs named("checkpoint");
+  const CalledAs named("checkpoint", inputs);
   return record(ops::identity_def, marked, {ops::kCheckpoint});
 }
 

@@ -13,7 +13,7 @@ namespace {
 
 thread_local RecordHook record_hook = nullptr;
 thread_local bool literal_scope = false;
-thread_local std::string_view called_as;
+thread_local const CalledAs* called_as = nullptr;
 
 void no_infer(const OpCall&, InferResult&) {}
 const OpDef kScalarDef{.name = "scalar",
@@ -66,17 +66,32 @@ void check_inputs(const OpDef& op, std::span<const LazyTensor> inputs) {
 
 std::string scope_name() { return Scope::current() ? *Scope::current() : std::string(); }
 
+std::vector<const LazyTensor*> pointers(std::span<const LazyTensor> tensors) {
+  std::vector<const LazyTensor*> out;
+  for (const LazyTensor& t : tensors) out.push_back(&t);
+  return out;
+}
+
+/// As the caller knows it: a number made a tensor is still a number.
+std::string written(const LazyTensor& t) {
+  if (!t.defined()) return "none";
+  Scalar number(0);
+  bool literal = false;
+  if (as_scalar(t, number, literal)) return shown(number);
+  return fmt::format("{}{}", name(t.dtype()), t.shape().str());
+}
+
 [[noreturn]] void fail(ErrorKind kind, const OpCall& call, const std::string& why) {
-  const std::string function(called_as.empty() ? call.op.name : called_as);
+  const std::string function(called_as ? called_as->function() : call.op.name);
   std::string text;
   if (const std::string* scope = Scope::current()) text += *scope + ": ";
   text += function + ": " + why;
-  for (std::size_t i = 0; i < call.inputs.size(); ++i) {
-    const LazyTensor& t = call.inputs[i];
-    text += i ? ", " : " (inputs: ";
-    text += t.defined() ? fmt::format("{}{}", name(t.dtype()), t.shape().str()) : "none";
+  const char* before = " (inputs: ";
+  for (const LazyTensor* t : called_as ? called_as->inputs() : pointers(call.inputs)) {
+    text += before + written(*t);
+    before = ", ";
   }
-  if (!call.inputs.empty()) text += ")";
+  if (*before == ',') text += ")";
   throw UserError(kind, text, function, scope_name());
 }
 
@@ -91,10 +106,18 @@ void fail_shape(const OpCall& call, const std::string& why) { fail(ErrorKind::sh
 void fail_dtype(const OpCall& call, const std::string& why) { fail(ErrorKind::dtype, call, why); }
 void fail_argument(const OpCall& call, const std::string& why) { fail(ErrorKind::argument, call, why); }
 
-CalledAs::CalledAs(std::string_view function) : outer_(called_as) {
-  if (called_as.empty()) called_as = function;
+void CalledAs::enter() {
+  if (!called_as) called_as = this;
 }
-CalledAs::~CalledAs() { called_as = outer_; }
+CalledAs::~CalledAs() {
+  if (called_as == this) called_as = nullptr;
+}
+std::vector<const LazyTensor*> CalledAs::inputs() const {
+  std::vector<const LazyTensor*> all = pointers(inputs_);
+  for (const LazyTensor* t : few_)
+    if (t) all.push_back(t);
+  return all;
+}
 
 LiteralScope::LiteralScope() : outer_(literal_scope) { literal_scope = true; }
 LiteralScope::~LiteralScope() { literal_scope = outer_; }

@@ -1,6 +1,9 @@
 // Recording with no detours, for the ops that are recorded most.
 #pragma once
 
+#include <array>
+#include <concepts>
+
 #include "metal_candle/op_def.hpp"
 
 namespace metal_candle {
@@ -15,17 +18,29 @@ bool as_scalar(const LazyTensor& t, Scalar& out, bool& literal);
 /// Whether scalars are literals on this thread.
 bool literals_on();
 
-/// While one lives, errors of recording on this thread name `function`, not the ops that it is made of. Of several, the
-/// outermost counts: it is what the user called. The name must outlive it.
+/// While one lives, errors of recording on this thread name `function` and list `inputs`, not the ops that it is made of
+/// and what they get. Of several, the outermost counts: it is what the user called. Name and inputs must outlive it.
 class CalledAs {
  public:
-  explicit CalledAs(std::string_view function);
+  template <std::same_as<LazyTensor>... T>
+  explicit CalledAs(std::string_view function, const T&... inputs) : function_(function), few_{&inputs...} {
+    enter();
+  }
+  CalledAs(std::string_view function, std::span<const LazyTensor> inputs) : function_(function), inputs_(inputs) {
+    enter();
+  }
   ~CalledAs();
   CalledAs(const CalledAs&) = delete;
   CalledAs& operator=(const CalledAs&) = delete;
 
+  std::string_view function() const { return function_; }
+  std::vector<const LazyTensor*> inputs() const;
+
  private:
-  std::string_view outer_;
+  void enter();
+  std::string_view function_;
+  std::array<const LazyTensor*, 3> few_{};
+  std::span<const LazyTensor> inputs_;
 };
 
 /// Called with each node as it is recorded, where set: how eager mode sees operations. Per thread.

@@ -372,13 +372,17 @@ LazyTensor attention_bias(const LazyTensor& bias, const LazyTensor& q, const Laz
 }  // namespace
 
 LazyTensor attention(const LazyTensor& q, const LazyTensor& k, const LazyTensor& v, const AttentionOptions& o) {
-  const LazyTensor qkv[] = {q, k, v};
-  ops::require_defined(ops::attention_def, qkv);
-  const OpCall call{ops::attention_def, qkv, {}};
+  Tensors given{q, k, v};
+  for (const LazyTensor* t :
+       {&o.query_offsets, &o.key_offsets, &o.key_lengths, &o.query_positions, &o.key_positions, &o.bias})
+    if (*t) given.push_back(*t);
+  const CalledAs named("attention", given);
+  Tensors in(given.begin(), given.begin() + ops::kAttentionInputs);
+  ops::require_defined(ops::attention_def, in);
+  const OpCall call{ops::attention_def, in, {}};
   if (o.window < 0 || o.softcap < 0 || !std::isfinite(o.softcap) || !std::isfinite(o.scale))
     fail_argument(call, "window and softcap must not be negative, scale and softcap finite");
   ops::check_operands(call);
-  Tensors in(std::begin(qkv), std::end(qkv));
   ops::AttentionRule rule(Attrs{0, o.causal, o.window, 0, 0});
   rule.scale = o.scale != 0 ? o.scale : 1 / std::sqrt(static_cast<double>(std::max<std::int64_t>(1, q.dim(-1))));
   rule.softcap = o.softcap;

@@ -50,6 +50,7 @@ constinit const OpDef cumsum_def{.name = "cumsum",
 }  // namespace ops
 
 LazyTensor cumsum(const LazyTensor& x, int axis) {
+  const CalledAs named("cumsum", x);
   const Attrs attrs{ops::checked_axis(ops::cumsum_def, x, axis), 0};
   return record(ops::cumsum_def, {ops::counted(x)}, attrs);
 }

@@ -1,5 +1,6 @@
 // dynamic_slice and dynamic_update_slice: a window whose start is data, not structure, so that a growing cache or a
 // moving batch replays one plan. A window that reaches out is moved inside. Each is the other's gradient.
+#include "graph/record.h"
 #include "ops/arguments.h"
 #include "ops/table.h"
 
@@ -117,18 +118,22 @@ constinit const OpDef dynamic_update_slice_def{.name = "dynamic_update_slice",
 }  // namespace ops
 
 LazyTensor dynamic_slice(const LazyTensor& x, int axis, const LazyTensor& start, std::int64_t extent) {
+  const CalledAs named("dynamic_slice", x, start);
   return record(ops::dynamic_slice_def, {x, ops::widened_start(start)},
                 {ops::checked_axis(ops::dynamic_slice_def, x, axis), extent});
 }
 LazyTensor dynamic_update_slice(const LazyTensor& x, const LazyTensor& update, int axis, const LazyTensor& start) {
+  const CalledAs named("dynamic_update_slice", x, update, start);
   return record(ops::dynamic_update_slice_def,
                 {x, ops::as_written(ops::dynamic_update_slice_def, x, update), ops::widened_start(start)},
                 {ops::checked_axis(ops::dynamic_update_slice_def, x, axis)});
 }
 LazyTensor dynamic_slice(const LazyTensor& x, int axis, std::int64_t start, std::int64_t extent) {
+  const CalledAs named("dynamic_slice", x);
   return dynamic_slice(x, axis, scalar(start), extent);
 }
 LazyTensor dynamic_update_slice(const LazyTensor& x, const LazyTensor& update, int axis, std::int64_t start) {
+  const CalledAs named("dynamic_update_slice", x, update);
   return dynamic_update_slice(x, update, axis, scalar(start));
 }
 

@@ -97,7 +97,7 @@ constinit const OpDef take_along_axis_def =
 LazyTensor take(const LazyTensor& table, const LazyTensor& indices) { return record(ops::take_def, {table, indices}); }
 
 LazyTensor embedding(const LazyTensor& table, const LazyTensor& ids) {
-  const CalledAs named("embedding");
+  const CalledAs named("embedding", table, ids);
   return take(table, ids);
 }
 

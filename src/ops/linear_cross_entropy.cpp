@@ -159,9 +159,9 @@ constinit const OpDef linear_cross_entropy_grad_def{.name = "linear_cross_entrop
 
 LazyTensor linear_cross_entropy(const LazyTensor& x, const LazyTensor& w, const LazyTensor& targets,
                                 const CrossEntropyOptions& options) {
-  const LazyTensor given[] = {x, w, targets};
-  ops::require_defined(ops::linear_cross_entropy_def, given);
-  const OpCall call{ops::linear_cross_entropy_def, given, {}};
+  const CalledAs named("linear_cross_entropy", x, w, targets);
+  ops::require_defined(ops::linear_cross_entropy_def, ops::Borrowed(x, w, targets));
+  const OpCall call{ops::linear_cross_entropy_def, {}, {}};
   if (!(options.label_smoothing >= 0 && options.label_smoothing <= 1))
     fail_argument(call, "label smoothing must lie in 0..1");
   if (!is_integer(targets.dtype())) fail_dtype(call, "targets must be integers");

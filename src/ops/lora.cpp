@@ -72,7 +72,7 @@ constinit const OpDef lora_def{.name = "lora",
 }  // namespace ops
 
 LazyTensor lora_fused(const LazyTensor& x, const LazyTensor& a, const LazyTensor& b, Scalar scale) {
-  const CalledAs named("lora_fused");
+  const CalledAs named("lora_fused", x, a, b);
   return record(ops::lora_def, {x, a, b, scalar(scale)});
 }
 

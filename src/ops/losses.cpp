@@ -117,8 +117,9 @@ constinit const OpDef cross_entropy_def{.name = "cross_entropy",
 }  // namespace ops
 
 LazyTensor cross_entropy(const LazyTensor& logits, const LazyTensor& targets, const CrossEntropyOptions& options) {
+  const CalledAs named("cross_entropy", logits, targets);
   if (!(options.label_smoothing >= 0 && options.label_smoothing <= 1))
-    fail_argument({ops::cross_entropy_def, {&logits, 1}, {}}, "label smoothing must lie in 0..1");
+    fail_argument({ops::cross_entropy_def, {}, {}}, "label smoothing must lie in 0..1");
   return record(ops::cross_entropy_def, {logits, targets}, ops::cross_entropy_attrs(options));
 }
 

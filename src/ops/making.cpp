@@ -56,6 +56,7 @@ constinit const OpDef iota_def = primitive("iota", OpKind::elementwise, kIota, i
 }  // namespace ops
 
 LazyTensor full(const Shape& shape, Scalar value, DType dtype) {
+  const CalledAs named("full");
   const LazyTensor number = scalar(ops::scalar_as(ops::full_def, value, dtype));
   const Attrs attrs = ops::typed_shape(dtype, shape);
   return record_typed(ops::full_def, dtype, shape, {&number, 1}, &attrs);

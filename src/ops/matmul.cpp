@@ -75,26 +75,29 @@ LazyTensor matmul(const LazyTensor& a, const LazyTensor& b) {
   ops::require_defined(ops::matmul_def, ops::Borrowed(a, b));
   const bool row = a.rank() == 1, column = b.rank() == 1;
   if (row || column) {
+    const CalledAs named("matmul", a, b);
     const LazyTensor y = matmul(row ? unsqueeze(a, 0) : a, column ? unsqueeze(b, 1) : b);
     const LazyTensor without_row = row ? squeeze(y, -2) : y;
     return column ? squeeze(without_row, -1) : without_row;
   }
   const bool bytes = ops::is_byte(a.dtype()) && ops::is_byte(b.dtype());
   const DType both = promote(a.dtype(), b.dtype()), of = both == DType::boolean ? DType::u8 : both;
-  if (!bytes && (a.dtype() != of || b.dtype() != of)) return matmul(cast(a, of), cast(b, of));
+  if (!bytes && (a.dtype() != of || b.dtype() != of)) {
+    const CalledAs named("matmul", a, b);
+    return matmul(cast(a, of), cast(b, of));
+  }
   const DType dtype = bytes ? DType::i32 : of;
   const ops::Borrowed inputs(a, b);
   return record_typed(ops::matmul_def, dtype, ops::product_shape({ops::matmul_def, inputs, ops::kNoAttrs}), inputs);
 }
 
 LazyTensor linear(const LazyTensor& x, const LazyTensor& w, const LazyTensor& bias) {
-  const CalledAs named("linear");
+  const CalledAs named = bias ? CalledAs("linear", x, w, bias) : CalledAs("linear", x, w);
   const LazyTensor y = matmul(x, w);
   if (!bias) return y;
   Shape shape = y.shape();
   if (!ops::broadcast_into(shape, bias.shape()) || shape != y.shape()) {
-    const LazyTensor inputs[] = {x, w, bias};
-    fail_shape({ops::matmul_def, inputs, {}}, "the bias does not broadcast to " + y.shape().str());
+    fail_shape({ops::matmul_def, {}, {}}, "the bias does not broadcast to " + y.shape().str());
   }
   return y + bias;
 }

@@ -123,6 +123,7 @@ LazyTensor as_float(const OpDef& op, const LazyTensor& x) {
 
 // Over axes of extent 1 both are their argument.
 LazyTensor moment(const OpDef& op, const LazyTensor& x, const Axes& axes, bool keepdim) {
+  const CalledAs named(op.name, x);
   const LazyTensor f = as_float(op, x);
   const Attrs attrs = reduced_axes(op, f, axes, Extents::larger_than_one);
   if (attrs.size() == 0) return drop_axes(f, axes, keepdim);
@@ -140,6 +141,7 @@ LazyTensor logsumexp(const LazyTensor& x, const Axes& axes, bool keepdim) {
   return ops::moment(ops::logsumexp_def, x, axes, keepdim);
 }
 LazyTensor var(const LazyTensor& x, const Axes& axes, bool keepdim, int correction) {
+  const CalledAs named("var", x);
   const LazyTensor f = ops::as_float(ops::var_def, x);
   const Attrs over = ops::reduced_axes(ops::var_def, f, axes, ops::Extents::all);
   Attrs attrs{correction, axes.empty()};

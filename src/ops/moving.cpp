@@ -103,6 +103,7 @@ constinit const OpDef pad_def{.name = "pad",
 }  // namespace ops
 
 LazyTensor concat(const std::vector<LazyTensor>& parts, int axis) {
+  const CalledAs named("concat", parts);
   if (parts.empty()) fail_argument({ops::concat_def, {}, {}}, "there is nothing to join");
   ops::require_defined(ops::concat_def, parts);
   DType dtype = parts[0].dtype();
@@ -114,7 +115,7 @@ LazyTensor concat(const std::vector<LazyTensor>& parts, int axis) {
 }
 
 LazyTensor stack(const std::vector<LazyTensor>& parts, int axis) {
-  const CalledAs named("stack");
+  const CalledAs named("stack", parts);
   if (parts.empty()) fail_argument({ops::concat_def, {}, {}}, "there is nothing to stack");
   ops::require_defined(ops::concat_def, parts);
   const int at = ops::checked_axis(ops::concat_def, parts[0], axis, parts[0].rank() + 1);
@@ -129,6 +130,7 @@ LazyTensor stack(const std::vector<LazyTensor>& parts, int axis) {
 
 LazyTensor pad(const LazyTensor& x, const std::vector<std::int64_t>& before, const std::vector<std::int64_t>& after,
                Scalar value) {
+  const CalledAs named("pad", x);
   ops::require_defined(ops::pad_def, {&x, 1});
   Attrs attrs;
   for (const auto& side : {before, after}) {

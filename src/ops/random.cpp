@@ -117,7 +117,7 @@ LazyTensor bernoulli(const Shape& shape, double p, Key key) {
 }
 
 LazyTensor dropout(const LazyTensor& x, double p, Key key) {
-  const CalledAs named("dropout");
+  const CalledAs named("dropout", x);
   ops::require_defined(ops::random_uniform_def, {&x, 1});
   ops::check_probability(ops::random_uniform_def, p);
   if (p == 0) return is_float(x.dtype()) ? x : cast(x, float_type(x.dtype()));
@@ -127,13 +127,13 @@ LazyTensor dropout(const LazyTensor& x, double p, Key key) {
 }
 
 LazyTensor categorical(const LazyTensor& logits, Key key) {
-  const CalledAs named("categorical");
+  const CalledAs named("categorical", logits);
   ops::require_row(logits);
   return ops::choose(logits, ops::key_tensor(key), ops::key_tensor(key.fold(1)));
 }
 
 LazyTensor categorical(const LazyTensor& logits, const LazyTensor& row_keys) {
-  const CalledAs named("categorical");
+  const CalledAs named("categorical", logits, row_keys);
   ops::require_row(logits);
   ops::require_defined(ops::random_uniform_def, {&row_keys, 1});
   const std::span<const std::int64_t> dims = logits.shape().dims();

@@ -162,6 +162,7 @@ LazyTensor extreme(const OpDef& op, const LazyTensor& x, const Axes& axes, bool 
 }
 
 LazyTensor accumulated(const OpDef& op, const LazyTensor& x, const Axes& axes, bool keepdim) {
+  const CalledAs named(op.name, x);
   require_defined(op, {&x, 1});
   return reduced(op, counted(x), axes, keepdim);
 }
@@ -197,8 +198,14 @@ LazyTensor min(const LazyTensor& x, const Axes& axes, bool keepdim) {
 LazyTensor argmax(const LazyTensor& x, int axis, bool keepdim) {
   return ops::index_of(ops::argmax_def, x, axis, keepdim);
 }
-LazyTensor argmax(const LazyTensor& x) { return argmax(flatten(x), 0); }
-LazyTensor argmin(const LazyTensor& x) { return argmin(flatten(x), 0); }
+LazyTensor argmax(const LazyTensor& x) {
+  const CalledAs named("argmax", x);
+  return argmax(flatten(x), 0);
+}
+LazyTensor argmin(const LazyTensor& x) {
+  const CalledAs named("argmin", x);
+  return argmin(flatten(x), 0);
+}
 LazyTensor argmin(const LazyTensor& x, int axis, bool keepdim) {
   return ops::index_of(ops::argmin_def, x, axis, keepdim);
 }

@@ -46,8 +46,8 @@ constinit const OpDef scatter_add_def{.name = "scatter_add",
 }  // namespace ops
 
 LazyTensor scatter_add(const LazyTensor& base, const LazyTensor& indices, const LazyTensor& updates) {
-  const LazyTensor given[] = {base, indices, updates};
-  ops::require_defined(ops::scatter_add_def, given);
+  const CalledAs named("scatter_add", base, indices, updates);
+  ops::require_defined(ops::scatter_add_def, ops::Borrowed(base, indices, updates));
   const bool narrow = indices.dtype() == DType::i8 || indices.dtype() == DType::u8;
   return record(ops::scatter_add_def, {base, narrow ? cast(indices, DType::i32) : indices,
                                        ops::as_written(ops::scatter_add_def, base, updates)});

@@ -130,6 +130,7 @@ constinit const OpDef identity_def =
 }  // namespace ops
 
 LazyTensor where(const LazyTensor& condition, const LazyTensor& a, const LazyTensor& b) {
+  const CalledAs named("where", condition, a, b);
   // A number made with `scalar` is as weak here as it is beside an operator.
   Scalar s(0);
   bool literal = false;
@@ -140,9 +141,11 @@ LazyTensor where(const LazyTensor& condition, const LazyTensor& a, const LazyTen
   return ops::choose(condition, a, b);
 }
 LazyTensor where(const LazyTensor& condition, Scalar a, const LazyTensor& b) {
+  const CalledAs named("where", condition, b);
   return ops::choose(condition, ops::number_beside(b, a), b);
 }
 LazyTensor where(const LazyTensor& condition, const LazyTensor& a, Scalar b) {
+  const CalledAs named("where", condition, a);
   return ops::choose(condition, a, ops::number_beside(a, b));
 }
 
@@ -156,19 +159,19 @@ LazyTensor cast(const LazyTensor& x, DType dtype) {
 }
 
 LazyTensor clamp(const LazyTensor& x, Scalar low, Scalar high) {
-  const CalledAs named("clamp");
+  const CalledAs named("clamp", x);
   ops::require_defined(ops::clamp_def, {&x, 1});
   if (!is_float(x.dtype())) return minimum(maximum(x, low), high);  // may promote, and has no gradient
   return record(ops::clamp_def, {x, scalar(low), scalar(high)});
 }
 
 LazyTensor is_nan(const LazyTensor& x) {
-  const CalledAs named("is_nan");
+  const CalledAs named("is_nan", x);
   return not_equal(x, x);
 }
 
 LazyTensor is_inf(const LazyTensor& x) {
-  const CalledAs named("is_inf");
+  const CalledAs named("is_inf", x);
   const LiteralScope literal;
   ops::require_defined(ops::elementwise_def(Elementwise::abs), {&x, 1});
   if (!is_float(x.dtype())) return not_equal(x, x);  // never
@@ -176,13 +179,13 @@ LazyTensor is_inf(const LazyTensor& x) {
 }
 
 LazyTensor zero_like(const LazyTensor& x) {
-  const CalledAs named("zero_like");
+  const CalledAs named("zero_like", x);
   ops::require_defined(ops::full_def, {&x, 1});
   return zeros(x.shape(), x.dtype());
 }
 
 LazyTensor powi(const LazyTensor& x, int exponent) {
-  const CalledAs named("powi");
+  const CalledAs named("powi", x);
   const LiteralScope literal;
   const OpDef& op = ops::elementwise_def(Elementwise::pow);
   ops::require_defined(op, {&x, 1});

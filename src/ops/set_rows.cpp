@@ -37,6 +37,7 @@ constinit const OpDef set_rows_def{.name = "set_rows",
 }  // namespace ops
 
 LazyTensor set_rows(const LazyTensor& base, const LazyTensor& indices, const LazyTensor& rows) {
+  const CalledAs named("set_rows", base, indices, rows);
   return record(ops::set_rows_def, {base, indices, ops::as_written(ops::set_rows_def, base, rows)});
 }
 

@@ -207,7 +207,7 @@ LazyTensor permute(const LazyTensor& x, const Axes& axes) {
 }
 
 LazyTensor transpose(const LazyTensor& x, int a, int b) {
-  const CalledAs named("transpose");
+  const CalledAs named("transpose", x);
   const int rank = ops::checked(ops::permute_def, x).rank();
   Axes axes(static_cast<std::size_t>(rank));
   std::iota(axes.begin(), axes.end(), 0);
@@ -241,7 +241,7 @@ LazyTensor slice(const LazyTensor& x, int axis, std::int64_t begin, std::int64_t
 }
 
 LazyTensor squeeze(const LazyTensor& x, int axis) {
-  const CalledAs named("squeeze");
+  const CalledAs named("squeeze", x);
   const Shape& shape = ops::checked(ops::reshape_def, x);
   const int a = ops::checked_axis(ops::reshape_def, x, axis, shape.rank());
   if (shape[a] != 1)
@@ -253,7 +253,7 @@ LazyTensor squeeze(const LazyTensor& x, int axis) {
 }
 
 LazyTensor unsqueeze(const LazyTensor& x, int axis) {
-  const CalledAs named("unsqueeze");
+  const CalledAs named("unsqueeze", x);
   const Shape& shape = ops::checked(ops::reshape_def, x);
   const int a = ops::checked_axis(ops::reshape_def, x, axis, shape.rank() + 1);
   if (shape.rank() == Shape::kMaxRank) fail_shape({ops::reshape_def, {&x, 1}, {}}, "more than 8 axes");
@@ -266,7 +266,7 @@ LazyTensor unsqueeze(const LazyTensor& x, int axis) {
 }
 
 LazyTensor flatten(const LazyTensor& x, int first, int last) {
-  const CalledAs named("flatten");
+  const CalledAs named("flatten", x);
   const Shape& shape = ops::checked(ops::reshape_def, x);
   if (shape.rank() == 0) return reshape(x, {1});
   const int f = ops::checked_axis(ops::reshape_def, x, first, shape.rank());
@@ -281,7 +281,7 @@ LazyTensor flatten(const LazyTensor& x, int first, int last) {
 }
 
 std::vector<LazyTensor> split(const LazyTensor& x, const std::vector<std::int64_t>& sizes, int axis) {
-  const CalledAs named("split");
+  const CalledAs named("split", x);
   const Shape& shape = ops::checked(ops::slice_def, x);
   const int a = ops::checked_axis(ops::slice_def, x, axis, shape.rank());
   std::vector<LazyTensor> parts;

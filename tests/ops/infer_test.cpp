@@ -475,6 +475,97 @@ TEST(Infer, RandomNumbersSayWhatTheyWereGiven) {
   expect_in(error_of([] { categorical(f32({2, 3}), f32({2})); }, ErrorKind::dtype), {"must be i64", "f32[2]"});
 }
 
+/// Numbers that became tensors, casts, reshaped and repeated operands are ours: nobody has seen them.
+TEST(Infer, ErrorsListWhatTheCallerWrote) {
+  const LazyTensor x = f32({2, 3}), bytes = of(DType::i8, {2, 3}), row = f32({3}), at = of(DType::i8, {});
+  const Axes far{5};
+  const Shape huge{std::int64_t{1} << 30, std::int64_t{1} << 29};
+  const struct {
+    std::function<void()> call;
+    ErrorKind kind;
+    const char* function;
+    const char* inputs;
+  } cases[] = {
+      {[&] {
+         pad(x, {-1, 0}, {0, 0});
+       },
+       ErrorKind::argument, "pad", "f32[2, 3]"},
+      {[&] {
+         lora_fused(x, f32({4, 2}), f32({2, 5}), 0.5);
+       },
+       ErrorKind::shape, "lora_fused", "f32[2, 3], f32[4, 2], f32[2, 5]"},
+      {[&] { dynamic_slice(x, 1, 0, 4); }, ErrorKind::argument, "dynamic_slice", "f32[2, 3]"},
+      {[&] { dynamic_slice(x, 1, at, 4); }, ErrorKind::argument, "dynamic_slice", "f32[2, 3], i8[]"},
+      {[&] { dynamic_slice(x, 1, scalar(1.5), 2); }, ErrorKind::dtype, "dynamic_slice", "f32[2, 3], 1.5"},
+      {[&] { dynamic_update_slice(x, bytes, 2, 0); }, ErrorKind::argument, "dynamic_update_slice",
+       "f32[2, 3], i8[2, 3]"},
+      {[&] {
+         dynamic_update_slice(x, of(DType::i8, {3, 3}), 0, 0);
+       },
+       ErrorKind::shape, "dynamic_update_slice", "f32[2, 3], i8[3, 3]"},
+      {[&] { where(x, 0.5, f32({4})); }, ErrorKind::shape, "where", "f32[2, 3], f32[4]"},
+      {[&] { where(x, f32({4}), 0.5); }, ErrorKind::shape, "where", "f32[2, 3], f32[4]"},
+      {[&] { where(x, f32({4}), scalar(0.5)); }, ErrorKind::shape, "where", "f32[2, 3], f32[4], 0.5"},
+      {[&] {
+         matmul(row, f32({4, 2}));
+       },
+       ErrorKind::shape, "matmul", "f32[3], f32[4, 2]"},
+      {[&] {
+         matmul(bytes, f32({4, 2}));
+       },
+       ErrorKind::shape, "matmul", "i8[2, 3], f32[4, 2]"},
+      {[&] {
+         linear(x, f32({3, 4}), row);
+       },
+       ErrorKind::shape, "linear", "f32[2, 3], f32[3, 4], f32[3]"},
+      {[&] {
+         linear(x, f32({2, 4}));
+       },
+       ErrorKind::shape, "linear", "f32[2, 3], f32[2, 4]"},
+      {[&] {
+         concat({x, of(DType::i8, {3, 4})}, 0);
+       },
+       ErrorKind::shape, "concat", "f32[2, 3], i8[3, 4]"},
+      {[&] {
+         stack({x, row}, 0);
+       },
+       ErrorKind::shape, "stack", "f32[2, 3], f32[3]"},
+      {[&] { scatter_add(x, at, bytes); }, ErrorKind::shape, "scatter_add", "f32[2, 3], i8[], i8[2, 3]"},
+      {[&] { set_rows(x, of(DType::i32, {1}), bytes); }, ErrorKind::shape, "set_rows", "f32[2, 3], i32[1], i8[2, 3]"},
+      {[&] { sum(bytes, far); }, ErrorKind::argument, "sum", "i8[2, 3]"},
+      {[&] { mean(bytes, far); }, ErrorKind::argument, "mean", "i8[2, 3]"},
+      {[&] { var(bytes, far); }, ErrorKind::argument, "var", "i8[2, 3]"},
+      {[&] {
+         argmax(f32({0, 3}));
+       },
+       ErrorKind::shape, "argmax", "f32[0, 3]"},
+      {[&] {
+         attention(f32({4, 2, 8}), f32({4, 2, 8}), f32({4, 2, 8}), {.query_offsets = at});
+       },
+       ErrorKind::shape, "attention", "f32[4, 2, 8], f32[4, 2, 8], f32[4, 2, 8], i8[]"},
+      {[&] {
+         attention(f32({4, 2, 8}), f32({4, 2, 8}), f32({4, 2, 8}), {.bias = bytes});
+       },
+       ErrorKind::shape, "attention", "f32[4, 2, 8], f32[4, 2, 8], f32[4, 2, 8], i8[2, 3]"},
+      {[&] {
+         linear_cross_entropy(f32({2, 2, 3}), f32({4, 5}), of(DType::i8, {2, 2}));
+       },
+       ErrorKind::shape, "linear_cross_entropy", "f32[2, 2, 3], f32[4, 5], i8[2, 2]"},
+      {[&] { full(huge, 0.5); }, ErrorKind::shape, "full", ""},
+      {[&] { zeros(huge); }, ErrorKind::shape, "zeros", ""},
+      {[&] { rand(huge, {.key = Key(1)}); }, ErrorKind::shape, "rand", ""},
+      {[&] { less(bytes, f32({4})); }, ErrorKind::shape, "less", "i8[2, 3], f32[4]"},
+  };
+  for (const auto& c : cases) {
+    const std::string text = error_of(c.call, c.kind), given = c.inputs;
+    EXPECT_EQ(text.rfind(std::string(c.function) + ": ", 0), 0u) << text;
+    const std::size_t at_inputs = text.find(" (inputs: ");
+    if (given.empty()) EXPECT_EQ(at_inputs, std::string::npos) << text;
+    else if (at_inputs == std::string::npos) ADD_FAILURE() << text;
+    else EXPECT_EQ(text.substr(at_inputs), " (inputs: " + given + ")");
+  }
+}
+
 TEST(Table, NamesAreUnique) {
   std::set<std::string_view> names;
   for (const OpDef* op : ops::all()) EXPECT_TRUE(names.insert(op->name).second) << op->name;
