@@ -1,5 +1,8 @@
 #include "tests/ops/fixture.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
@@ -56,11 +59,27 @@ void read_line(const std::string& line, Case& c) {
   }
 }
 
+/// The first values, and how many more there are: the fixture's line has them all.
+std::string values_of(const Case::Array& a) {
+  constexpr std::size_t kMost = 64;
+  std::string text = a.type + a.shape.str() + ":";
+  for (std::size_t i = 0; i < std::min(kMost, a.values.size()); ++i) text += fmt::format(" {}", a.values[i]);
+  return a.values.size() <= kMost ? text : text + fmt::format(" ... and {} more", a.values.size() - kMost);
+}
+
 }  // namespace
 
+std::string Case::given() const {
+  std::string text;
+  for (const auto& [name, value] : attrs) text += fmt::format("  {} = {}\n", name, value);
+  for (const Array& in : inputs) text += fmt::format("  {} = {}\n", in.name, values_of(in));
+  if (has_seed) text += "  cotangent = " + values_of(seed) + "\n";
+  return text;
+}
+
 std::vector<Case> read_cases(const std::string& file) {
-  std::ifstream in(std::string(METAL_CANDLE_TESTS_DIR) + "/fixtures/ops/" + file + ".txt");
-  if (!in) throw std::runtime_error("cannot read the fixture " + file);
+  std::ifstream in(METAL_CANDLE_TESTS_DIR "/../" + Case::path_of(file));
+  if (!in) throw std::runtime_error("cannot read " + Case::path_of(file));
   std::vector<Case> cases;
   std::string line;
   for (int number = 1; std::getline(in, line); ++number) {

@@ -34,7 +34,12 @@ struct Case {
     const auto it = attrs.find(name);
     return it == attrs.end() ? otherwise : it->second;
   }
-  std::string where() const { return file + ":" + std::to_string(line) + " " + op; }
+  /// The fixture's file and line, and the op.
+  std::string where() const { return path_of(file) + ":" + std::to_string(line) + ": " + op; }
+  /// What the op was called with, a line each: attributes, inputs, the cotangent.
+  std::string given() const;
+
+  static std::string path_of(const std::string& file) { return "tests/fixtures/ops/" + file + ".txt"; }
 };
 
 /// Every case of fixtures/ops/<file>.txt; throws when the file cannot be read or says what nobody understands.

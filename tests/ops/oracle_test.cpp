@@ -1,5 +1,8 @@
 // Every op against PyTorch's results in f64: values and gradients, special values and ties, in each float type and in
 // every way of evaluating. Inputs are exact in all types, so the bounds measure the computation alone.
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest-spi.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -64,7 +67,7 @@ bool close(double got, double want, const Bound& b, const Precision& p, double n
 /// `norm`: the size of what came in, where that is more than the size of the result; `skip[i]`: the type cannot hold
 /// what element i is computed from.
 void compare(const Tensor& got, const Case::Array& want, DType dtype, const Bound& bound, DType real, double norm,
-             const std::vector<bool>& skip, const std::string& what) {
+             const std::vector<bool>& skip, const std::string& what, const Case& c) {
   ASSERT_EQ(got.dtype(), dtype) << what;
   ASSERT_EQ(got.shape(), want.shape) << what << ": " << got.shape().str();
   const Values values = got.to_f64();
@@ -72,13 +75,19 @@ void compare(const Tensor& got, const Case::Array& want, DType dtype, const Boun
   Precision p = precision_of(is_float(dtype) ? dtype : real);
   p.half_eps = precision_of(real).half_eps;
   norm = std::max(norm, largest_finite(want.values));
+  constexpr int kShown = 3;
   int wrong = 0;
+  std::string wrongs;
   for (std::size_t i = 0; i < values.size(); ++i) {
     if (i < skip.size() && skip[i]) continue;
     const bool good = is_float(dtype) ? close(values[i], want.values[i], bound, p, norm) : values[i] == want.values[i];
-    if (!good && ++wrong <= 3) ADD_FAILURE() << what << "[" << i << "] is " << values[i] << ", not " << want.values[i];
+    if (good || ++wrong > kShown) continue;
+    wrongs += fmt::format("  [{}] is {}, not {}\n", i, values[i], want.values[i]);
+    if (!c.pointwise) continue;
+    for (const Case::Array& in : c.inputs) wrongs += fmt::format("    {} is {} there\n", in.name, in.values[i]);
   }
-  if (wrong > 3) ADD_FAILURE() << what << ": and " << wrong - 3 << " more";
+  if (wrong > kShown) wrongs += fmt::format("  and {} more\n", wrong - kShown);
+  if (wrong > 0) ADD_FAILURE() << what << " of\n" << c.given() << "differs:\n" << wrongs;
 }
 
 void check(const Case& c, DType real) {
@@ -105,12 +114,12 @@ void check(const Case& c, DType real) {
     for (const LazyTensor& g : vjp({outputs[0]}, {seed}, wanted)) roots.push_back(g);
   }
   eval(roots);
-  ASSERT_EQ(outputs.size(), c.outputs.size()) << what;
+  ASSERT_EQ(outputs.size(), c.outputs.size()) << what << " of\n" << c.given();
   for (std::size_t i = 0; i < outputs.size(); ++i)
-    compare(Tensor(roots[i]), c.outputs[i], type_of(c.outputs[i].type, real), c.bound, real, 0, skip, what);
+    compare(Tensor(roots[i]), c.outputs[i], type_of(c.outputs[i].type, real), c.bound, real, 0, skip, what, c);
   for (std::size_t i = 0; i < c.grads.size(); ++i)
     compare(Tensor(roots[outputs.size() + i]), c.grads[i], real, c.grad_bound, real, largest_finite(c.seed.values),
-            skip, what + ", gradient of " + c.grads[i].name);
+            skip, what + ", gradient of " + c.grads[i].name, c);
 }
 
 class Oracle : public testing::TestWithParam<std::tuple<std::string, DType, Mode>> {};
@@ -123,7 +132,7 @@ TEST_P(Oracle, ValuesAndGradients) {
     try {
       check(c, real);
     } catch (const std::exception& e) {
-      ADD_FAILURE() << c.where() << " in " << name(real) << ": " << e.what();
+      ADD_FAILURE() << c.where() << " in " << name(real) << ": " << e.what() << "\nof\n" << c.given();
     }
   }
 }
@@ -136,6 +145,26 @@ INSTANTIATE_TEST_SUITE_P(
       return std::get<0>(p.param) + "_" + std::string(name(std::get<1>(p.param))) + "_" +
              mode_name(std::get<2>(p.param));
     });
+
+TEST(OracleFixtures, AFailureNamesTheFileAndShowsTheInputs) {
+  Case c = read_cases("rows").front();
+  c.outputs[0].values[0] += 1;
+  const auto failed = [&](const char* part) {
+    testing::TestPartResultArray failures;
+    {
+      const testing::ScopedFakeTestPartResultReporter caught(
+          testing::ScopedFakeTestPartResultReporter::INTERCEPT_ONLY_CURRENT_THREAD, &failures);
+      check(c, DType::f32);
+    }
+    ASSERT_EQ(failures.size(), 1);
+    EXPECT_THAT(failures.GetTestPartResult(0).message(), testing::HasSubstr(part));
+  };
+  failed("tests/fixtures/ops/rows.txt:2: softmax in f32");
+  failed("\n  axis = 0\n");
+  failed("\n  x = real[4]: 3.140625 1.9140625 0.76953125 -1.0703125\n");
+  failed("\n  cotangent = [4]: 0.3671875");
+  failed("\n  [0] is 0.7135");
+}
 
 TEST(OracleFixtures, CoverEveryElementwiseOp) {
   std::map<std::string, int> seen;
