@@ -1,8 +1,10 @@
 #include "tests/support/tiny_models.h"
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <stdexcept>
+#include <string_view>
 
 namespace metal_candle::test {
 namespace {
@@ -34,6 +36,12 @@ bool ends_with(const std::string& text, const std::string& end) {
   return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
 
+/// As `norms_add_one` of the script's families.
+constexpr std::string_view kNormsAddOne[] = {"gemma2"};
+bool norms_add_one(const ModelConfig& config) {
+  return std::find(std::begin(kNormsAddOne), std::end(kNormsAddOne), config.family) != std::end(kNormsAddOne);
+}
+
 }  // namespace
 
 const std::vector<TinyCase>& tiny_cases() {
@@ -60,7 +68,7 @@ ParamTree tiny_weights(const ModelConfig& config, DType dtype) {
   ParamTree tree;
   for (const auto& [path, shape] : weight_shapes(config)) {
     double mean = 0, scale = 1;
-    if (ends_with(path, "norm.weight")) mean = config.family == "gemma2" ? 0 : 1, scale = 0.25;
+    if (ends_with(path, "norm.weight")) mean = norms_add_one(config) ? 0 : 1, scale = 0.25;
     else if (ends_with(path, ".bias")) scale = 0.25;
     else if (!ends_with(path, "embed_tokens.weight")) scale = 1.75 / std::sqrt(static_cast<double>(shape[1]));
     std::vector<float> values;
