@@ -91,8 +91,8 @@ std::optional<Activation> activation_named(std::string_view name);
 std::string_view name(Activation activation);
 LazyTensor activate(Activation activation, const LazyTensor& x);
 
-/// rms_norm by the weight at module + ".weight", in the weight's type. With `plus_one` the weight is what one is added to, and the product is
-/// made before rounding (Gemma's).
+/// rms_norm by the weight at module + ".weight", in the weight's type. With `plus_one` the weight is what one is added
+/// to, and the product is made before rounding (Gemma's).
 LazyTensor rms_norm(const Weights& w, std::string_view module, const LazyTensor& x, double eps, bool plus_one = false);
 
 /// down(activation(gate(x)) · up(x)), of module + ".gate_proj", ".up_proj", ".down_proj".

@@ -60,7 +60,8 @@ MC_ASSIGN(*=)
 MC_ASSIGN(/=)
 #undef MC_ASSIGN
 
-/// x to an integer power: structure, expanded into products for |exponent| <= 4.
+/// x to an integer power, which is structure: products for |exponent| <= 4, and for any power of an integer; one below 0
+/// is of floats.
 LazyTensor powi(const LazyTensor& x, int exponent);
 // Exactly int, so that pow(x, 0.5) is not rounded to an integer on its way.
 LazyTensor pow(const LazyTensor& x, std::same_as<int> auto exponent) { return powi(x, exponent); }
@@ -139,14 +140,14 @@ LazyTensor pad(const LazyTensor& x, const std::vector<std::int64_t>& before, con
 /// the end; one out of range is an error at the wait.
 LazyTensor take(const LazyTensor& table, const LazyTensor& indices);
 LazyTensor embedding(const LazyTensor& table, const LazyTensor& ids);
-/// a[..., indices[...], ...] along `axis`; the other axes of both match.
+/// a[..., indices[...], ...] along `axis`; the other axes of both match. Indices as those of `take`.
 LazyTensor take_along_axis(const LazyTensor& a, const LazyTensor& indices, int axis);
-/// `base` [v, ...] with updates[i, ...] added to row indices[i], for all i in order.
+/// `base` [v, ...] with updates[i, ...] added to row indices[i], for all i in order; indices as those of `take`.
 LazyTensor scatter_add(const LazyTensor& base, const LazyTensor& indices, const LazyTensor& updates);
 /// `base` [v, ...] with rows[i] in the place of row indices[i], for all i in order; an index outside of 0..v-1 drops its
 /// row. In place when nobody else holds base. Gradients stop here.
 LazyTensor set_rows(const LazyTensor& base, const LazyTensor& indices, const LazyTensor& rows);
-/// `extent` elements along `axis` from `start` (a slot or an integer tensor), moved inside if it reaches out.
+/// `extent` elements along `axis` from `start` (a 0-d integer, or a number by `scalar`), moved inside if it reaches out.
 LazyTensor dynamic_slice(const LazyTensor& x, int axis, const LazyTensor& start, std::int64_t extent);
 /// The same from a start that is a number here: a slot, so that another start is not another plan.
 LazyTensor dynamic_slice(const LazyTensor& x, int axis, std::int64_t start, std::int64_t extent);
@@ -174,10 +175,11 @@ LazyTensor log_softmax(const LazyTensor& x, int axis = -1);
 /// x / sqrt(mean(x²) + eps) over the last axis, times weight where given.
 LazyTensor rms_norm(const LazyTensor& x, double eps = 1e-5);
 LazyTensor rms_norm(const LazyTensor& x, const LazyTensor& weight, double eps = 1e-5);
+/// (x - mean) / sqrt(variance + eps) over the last axis, times weight and plus bias where given.
 LazyTensor layer_norm(const LazyTensor& x, const LazyTensor& weight = {}, const LazyTensor& bias = {},
                       double eps = 1e-5);
 /// Rotary embedding of x [.., t, h, d] at positions [t] or [.., t] (integers). Halves are rotated together (HF's
-/// layout). inv_freq [d/2] f32 overrides base^(-2i/d).
+/// layout). inv_freq [d/2] overrides base^(-2i/d). Gradients go to x and to inv_freq.
 LazyTensor rope(const LazyTensor& x, const LazyTensor& positions, double base = 10000.0,
                 const LazyTensor& inv_freq = {});
 
@@ -186,19 +188,22 @@ struct AttentionOptions {
   bool causal = true;       // a query sees keys at positions <= its own
   std::int64_t window = 0;  // > 0: and only those nearer than it; before the query and, if not causal, after it
   double softcap = 0;       // > 0: scores become cap·tanh(score/cap)
-  /// Ragged: queries and keys of several sequences packed one after the other. [s+1] offsets, i32. Without them the
-  /// leading axis is one sequence.
+  // Offsets, lengths and positions are i32 or i64.
+  /// Ragged: queries and keys of several sequences packed one after the other, cut at [s+1] offsets. Without them the
+  /// leading axis is one sequence. Of as many keys as queries the offsets need not be said twice.
   LazyTensor query_offsets = {}, key_offsets = {};
-  /// Number of keys in use per sequence, [s] i32 (a cache that is not full); default: all between the offsets.
+  /// Number of keys in use per sequence, [s] (a cache that is not full); default: all between the offsets.
   LazyTensor key_lengths = {};
-  /// Position of each query [tq] and key [tk], i32; default: counted within the sequence, the queries being the last
-  /// of the keys.
+  /// Position of each query [tq] and key [tk], or [b, t]; default: counted within the sequence, the queries being the
+  /// last of the keys.
   LazyTensor query_positions = {}, key_positions = {};
-  /// Added to the scores: [h or 1, tq, tk]; a boolean mask as bias is 0 / -inf.
+  /// Added to the scores: [h or 1, tq, tk], with [b or 1] in front for [b, t, h, d]; axes that are missing in front or of
+  /// extent 1 are repeated. A boolean mask as bias is 0 where it is true, else -inf.
   LazyTensor bias = {};
 };
 /// softmax(q·kᵀ·scale + …)·v without ever holding the scores. q [tq, h, d], k [tk, hk, d], v [tk, hk, dv] with h a
-/// multiple of hk; also [b, t, h, d] for b equally long sequences. A query that sees no key gives zeros.
+/// multiple of hk; also [b, t, h, d] for b equally long sequences. A query that sees no key gives zeros. Gradients go to
+/// q, k, v and the bias.
 LazyTensor attention(const LazyTensor& q, const LazyTensor& k, const LazyTensor& v,
                      const AttentionOptions& options = {});
 
@@ -208,9 +213,11 @@ struct CrossEntropyOptions {
   double label_smoothing = 0;
   Reduction reduction = Reduction::mean;  // mean: over the targets that are not ignored
 };
-/// logits [.., v], targets [..] integers.
+/// logits [.., v], targets [..] integers; the loss of 16-bit logits is f32. A target that is neither ignored nor a class
+/// is an error at the wait. Gradients go to the logits.
 LazyTensor cross_entropy(const LazyTensor& logits, const LazyTensor& targets, const CrossEntropyOptions& options = {});
-/// cross_entropy(x·w, targets) without ever holding the logits, but for derivatives of its gradient. x [n, d], w [d, v].
+/// cross_entropy(x·w, targets) without ever holding the logits, but for derivatives of its gradient. x [.., d], w [d, v],
+/// targets [..]. Gradients go to x and w.
 LazyTensor linear_cross_entropy(const LazyTensor& x, const LazyTensor& w, const LazyTensor& targets,
                                 const CrossEntropyOptions& options = {});
 
