@@ -107,15 +107,17 @@ double Sampler::likelihood(float logit) const {
   return std::exp(static_cast<double>(logit) / temperature() - log_total_);
 }
 
-// Only tokens that were seen or have a bias change, and the mass by the difference. Where little is left of it, the
-// difference says nothing, and everything is added up anew.
+// Only tokens that were seen or have a bias change, and the mass by the difference. Once that has become much smaller
+// or larger than it was, the difference says nothing, and everything is added up anew, from the largest.
 void Sampler::adjust(std::span<const float> logits) {
   adjusted_.assign(logits.begin(), logits.end());
+  bool far = false;
   const auto change = [&](std::int32_t token, auto how) {
     float& l = adjusted_[static_cast<std::size_t>(token)];
     const double before = likelihood(l);
-    l = how(l);
+    l = std::min(how(l), std::numeric_limits<float>::max());
     mass_ += likelihood(l) - before;
+    far |= !(mass_ > 0.05 && mass_ < 20);
   };
   const auto penalty = static_cast<float>(options_.repetition_penalty);
   for (const auto& [token, count] : seen_)
@@ -128,7 +130,8 @@ void Sampler::adjust(std::span<const float> logits) {
   for (const auto& [token, bias] : options_.logit_bias)
     change(token, [bias = bias](float l) { return l + static_cast<float>(bias); });
   logits_ = adjusted_;
-  if (mass_ > 0.05) return;
+  if (!far) return;
+  log_total_ = static_cast<double>(*std::max_element(adjusted_.begin(), adjusted_.end())) / temperature();
   mass_ = 0;
   for (const float l : logits_) mass_ += likelihood(l);
 }

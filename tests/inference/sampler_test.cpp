@@ -161,6 +161,26 @@ TEST(Sampler, Biases) {
   expect_near(frequencies(f, sharp), normalised({0, std::exp(1.0), 1}));
 }
 
+TEST(Sampler, LogitsFarAboveThoseOfTheModel) {
+  const std::vector<float> logits = {1, -1, 0.5, 0};
+  SamplingOptions o = at(0.1);
+  o.logit_bias = {{0, 99}, {1, 101}, {2, 99.4}};  // 100, 100, 99.9
+  const Values want = normalised({1, 1, std::exp(-1), 0});
+  expect_near(frequencies(o, logits), want);
+  o.logit_bias = {{0, 1e30}, {1, 1e30}, {2, 3.3e38}, {3, 3.4e38}};
+  expect_near(frequencies(o, logits), {0, 0, 0, 1});
+  for (const auto& [k, p, min_p] : {std::tuple(3, 1.0, 0.0), {0, 0.99, 0.0}, {0, 1.0, 0.01}}) {
+    SamplingOptions cut = at(0.1);
+    cut.top_k = k, cut.top_p = p, cut.min_p = min_p;
+    cut.logit_bias = {{0, 99}, {1, 101}, {2, 99.4}};
+    expect_near(frequencies(cut, logits), want);
+  }
+  SamplingOptions back = at(1);  // the prompt is {0, 1}: the penalty makes 40 of the 1, the bias takes it back
+  back.repetition_penalty = 0.025;
+  back.logit_bias = {{0, -39}, {1, -0.975}};
+  expect_near(frequencies(back, logits), normalised({std::exp(1.0), std::exp(-1.0), std::exp(0.5), 1}));
+}
+
 TEST(Sampler, GreedyLooksAtNothing) {
   const std::int32_t prompt[] = {0};
   EXPECT_TRUE(Sampler(at(0), prompt).takes_best());
