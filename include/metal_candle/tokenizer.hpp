@@ -91,6 +91,8 @@ class DecodeStream {
 
   /// The text that this token made certain. Throws UserError for ids outside [0, vocab_size()).
   std::string push(std::int32_t id);
+  /// The text that would be the rest if nothing followed.
+  std::string waiting() const;
   /// The text that was still waiting; then the stream begins anew.
   std::string rest();
 

@@ -51,8 +51,8 @@ class Listener {
       text = &texts_.try_emplace(s.index, *tokenizer_, s.options.stop).first->second;
       const bool ends = s.done && s.out.finish == Finish::stop;  // a token that ends is not part of the text
       if (!ends) piece.text = text->push(token);
-      if (text->stopped()) s.done = true, s.out.finish = Finish::stop;
       if (s.done) piece.text += text->finish();
+      if (text->stopped()) s.done = true, s.out.finish = Finish::stop;
     }
     if (on_piece_ && !on_piece_(piece) && !s.done) {
       s.done = true;

@@ -3,6 +3,11 @@
 #include <algorithm>
 
 namespace metal_candle::inference {
+namespace {
+
+constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // of what is no character, or none yet
+
+}  // namespace
 
 TextOutput::TextOutput(const Tokenizer& tokenizer, std::vector<std::string> stops)
     : stream_(tokenizer), stops_(std::move(stops)) {
@@ -19,7 +24,16 @@ std::string TextOutput::push(std::int32_t token) {
     return piece;
   }
   held_ += stream_.push(token);
-  return release(false);
+  return stop_waits() ? finish() : release(false);
+}
+
+/// Whether a stop string is complete in what the decoder still keeps, up to a character that is not complete.
+bool TextOutput::stop_waits() const {
+  if (stops_.empty()) return false;
+  std::string text = held_ + stream_.waiting();
+  while (text.ends_with(kReplacement)) text.resize(text.size() - kReplacement.size());
+  return std::any_of(stops_.begin(), stops_.end(),
+                     [&](const std::string& stop) { return text.find(stop) != text.npos; });
 }
 
 std::string TextOutput::finish() {

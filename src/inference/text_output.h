@@ -23,6 +23,7 @@ class TextOutput {
   const std::string& text() const { return text_; }
 
  private:
+  bool stop_waits() const;
   std::string release(bool all);
 
   DecodeStream stream_;

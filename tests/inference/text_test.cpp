@@ -104,6 +104,30 @@ TEST(TextOutput, StopsAtASpecialTokenByItsName) {
   EXPECT_EQ(out.text(), "ad");
 }
 
+TEST(TextOutput, StopsAtBytesThatMayStillBecomeOthers) {
+  inference::TextOutput out(letters(), {"b\xC3\xA4"});
+  const auto push = [&](const std::vector<std::int32_t>& tokens) {
+    std::string shown;
+    for (const std::int32_t token : tokens) shown += out.push(token);
+    return shown;
+  };
+  EXPECT_EQ(push({0, 1, 27}), "a");
+  EXPECT_FALSE(out.stopped()) << "half a character";
+  EXPECT_EQ(push({27, 28}), "");
+  EXPECT_FALSE(out.stopped()) << "behind a byte that makes no text of them";
+  EXPECT_EQ(push({0}),
+            "b\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"
+            "a");
+  EXPECT_EQ(push({1, 27, 28}), "");
+  EXPECT_TRUE(out.stopped());
+  EXPECT_EQ(out.finish(), "");
+  inference::TextOutput half(letters(), {"\xEF\xBF\xBD"});
+  EXPECT_EQ(half.push(27), "");
+  EXPECT_FALSE(half.stopped());
+  EXPECT_EQ(half.push(28), "");
+  EXPECT_EQ(half.finish(), "\xC3\xA4");
+}
+
 TEST(TextOutput, ShowsTheRestAtTheEnd) {
   inference::TextOutput out(letters(), {"zz"});
   EXPECT_EQ(out.push(25), "");
@@ -145,6 +169,15 @@ TEST(GeneratedText, EndsBeforeAStop) {
   EXPECT_EQ(std::vector<std::int32_t>(whole.tokens.begin(),
                                       whole.tokens.begin() + static_cast<std::ptrdiff_t>(g.tokens.size())),
             g.tokens);
+}
+
+TEST(GeneratedText, AStopThatTheEndBringsIsWhyItEnded) {
+  GenerateOptions o = greedy(3, {"\xEF\xBF\xBD"});
+  o.logit_bias = {{28, 1000}};
+  const Generated g = Generator(tiny_model("llama"), letters()).generate("hello you", o);
+  EXPECT_EQ(g.tokens.size(), 3u);
+  EXPECT_EQ(g.text, "");
+  EXPECT_EQ(g.finish, Finish::stop);
 }
 
 TEST(GeneratedText, AnEndTokenIsNoPartOfIt) {

@@ -52,7 +52,11 @@ class Hash {
 std::string streamed(const Tokenizer& t, const std::vector<std::int32_t>& ids, bool skip) {
   DecodeStream stream(t, skip);
   std::string out;
-  for (const std::int32_t id : ids) out += stream.push(id);
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    out += stream.push(ids[i]);
+    if (i >= 40) continue;
+    EXPECT_EQ(out + stream.waiting(), t.decode(std::span(ids).first(i + 1), skip));
+  }
   return out + stream.rest();
 }
 

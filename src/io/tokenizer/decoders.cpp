@@ -37,21 +37,27 @@ std::string cleaned(std::string s) {
   return s;
 }
 
+template <class Self>
+class CopiedStage : public DecodeStage {
+ public:
+  std::unique_ptr<DecodeStage> copy() const final { return std::make_unique<Self>(static_cast<const Self&>(*this)); }
+};
+
 /// Applies a function to each token; with fragments, to all of them together at the end.
 template <class F>
-class MapStage final : public DecodeStage {
+class MapStage final : public CopiedStage<MapStage<F>> {
  public:
   MapStage(F f, bool joined) : f_(std::move(f)), joined_(joined) {}
   void token(std::string_view text) override {
     if (joined_) {
       all_ += text;
     } else {
-      next_->token(f_(text));
+      this->next_->token(f_(text));
     }
   }
   void finish() override {
-    if (joined_) next_->token(f_(all_));
-    next_->finish();
+    if (joined_) this->next_->token(f_(all_));
+    this->next_->finish();
   }
 
  private:
@@ -91,7 +97,7 @@ class Bytes {
   std::string pending_;
 };
 
-class ByteLevelStage final : public DecodeStage {
+class ByteLevelStage final : public CopiedStage<ByteLevelStage> {
  public:
   explicit ByteLevelStage(bool joined) : joined_(joined) {}
   void token(std::string_view text) override {
@@ -180,7 +186,7 @@ class MetaspaceDecoder final : public Decoder {
 };
 
 /// A run of byte tokens is text if all of it is valid, else a U+FFFD for each; so it must be waited for.
-class ByteFallbackStage final : public DecodeStage {
+class ByteFallbackStage final : public CopiedStage<ByteFallbackStage> {
  public:
   void token(std::string_view text) override {
     if (const int b = byte(text); b >= 0) {
@@ -231,7 +237,7 @@ class ByteFallbackDecoder final : public Decoder {
 };
 
 /// The suffix is a space, but nothing in the last token: each token waits for the next.
-class BpeStage final : public DecodeStage {
+class BpeStage final : public CopiedStage<BpeStage> {
  public:
   BpeStage(const std::string& suffix, bool joined) : suffix_(suffix), joined_(joined) {}
   void token(std::string_view text) override {
@@ -276,7 +282,7 @@ std::string_view stripped(std::string_view s, std::string_view content, std::siz
 }
 
 /// The same for fragments of one token: the beginning is cut as it comes, what could be the end is held back.
-class StripStage final : public DecodeStage {
+class StripStage final : public CopiedStage<StripStage> {
  public:
   StripStage(const std::string& content, std::size_t start, std::size_t stop)
       : content_(content), start_(start), stop_(stop) {}
@@ -347,7 +353,7 @@ class ReplaceDecoder final : public Decoder {
   std::string content_;
 };
 
-class CtcStage final : public DecodeStage {
+class CtcStage final : public CopiedStage<CtcStage> {
  public:
   CtcStage(const std::string& pad, const std::string& delimiter, bool cleanup)
       : pad_(pad), delimiter_(delimiter), cleanup_(cleanup) {}
@@ -427,6 +433,15 @@ DecodeChain::DecodeChain(const std::vector<DecoderPtr>& decoders) {
     stages_.push_back(d->start(joined));
     joined |= d->joins();
   }
+  link();
+}
+
+DecodeChain::DecodeChain(const DecodeChain& other) : out(other.out) {
+  for (const auto& stage : other.stages_) stages_.push_back(stage->copy());
+  link();
+}
+
+void DecodeChain::link() {
   for (std::size_t i = 0; i < stages_.size(); ++i)
     stages_[i]->to(i + 1 < stages_.size() ? static_cast<TokenSink*>(stages_[i + 1].get()) : this);
   if (!stages_.empty()) first_ = stages_[0].get();

@@ -24,6 +24,7 @@ class TokenSink {
 class DecodeStage : public TokenSink {
  public:
   void to(TokenSink* next) { next_ = next; }
+  virtual std::unique_ptr<DecodeStage> copy() const = 0;
   void finish() override { next_->finish(); }
 
  protected:
@@ -56,7 +57,7 @@ DecoderPtr make_space_decoder();
 class DecodeChain final : public TokenSink {
  public:
   explicit DecodeChain(const std::vector<DecoderPtr>& decoders);
-  DecodeChain(const DecodeChain&) = delete;
+  DecodeChain(const DecodeChain& other);
   DecodeChain& operator=(const DecodeChain&) = delete;
   void push(std::string_view token) { first_->token(token); }
   void end() { first_->finish(); }
@@ -66,6 +67,8 @@ class DecodeChain final : public TokenSink {
   void finish() override {}
 
  private:
+  void link();
+
   std::vector<std::unique_ptr<DecodeStage>> stages_;
   TokenSink* first_ = this;
 };

@@ -165,6 +165,12 @@ std::string DecodeStream::push(std::int32_t id) {
   return impl_->take();
 }
 
+std::string DecodeStream::waiting() const {
+  io::tok::DecodeChain ended(*impl_->chain);
+  ended.end();
+  return std::move(ended.out);
+}
+
 std::string DecodeStream::rest() {
   impl_->chain->end();
   std::string out = impl_->take();
