@@ -1,19 +1,15 @@
 #include "training/answers.h"
 
 #include <algorithm>
-#include <initializer_list>
+
+#include "io/jinja/text.h"
 
 namespace metal_candle::training {
 namespace {
 
-constexpr const char* kSpace = " \t\r\n";
-constexpr std::string_view kThoughtEnd = "</think>";
+using jinja::Side, jinja::strip;
 
-std::string_view without_leading(std::string_view text) {
-  const std::size_t begin = text.find_first_not_of(kSpace);
-  return begin == std::string_view::npos ? std::string_view{} : text.substr(begin);
-}
-std::string_view without_trailing(std::string_view text) { return text.substr(0, text.find_last_not_of(kSpace) + 1); }
+constexpr std::string_view kThoughtEnd = "</think>";
 
 /// What stands for an answer in what the template shows: its content or, where it calls tools, the last one's name.
 struct Answer {
@@ -38,7 +34,7 @@ std::string text_of(const Json& content) {
 std::size_t thought_in(const std::string& text) {
   const std::size_t at = text.rfind(kThoughtEnd);
   if (at == std::string::npos) return 0;
-  return text.size() - without_leading(std::string_view(text).substr(at + kThoughtEnd.size())).size();
+  return text.size() - strip(std::string_view(text).substr(at + kThoughtEnd.size()), Side::left).size();
 }
 
 const Json* calls_of(const Json& message) {
@@ -128,11 +124,19 @@ std::string render_marked(const Json& messages, std::vector<Answer>& answers, co
   return changed ? render(with_markers(messages, answers), false) : text;
 }
 
-/// How much of `shown`, which begins where the answer does, is the answer: what follows it is `behind`.
+/// How much of `shown`, which begins where the answer does, is the answer: what follows it is `behind`. Of the white
+/// space at its ends a template may leave out any.
 std::size_t length_of(const Answer& answer, std::string_view shown, std::string_view behind) {
   const std::string_view said = answer.said();
-  for (const std::string_view as : {said, without_trailing(said), without_leading(said), trimmed(said)})
-    if (shown.starts_with(as) && shown.substr(as.size()).starts_with(behind)) return as.size();
+  const std::size_t leading = said.size() - strip(said, Side::left).size();
+  const std::size_t trailing = said.size() - strip(said, Side::right).size();
+  for (std::size_t left_out = 0; left_out <= leading; ++left_out) {
+    const std::string_view as = said.substr(left_out);
+    const std::size_t least = as.size() - std::min(as.size(), trailing);
+    const auto same = std::mismatch(as.begin(), as.end(), shown.begin(), shown.end()).first - as.begin();
+    for (auto length = static_cast<std::size_t>(same) + 1; length-- > least;)
+      if (shown.substr(length).starts_with(behind)) return length;
+  }
   return std::string_view::npos;
 }
 
@@ -157,7 +161,7 @@ AnswerSpan calling_turn(const Json& messages, const Answer& answer, std::string_
   const std::string prompt = answer.message > 0 ? render(first_of(messages, answer.message), true) : "";
   const std::string until = render(first_of(messages, answer.message + 1), false);
   if (until.starts_with(prompt)) {
-    const std::string_view turn = without_trailing(std::string_view(until).substr(prompt.size()));
+    const std::string_view turn = strip(std::string_view(until).substr(prompt.size()), Side::right);
     const std::size_t at = shown.find(turn, name - std::min(name, turn.size()));
     if (at <= name && at + turn.size() > name) return {at, at + turn.size(), TurnEnd::inside};
   }
@@ -167,11 +171,9 @@ AnswerSpan calling_turn(const Json& messages, const Answer& answer, std::string_
 
 }  // namespace
 
-std::string_view trimmed(std::string_view text) { return without_trailing(without_leading(text)); }
-
 // An answer's text may stand elsewhere, too: in the question, in what the template writes around it. So the template
 // shows the conversation once more with a marker in place of each answer; what lies between markers is the template's
-// and the others', and what the conversation has between that is the answer, trimmed or not.
+// and the others', and what the conversation has between that is the answer, stripped or not.
 std::vector<AnswerSpan> find_answers(const Json& messages, std::string_view shown, const Render& render) {
   std::vector<Answer> answers = answers_of(messages);
   if (answers.empty()) return {};

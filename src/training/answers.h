@@ -30,7 +30,4 @@ using Render = std::function<std::string(const Json& messages, bool prompt)>;
 /// would have written: content, calls, the end of the turn. Throws FileError where the template does not show one.
 std::vector<AnswerSpan> find_answers(const Json& messages, std::string_view shown, const Render& render);
 
-/// Without white space at either end.
-std::string_view trimmed(std::string_view text);
-
 }  // namespace metal_candle::training

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "io/jinja/text.h"
 #include "metal_candle/error.hpp"
 #include "metal_candle/tokenizer.hpp"
 #include "training/answers.h"
@@ -85,7 +86,8 @@ Sample RowReader::messages(const Json& row) const {
   // The end of a turn: a special token or the one that ends a text.
   const auto ends = [&](std::size_t t) { return tokenizer_.is_special(ids[t]) || ids[t] == options_.end_token; };
   const auto blank = [&](std::size_t t) {
-    return trimmed(std::string_view(rendered).substr(offsets[t].first, offsets[t].second - offsets[t].first)).empty();
+    const auto [begin, end] = offsets[t];
+    return jinja::strip(std::string_view(rendered).substr(begin, end - begin), jinja::Side::both).empty();
   };
   const std::vector<AnswerSpan> answers = find_answers(messages, rendered, again);
   const std::vector<bool> learned = learned_of(messages);

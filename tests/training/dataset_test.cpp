@@ -185,6 +185,29 @@ TEST(Rows, AnAnswerIsFoundWhereTheTemplatePutItNotWhereItsTextStands) {
       testing::Throws<FileError>(testing::Property(&FileError::what, testing::HasSubstr("as it stands"))));
 }
 
+TEST(Rows, OfTheWhiteSpaceAroundAnAnswerATemplateMayStripAny) {
+  const std::string content = "\n\n  x = 1  \n\n";
+  const auto learned = [&](const std::string& how, const std::string& behind, const std::string& answer) {
+    const ChatTemplate chat(
+        "{% for m in messages %}<|user|>{{ m['content']" + how + " }}" + behind + "<end>{% endfor %}", "", "",
+        "template");
+    const Json turn = Json::object({{"role", "user"}, {"content", "a"}});
+    const Json said = Json::object({{"role", "assistant"}, {"content", answer}});
+    const Json row = Json::object({{"messages", Json::array({turn, said, turn, said})}});
+    return predicted(parse(row.dump(), {}, chat_renderer(chat))[0]);
+  };
+  const auto twice = [](const std::string& text) { return text + "<end>" + text + "<end>"; };
+  EXPECT_EQ(learned("", "", content), twice(content));
+  EXPECT_EQ(learned("|trim", "", "\u3000" + content + "\u3000"), twice("x = 1"));
+  EXPECT_EQ(learned(".lstrip('\\n')", "", content), twice("  x = 1  \n\n"));
+  EXPECT_EQ(learned(".strip('\\n')", "", content), twice("  x = 1  "));
+  EXPECT_EQ(learned(".lstrip('\\n')", "", "\n \n"), twice(" \n"));
+  // White space of the template's own is not learned.
+  EXPECT_EQ(learned(".rstrip('\\n')", "\n", content), twice("\n\n  x = 1  "));
+  EXPECT_EQ(learned(".lstrip(' \\n')", "\n", content), twice("x = 1  \n\n"));
+  EXPECT_EQ(learned("|trim", "\n", "\n\n"), twice(""));
+}
+
 TEST(Rows, ThoughtsAreNoPlaceForAnswers) {
   // As Qwen3's: an empty thought is written where there is none, earlier thoughts are left out.
   const std::string thinks =
