@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <limits>
 
 #include "io/files.h"
 #include "metal_candle/error.hpp"
@@ -63,6 +64,15 @@ void tell_of_maker(const Json& state, const std::function<void(const std::string
 }
 
 std::string shown(const Json* value) { return value ? value->dump() : "nothing"; }
+/// A loss that is not finite is written as its name.
+double loss_of(const Json& value) {
+  if (value.is_number()) return value.as_double();
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  for (const double loss : {std::numeric_limits<double>::quiet_NaN(), kInfinity, -kInfinity})
+    if (value.dump() == Json(loss).dump()) return loss;
+  value.fail("a loss");
+}
+
 
 /// Names the first thing that differs.
 void require_same(const Json& now, const Json& then, const std::string& path, const std::string& file) {
@@ -109,9 +119,8 @@ Progress Progress::from_json(const Json& state) {
   p.evaluations_since_best = count("evaluations_since_best");
   if (const Json* step = state.find_value("best_step")) p.best_step = step->as_int(0, kMost);
   if (const Json* best = state.find_value("best")) p.best = best->as_double();
-  if (const Json* last = state.find_value("last_eval")) p.last_eval = last->as_double();
-  // A loss that is not finite is written as its name.
-  p.loss = state.at("loss").is_number() ? state.at("loss").as_double() : std::numeric_limits<double>::quiet_NaN();
+  if (const Json* last = state.find_value("last_eval")) p.last_eval = loss_of(*last);
+  p.loss = loss_of(state.at("loss"));
   return p;
 }
 

@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <set>
 
 #include "metal_candle/error.hpp"
@@ -246,7 +247,7 @@ EvalEvent Run::evaluate() {
     rows.clear();
   }
   e.loss = sum / static_cast<double>(e.tokens);
-  e.best = !progress_.best || e.loss < *progress_.best;
+  e.best = std::isfinite(e.loss) && (!progress_.best || e.loss < *progress_.best);
   if (e.best) progress_.best = e.loss, note_best();
   progress_.evaluations_since_best = e.best ? 0 : progress_.evaluations_since_best + 1;
   progress_.last_eval = e.loss;

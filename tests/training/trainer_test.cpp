@@ -300,6 +300,37 @@ TEST(Trainer, EndsAsDivergedAfterSeveralBadStepsAndKeepsTheLastGoodCheckpoint) {
   EXPECT_THAT(text_of(folder.path / "training_log.jsonl"), testing::HasSubstr("\"NaN\""));
 }
 
+/// Evaluations of the poisoned model are NaN; training is finite.
+TEST(Trainer, AnEvaluationThatIsNotFiniteIsNeverTheBest) {
+  const Dataset train(without_39(even_rows(8)));
+  const Dataset valid({poison(train[0])});
+  const TempFolder folder, whole;
+  TrainOptions options = quick(whole.path, 6);
+  options.eval_every = 2;
+  options.save_every = 2;
+  options.early_stop = 100;
+  const TrainResult r = Trainer(poisoned(), train, valid, options).run({.eval = [](const EvalEvent& e) {
+    EXPECT_TRUE(std::isnan(e.loss));
+    EXPECT_FALSE(e.best);
+  }});
+  EXPECT_EQ(r.status, Status::done);
+  EXPECT_EQ(r.adapter_step, 6);
+  options.output = folder.path;
+  {
+    Trainer first(poisoned(), train, valid, options);
+    first.run({.step = [&](const StepEvent& e) {
+      if (e.step == 4) first.request_stop();
+    }});
+  }
+  options.resume = true;
+  Trainer second(poisoned(), train, valid, options);
+  EXPECT_EQ(second.step(), 4);
+  EXPECT_EQ(second.run().status, Status::done);
+  EXPECT_EQ(text_of(folder.path / "adapter_model.safetensors"), text_of(whole.path / "adapter_model.safetensors"));
+  const TrainResult again = Trainer(poisoned(), train, valid, options).run();
+  EXPECT_TRUE(std::isnan(again.eval_loss.value()));
+}
+
 TEST(Trainer, PackingReadsTheSameRowsAStep) {
   const Dataset rows(test::tiny_rows(13));
   struct Run {
