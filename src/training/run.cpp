@@ -110,7 +110,9 @@ Json Run::identity() const {
 std::int64_t Run::count_steps() const {
   if (options_.steps) return *options_.steps;
   const double all = static_cast<double>(train_.size()), each = static_cast<double>(rows_of_step());
-  const double steps = std::ceil(options_.epochs * all / each);
+  // Decimals are no binary numbers: 1.1 epochs of 100 rows are 110 rows, and a little.
+  constexpr double kRounding = 4 * std::numeric_limits<double>::epsilon();
+  const double steps = std::ceil(options_.epochs * all / each * (1 - kRounding));
   return static_cast<std::int64_t>(std::clamp(steps, 1.0, 1e12));
 }
 

@@ -442,6 +442,44 @@ TEST(Trainer, SaysWhatIsWrongWithOptions) {
   EXPECT_THROW(trainer.run(), FileError);
 }
 
+TEST(Trainer, EpochsAreDecimals) {
+  const TempFolder folder;
+  const auto steps = [&](double epochs, int rows) {
+    TrainOptions options = quick(folder.path, 1);
+    options.steps.reset();
+    options.batch_size = 1;
+    options.epochs = epochs;
+    return Trainer(test::tiny_llama(), even_rows(rows), {}, options).total_steps();
+  };
+  for (int hundredths = 1; hundredths <= 300; ++hundredths) EXPECT_EQ(steps(hundredths / 100.0, 100), hundredths);
+  EXPECT_EQ(steps(1.1, 101), 112) << "111.1 rows";
+  EXPECT_EQ(steps(1e-9, 3), 1);
+}
+
+TEST(Trainer, SaysWhatIsWrongWithSamples) {
+  const TempFolder folder;
+  const auto refusal = [&](const std::function<void(Sample&)>& change, bool valid) {
+    std::vector<Sample> rows = test::tiny_rows(5);
+    rows[3].line = 17;
+    change(rows[3]);
+    try {
+      const Dataset good(test::tiny_rows(2));
+      Trainer(test::tiny_llama(), valid ? good : Dataset(rows), valid ? Dataset(rows) : good, quick(folder.path, 1));
+    } catch (const UserError& e) {
+      return std::string(e.what());
+    }
+    return std::string("accepted");
+  };
+  const auto says = [](const char* a, const char* b) {
+    return testing::AllOf(testing::HasSubstr("sample 3 (line 17)"), testing::HasSubstr(a), testing::HasSubstr(b));
+  };
+  EXPECT_EQ(refusal([](Sample& s) { s.tokens[1] = 39; }, false), "accepted");
+  EXPECT_THAT(refusal([](Sample& s) { s = {.line = 17}; }, false), says("training", "no tokens"));
+  EXPECT_THAT(refusal([](Sample& s) { s.supervised.pop_back(); }, false), says("training", "supervised"));
+  EXPECT_THAT(refusal([](Sample& s) { s.tokens[1] = -1; }, true), says("validation", "token -1"));
+  EXPECT_THAT(refusal([](Sample& s) { s.tokens[1] = 40; }, true), says("token 40", "vocabulary of 40"));
+}
+
 TEST(Trainer, OutlookCountsWithoutRunning) {
   const TempFolder folder;
   TrainOptions options = quick(folder.path, 3);
