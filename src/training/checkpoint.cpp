@@ -6,6 +6,7 @@
 #include <charconv>
 #include <limits>
 
+#include "base/thread_pool.h"
 #include "io/files.h"
 #include "metal_candle/error.hpp"
 #include "metal_candle/runtime.hpp"
@@ -63,7 +64,6 @@ void tell_of_maker(const Json& state, const std::function<void(const std::string
                       then->dump(), now.dump()));
 }
 
-std::string shown(const Json* value) { return value ? value->dump() : "nothing"; }
 /// A loss that is not finite is written as its name.
 double loss_of(const Json& value) {
   if (value.is_number()) return value.as_double();
@@ -73,6 +73,7 @@ double loss_of(const Json& value) {
   value.fail("a loss");
 }
 
+std::string shown(const Json* value) { return value ? value->dump() : "nothing"; }
 
 /// Names the first thing that differs.
 void require_same(const Json& now, const Json& then, const std::string& path, const std::string& file) {
@@ -157,6 +158,7 @@ fs::path Checkpoints::save(const Progress& progress, const LoRAAdapter& adapter,
   fs::create_directories(folder_, error);
   if (error) throw FileError(FileFault::create, folder_.string(), "", "cannot be created: " + error.message());
   fs::path target = at(progress.step);
+  if (fs::symlink_status(target, error).type() != fs::file_type::directory) fs::remove(target, error);
   io::AtomicFolder folder(target, io::AtomicFolder::Existing::replace);
   adapter.save(folder.path());
   ParamTree both;
@@ -217,19 +219,24 @@ Checkpoint Checkpoints::load(const fs::path& folder, const Model& model, const J
   return c;
 }
 
-std::uint64_t fingerprint(const Model& model) {
-  constexpr std::size_t kSample = 4096;
+std::uint64_t fingerprint(const ParamTree& tree) {
+  constexpr std::size_t kPiece = 1 << 20;
   Hash hash;
-  for (const auto& [path, tensor] : model.parameters()) {
-    const Tensor t(tensor);
+  std::vector<Tensor> tensors;
+  std::vector<std::span<const std::byte>> pieces;
+  for (const auto& [path, tensor] : tree) {
+    Tensor t(tensor);
     hash.add(path).add(t.shape().str()).add(static_cast<std::uint64_t>(t.dtype()));
-    if (!t.is_contiguous() || t.numel() == 0) continue;
-    const std::span bytes(static_cast<const std::byte*>(t.raw_data()),
-                          static_cast<std::size_t>(t.numel()) * size_of(t.dtype()));
-    const std::size_t n = std::min(kSample, bytes.size());
-    for (const std::size_t begin : {std::size_t{0}, (bytes.size() - n) / 2, bytes.size() - n})
-      hash.add(bytes.subspan(begin, n));
+    if (t.numel() == 0) continue;
+    const Tensor& whole = tensors.emplace_back(t.is_contiguous() ? t : t.copy());
+    const auto* bytes = static_cast<const std::byte*>(whole.raw_data());
+    const std::size_t size = static_cast<std::size_t>(whole.numel()) * size_of(whole.dtype());
+    for (std::size_t at = 0; at < size; at += kPiece) pieces.emplace_back(bytes + at, std::min(kPiece, size - at));
   }
+  std::vector<std::uint64_t> values(pieces.size());
+  base::parallel_for(static_cast<std::uint32_t>(pieces.size()), base::threads(),
+                     [&](std::uint32_t i, int) { values[i] = Hash().add(pieces[i]).value(); });
+  for (const std::uint64_t value : values) hash.add(value);
   return hash.value();
 }
 

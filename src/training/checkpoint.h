@@ -69,8 +69,8 @@ class Checkpoints {
   Json identity_;
 };
 
-/// Of a model's weights: names, types, shapes, and samples of the values.
-std::uint64_t fingerprint(const Model& model);
+/// Of tensors: names, types, shapes and all values.
+std::uint64_t fingerprint(const ParamTree& tree);
 std::string hex(std::uint64_t value);
 
 }  // namespace metal_candle::training

@@ -93,18 +93,29 @@ Run::Run(Model model, Dataset train, Dataset valid, TrainOptions options)
   progress_ = std::move(found->progress);
   stepper_.restore(found->adapter.trainable(), std::move(found->moments));
   best_ = std::move(found->best);
-  saved_step_ = progress_.step;
+  saved_step_ = evaluated_step_ = progress_.step;
 }
 
-// Where the base lies is no part of it: its weights are.
+// Where the base and the first adapter lie is no part of it: their weights and settings are. Only a first adapter in
+// the output itself is known by its settings alone, since a run that was stopped has written over it.
 Json Run::identity() const {
-  TrainOptions options = options_;
-  options.lora.base_model.clear();
-  return Json::object({{"format", 1},
-                       {"options", options.to_json()},
+  TrainOptions known = options_;
+  known.lora.base_model.clear();
+  Json options = known.to_json();
+  if (options_.init_adapter) {
+    LoRAConfig config = adapter_.config();
+    config.base_model.clear();
+    Json first = config.to_json();
+    std::error_code error;
+    if (!std::filesystem::equivalent(*options_.init_adapter, options_.output, error))
+      first.set("weights", hex(fingerprint(adapter_.trainable())));
+    options.set("init_adapter", std::move(first));
+  }
+  return Json::object({{"format", 2},
+                       {"options", std::move(options)},
                        {"rows", hex(train_.fingerprint())},
                        {"validation_rows", hex(valid_.fingerprint())},
-                       {"weights", hex(fingerprint(model_))}});
+                       {"weights", hex(fingerprint(model_.parameters()))}});
 }
 
 std::int64_t Run::count_steps() const {
@@ -181,34 +192,29 @@ TrainResult Run::run(const TrainCallbacks& callbacks, const std::atomic<bool>& s
 }
 
 Status Run::loop(const std::atomic<bool>& stop) {
-  const auto due = [](std::int64_t step, std::int64_t every) { return every > 0 && step % every == 0; };
+  const auto due = [](std::int64_t step, std::int64_t every) { return step > 0 && every > 0 && step % every == 0; };
   const auto no_better = [&] {
     return options_.early_stop > 0 && progress_.evaluations_since_best >= options_.early_stop;
   };
   const FewSizes few;  // rows lie end to end, filled up to one of eight lengths an octave
   const auto diverged = [&] { return progress_.bad_in_row >= options_.max_bad_steps; };
-  while (progress_.step < total_ && !no_better() && !diverged()) {
+  // What is due after a step comes first: a callback may have thrown before it, in an earlier run.
+  for (;; train_on_step()) {
+    const std::int64_t step = progress_.step;
+    if (valid_.size() > 0 && (due(step, options_.eval_every) || step == total_)) evaluate();
+    if (due(step, options_.save_every) && !diverged()) save();
+    if (step >= total_ || no_better() || diverged()) break;
     if (stop.load(std::memory_order_relaxed)) return Status::stopped;
-    const StepEvent step = one_step();
-    result_.tokens += step.tokens;
-    result_.seconds += step.seconds;
-    log_->add(step);
-    if (callbacks_->step) callbacks_->step(step);
-    if (valid_.size() > 0 && (due(step.step, options_.eval_every) || step.step == total_)) {
-      const EvalEvent e = evaluate();
-      log_->add(e);
-      if (callbacks_->eval) callbacks_->eval(e);
-    }
-    if (due(step.step, options_.save_every) && !diverged()) save();
   }
   if (diverged()) return Status::diverged;
   return progress_.step < total_ ? Status::early : Status::done;
 }
 
-StepEvent Run::one_step() {
+void Run::train_on_step() {
   const auto begin = Clock::now();
   StepEvent e{.step = progress_.step + 1, .learning_rate = schedule_.at(progress_.step)};
-  const std::vector<const Sample*> rows = next_rows(progress_.position);
+  std::int64_t position = progress_.position;
+  const std::vector<const Sample*> rows = next_rows(position);
   const std::vector<PackedRows> batches = micro_batches(rows);
   for (const PackedRows& batch : batches) e.tokens += batch.tokens;
   const Key key = Key(options_.seed).fold(kDropoutKeys).fold(static_cast<std::uint64_t>(e.step));
@@ -217,17 +223,20 @@ StepEvent Run::one_step() {
   e.grad_norm = out.norm;
   e.skipped = !out.applied;
   progress_.step = e.step;
+  progress_.position = position;
   progress_.updates = stepper_.moments().updates;
-  if (out.applied) progress_.bad_in_row = 0;
-  else note_bad_step(rows, out.loss, out.norm);
+  progress_.bad_in_row = e.skipped ? progress_.bad_in_row + 1 : 0;
+  progress_.skipped += e.skipped;
   e.seconds = since(begin);
   e.peak_bytes = resident_memory().peak;
-  return e;
+  result_.tokens += e.tokens;
+  result_.seconds += e.seconds;
+  log_->add(e);
+  if (e.skipped) tell_of_bad_step(rows, out.loss, out.norm);
+  if (callbacks_->step) callbacks_->step(e);
 }
 
-void Run::note_bad_step(const std::vector<const Sample*>& rows, double loss, double norm) {
-  ++progress_.bad_in_row;
-  ++progress_.skipped;
+void Run::tell_of_bad_step(const std::vector<const Sample*>& rows, double loss, double norm) const {
   std::string lines;
   for (std::size_t i = 0; i < rows.size() && i < 32; ++i)
     lines += fmt::format("{}{}", i == 0 ? "" : ", ", rows[i]->line);
@@ -235,7 +244,8 @@ void Run::note_bad_step(const std::vector<const Sample*>& rows, double loss, dou
                    progress_.bad_in_row, lines, rows.size() > 32 ? ", ..." : ""));
 }
 
-EvalEvent Run::evaluate() {
+void Run::evaluate() {
+  if (evaluated_step_ == progress_.step) return;
   const auto begin = Clock::now();
   double sum = 0;
   EvalEvent e{.step = progress_.step};
@@ -253,8 +263,10 @@ EvalEvent Run::evaluate() {
   if (e.best) progress_.best = e.loss, note_best();
   progress_.evaluations_since_best = e.best ? 0 : progress_.evaluations_since_best + 1;
   progress_.last_eval = e.loss;
+  evaluated_step_ = progress_.step;
   e.seconds = since(begin);
-  return e;
+  log_->add(e);
+  if (callbacks_->eval) callbacks_->eval(e);
 }
 
 void Run::note_best() {
@@ -269,6 +281,7 @@ void Run::note_best() {
 
 void Run::begin_output() {
   checkpoints_.clean();
+  if (log_) progress_.log = log_->lines();  // of a run that a callback ended
   log_ = std::make_unique<RunLog>(options_.output, progress_.log, progress_.step);
 }
 

@@ -41,9 +41,9 @@ class Run {
   std::vector<PackedRows> evaluated_batches() const;
 
   TrainResult::Status loop(const std::atomic<bool>& stop);
-  StepEvent one_step();
-  void note_bad_step(const std::vector<const Sample*>& rows, double loss, double norm);
-  EvalEvent evaluate();
+  void train_on_step();
+  void tell_of_bad_step(const std::vector<const Sample*>& rows, double loss, double norm) const;
+  void evaluate();
   void save();
   void begin_output();
   void note_best();
@@ -61,7 +61,7 @@ class Run {
   std::int64_t total_;
   Schedule schedule_;
   std::vector<std::string> early_messages_;  // from before there was anybody to tell
-  std::int64_t saved_step_ = -1;
+  std::int64_t saved_step_ = -1, evaluated_step_ = 0;
   std::optional<ParamTree> best_;  // with early stopping: copies of the parameters at the best evaluation
 
   // While it runs:

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
+#include <set>
 #include <thread>
 
 #include "io/files.h"
@@ -97,6 +98,26 @@ TEST(Resume, OfAFinishedRunChangesNothing) {
   full_trainer(folder.path, true)->run({.step = [&](const StepEvent&) { ++steps; }});
   EXPECT_EQ(steps, 0);
   expect_same(folder.path, uninterrupted(), "resumed at the end");
+}
+
+// Wherever a callback throws, all that was due comes when the same trainer goes on.
+TEST(Resume, InTheSameTrainerAfterACallbackThrew) {
+  struct Thrown {};
+  for (const std::int64_t at : {1, 4, 6})
+    for (const int kind : {0, 1, 2}) {
+      const TempFolder folder;
+      const auto trainer = full_trainer(folder.path, false);
+      const auto thrown = [=](int here, std::int64_t step) {
+        if (here == kind && step == at) throw Thrown();
+      };
+      const TrainCallbacks throwing{.step = [&](const StepEvent& e) { thrown(0, e.step); },
+                                    .eval = [&](const EvalEvent& e) { thrown(1, e.step); },
+                                    .checkpoint = [&](const CheckpointEvent& e) { thrown(2, e.step); }};
+      if (kind == 1 && at == 1) continue;  // no evaluation there
+      EXPECT_THROW(trainer->run(throwing), Thrown);
+      EXPECT_EQ(trainer->run().status, TrainResult::Status::done);
+      expect_same(folder.path, uninterrupted(), "thrown at " + std::to_string(at));
+    }
 }
 
 // ---- killed ---------------------------------------------------------------------------------------------------------
@@ -259,6 +280,7 @@ TEST(Resume, FallsBackToTheCheckpointBefore) {
       [](const fs::path& f) { fs::resize_file(f / "optimizer.safetensors", 100); },
       [](const fs::path& f) { fs::remove(f / "manifest.json"); },
       [](const fs::path& f) { fs::remove(f / "adapter_model.safetensors"); },
+      [](const fs::path& f) { fs::remove_all(f), std::ofstream(f) << "a file"; },
       [](const fs::path& f) {
         std::fstream file(f / "adapter_model.safetensors", std::ios::in | std::ios::out | std::ios::binary);
         file.seekp(-5, std::ios::end);
@@ -350,6 +372,68 @@ TEST(Resume, RefusesTheCheckpointOfAnotherRunByWhatDiffers) {
   EXPECT_EQ(refusal(folder.path, [](TrainOptions& o, std::vector<Sample>&) { o.lora.base_model = "../m"; }),
             "accepted");
   EXPECT_EQ(refusal(folder.path, nothing), "accepted");
+  rewrite_state(folder.path / "checkpoints/step-4", [](Json& state) {
+    Json identity = state.at("identity");
+    identity.set("format", 1);
+    state.set("identity", identity);
+  });
+  EXPECT_EQ(refusal(folder.path, nothing), "identity.format");
+}
+
+TEST(Resume, NoticesAnyNumberOfTheWeights) {
+  const Model model = test::tiny_llama();
+  const std::uint64_t before = training::fingerprint(model.parameters());
+  EXPECT_EQ(training::fingerprint(test::tiny_llama().parameters()), before);
+  // Larger than a piece that is hashed at a time, and read through a view.
+  std::vector<float> numbers(700'000, 0.5f);
+  const auto of_large = [&] {
+    const Tensor t = Tensor::from(numbers, {700, 1000});
+    ParamTree tree, turned;
+    tree.insert("large", t);
+    turned.insert("large", t.transpose(0, 1).eval());
+    return std::pair(training::fingerprint(tree), training::fingerprint(turned));
+  };
+  std::set<std::uint64_t> seen{of_large().first, of_large().second};
+  EXPECT_EQ(seen.size(), 2u);
+  for (const std::size_t at : {0, 1, 5000, 262143, 262144, 400001, 699999}) {
+    numbers[at] = -numbers[at];
+    seen.insert({of_large().first, of_large().second});
+  }
+  EXPECT_EQ(seen.size(), 16u);
+}
+
+TEST(Resume, RefusesAnotherFirstAdapter) {
+  const TempFolder first, moved, folder;
+  const Model model = test::tiny_llama();
+  const LoRAConfig config{.rank = 4, .alpha = 8};
+  LoRAAdapter::create(model, config, Key(3)).save(first.path);
+  LoRAAdapter::create(model, config, Key(3)).save(moved.path);
+  const auto beginning_with = [](const fs::path& adapter) {
+    return [=](TrainOptions& o, std::vector<Sample>&) { o.init_adapter = adapter; };
+  };
+  const auto stop_at_three = [&](const fs::path& output, const fs::path& adapter) {
+    std::vector<Sample> rows = test::tiny_rows(20), valid(rows.begin() + 16, rows.end());
+    rows.resize(16);
+    TrainOptions options = full_options(output, false);
+    options.init_adapter = adapter;
+    Trainer trainer(model, Dataset(rows), Dataset(valid), options);
+    trainer.run({.step = [&](const StepEvent& e) {
+      if (e.step == 3) trainer.request_stop();
+    }});
+  };
+  stop_at_three(folder.path, first.path);
+  EXPECT_EQ(refusal(folder.path, beginning_with(first.path)), "accepted");
+  EXPECT_EQ(refusal(folder.path, beginning_with(moved.path)), "accepted") << "the same adapter elsewhere";
+  EXPECT_EQ(refusal(folder.path, [](TrainOptions&, std::vector<Sample>&) {}), "identity.options.lora");
+  LoRAAdapter::create(model, config, Key(4)).save(first.path);
+  EXPECT_EQ(refusal(folder.path, beginning_with(first.path)), "identity.options.init_adapter.weights");
+  Json other = Json::load(moved.path / "adapter_config.json");
+  other.set("lora_alpha", 80);
+  std::ofstream(moved.path / "adapter_config.json") << other.dump();
+  EXPECT_EQ(refusal(folder.path, beginning_with(moved.path)), "identity.options.init_adapter.lora_alpha");
+  // A run that was stopped has written over a first adapter that lay in its output.
+  stop_at_three(first.path, first.path);
+  EXPECT_EQ(refusal(first.path, beginning_with(first.path)), "accepted");
 }
 
 }  // namespace
