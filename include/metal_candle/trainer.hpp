@@ -136,14 +136,17 @@ struct TrainCallbacks {
 
 class Trainer {
  public:
-  /// `valid` may be empty. Throws UserError for options, FileError for an output that cannot be made, holds another
-  /// run's checkpoints (without `resume`), or whose checkpoint was made with other options, rows or weights.
+  /// `valid` may be empty. Throws UserError for options and for samples that are empty, say of another number of tokens
+  /// whether they are supervised, or hold what is no token of the model; FileError for an output that cannot be made,
+  /// holds another run's checkpoints (without `resume`), or whose checkpoint was made with other options, rows, weights
+  /// or another init_adapter.
   Trainer(Model model, Dataset train, Dataset valid, TrainOptions options);
   ~Trainer();
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
-  /// Trains to the end, or to a stop; then writes the adapter and what goes with it.
+  /// Trains to the end, or to a stop; then writes the adapter and what goes with it. After a callback threw, another
+  /// call goes on from there.
   TrainResult run(const TrainCallbacks& callbacks = {});
   /// Ends the run after the step under way, with a checkpoint. Safe in a signal handler.
   void request_stop() noexcept { stop_.store(true, std::memory_order_relaxed); }
