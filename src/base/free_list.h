@@ -67,7 +67,8 @@ class FreeList {
 
   /// The next object's lines: after work that emptied the caches each would be waited for in turn.
   static void fetch(const Item* item) {
-    for (std::size_t at = 0; at < sizeof(T); at += 64) __builtin_prefetch(reinterpret_cast<const std::byte*>(item) + at, 1);
+    for (std::size_t at = 0; at < sizeof(T); at += 64)
+      __builtin_prefetch(reinterpret_cast<const std::byte*>(item) + at, 1);
   }
 
   static void refill(Local& mine) {
