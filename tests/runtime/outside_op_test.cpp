@@ -2,8 +2,10 @@
 // Values, gradients, plans and errors, in every mode. examples/outside_op.cpp shows the same to readers.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
+#include <stdexcept>
 #include <vector>
 
 #include "metal_candle/metal_candle.hpp"
@@ -182,6 +184,45 @@ TEST_P(OutsideOp, WhatOnlyTheDataShowsFailsAtTheWait) {
 
 INSTANTIATE_TEST_SUITE_P(Modes, OutsideOp, testing::ValuesIn(kModes),
                          [](const auto& info) { return test::mode_name(info.param); });
+
+// ---- kernels that throw ---------------------------------------------------------------------------------------------
+
+std::int64_t one_task(const KernelCall&, int) { return 1; }
+void infer_first(const OpCall& c, InferResult& r) { r.add(c.inputs[0].dtype(), c.inputs[0].shape()); }
+
+/// Gives its first input, or throws where the second one begins with a number above 0.
+const CpuKernel thrower_kernel{.run =
+                                   [](const KernelCall& c, int, std::int64_t) {
+                                     if (*c.inputs[1].as<const float>() > 0) throw std::runtime_error("thrown");
+                                     const std::int64_t n = c.inputs[0].shape.numel();
+                                     std::copy_n(c.inputs[0].as<const float>(), n, c.outputs[0].as<float>());
+                                   },
+                               .tasks = one_task};
+const OpDef thrower_def{.name = "thrower",
+                        .kind = OpKind::kernel,
+                        .infer = infer_first,
+                        .decompose = nullptr,
+                        .vjp = NoGrad{},
+                        .samples = nullptr,
+                        .cpu = &thrower_kernel};
+
+TEST(OutsideOp, AFailureBesideAnExceptionIsNotToldByTheNextRun) {
+  for (const std::int64_t rows : {2, 20000}) {
+    const Tensor x = randn({rows, kColumns}, {.key = Key(12)}).eval();
+    const auto program = [&](double decay, bool thrown) {
+      return record(thrower_def, {leaky_sum(x, decay), Tensor::full({1}, thrown ? 1.0 : 0.0)});
+    };
+    EXPECT_THROW(program(1.5, true).eval(), std::runtime_error);
+    expect_near(program(0.5, false).eval(), leaky_sum_in_f64(x.to_f64(), kColumns, 0.5, false), "after");
+    const Trace trace;
+    EXPECT_THROW(program(1.5, true).eval(), std::runtime_error);
+    EXPECT_EQ(trace.events().size(), 0u);
+    program(0.5, false).eval();
+    const std::size_t events = trace.events().size();
+    program(0.5, false).eval();
+    EXPECT_EQ(trace.events().size(), 2 * events);
+  }
+}
 
 TEST(OutsideOpPlan, ACompositeOpFusesWithItsNeighbours) {
   const Tensor gate = random(9), up = random(10);

@@ -167,11 +167,17 @@ int CpuExecutable::useful_threads() const {
 
 void CpuExecutable::run(const Bindings& bindings, std::vector<TaskTime>* times) {
   traced_ = times != nullptr;
-  if (tiny_) {
-    run_in(own_workspace(), bindings);
-  } else {
-    std::lock_guard lock(workspace_->mutex);
-    run_in(*workspace_, bindings);
+  try {
+    if (tiny_) {
+      run_in(own_workspace(), bindings);
+    } else {
+      std::lock_guard lock(workspace_->mutex);
+      run_in(*workspace_, bindings);
+    }
+  } catch (...) {  // nothing of this run is told by the next one
+    times_.clear();
+    take_failures();
+    throw;
   }
   if (times != nullptr) collect_times(*times);
   if (!fallible_steps_.empty()) report_failures(bindings);
@@ -306,20 +312,22 @@ void CpuExecutable::collect_times(std::vector<TaskTime>& times) {
   times_.clear();
 }
 
-/// The first step in the plan's order that failed is the one that is told of.
-void CpuExecutable::report_failures(const Bindings& bindings) {
-  const char* what = nullptr;
-  std::optional<std::size_t> failed;
+/// The first step in the plan's order that failed is the one that is told of; all forget.
+CpuExecutable::Failure CpuExecutable::take_failures() {
+  Failure first;
   for (int s : fallible_steps_) {
-    const char* failure = steps_[static_cast<std::size_t>(s)]->take_failure();
-    if (failure == nullptr || failed) continue;
-    what = failure;
-    failed = static_cast<std::size_t>(s);
+    const char* what = steps_[static_cast<std::size_t>(s)]->take_failure();
+    if (what != nullptr && first.what == nullptr) first = {static_cast<std::size_t>(s), what};
   }
-  if (!failed) return;
-  const std::string* const recorded_in = bindings.scope(*plan_, *failed);
-  const std::string scope = recorded_in ? *recorded_in : std::string(), &label = plan_->steps[*failed].label;
-  throw UserError(ErrorKind::index, (scope.empty() ? "" : scope + ": ") + label + ": " + what, label, scope);
+  return first;
+}
+
+void CpuExecutable::report_failures(const Bindings& bindings) {
+  const Failure failure = take_failures();
+  if (failure.what == nullptr) return;
+  const std::string* const recorded_in = bindings.scope(*plan_, failure.step);
+  const std::string scope = recorded_in ? *recorded_in : std::string(), &label = plan_->steps[failure.step].label;
+  throw UserError(ErrorKind::index, (scope.empty() ? "" : scope + ": ") + label + ": " + failure.what, label, scope);
 }
 
 }  // namespace metal_candle::cpu

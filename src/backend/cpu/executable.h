@@ -35,6 +35,10 @@ class CpuExecutable final : public Executable {
     PlanBuffer::Where where;
     int index;
   };
+  struct Failure {
+    std::size_t step = 0;
+    const char* what = nullptr;  // null: none failed
+  };
 
   void lower_steps();
   void place_shared();
@@ -53,6 +57,7 @@ class CpuExecutable final : public Executable {
   void run_unit(int thread, const Unit& unit, std::int64_t task);
   bool fetch_ahead(int round);
   void find_fetching();
+  Failure take_failures();
   void report_failures(const Bindings& bindings);
   void collect_times(std::vector<TaskTime>& times);
   int useful_threads() const;
