@@ -63,6 +63,33 @@ TEST(ColumnReductions, InPartsAndInSeveralLayersOfAxes) {
       1e-4, "large");
 }
 
+/// Long sums are sums of sums: of one chain of numbers that are alike each rounding goes the same way.
+TEST(ColumnReductions, OfLongColumnsAndRowsAreExactInTheirDigits) {
+  for (const Shape& shape : {Shape{200003, 3}, Shape{100003, 2, 3}, Shape{3, 4194319}, Shape{9, 2097169}}) {
+    const Tensor x = (rand(shape, {.key = Key(6)}) * 1e-3f + 1.0f).eval();
+    const bool rows = shape[0] < 10;
+    const std::int64_t kept = rows ? shape[0] : shape.numel() / shape[0], length = shape.numel() / kept;
+    const float* values = x.data<float>();
+    std::vector<double> sums(static_cast<std::size_t>(kept)), squares(sums);
+    const auto each = [&](const auto& f) {
+      for (std::int64_t k = 0; k < kept; ++k)
+        for (std::int64_t i = 0; i < length; ++i)
+          f(static_cast<std::size_t>(k), values[rows ? k * length + i : i * kept + k]);
+    };
+    each([&](std::size_t k, double v) { sums[k] += v; });
+    each([&](std::size_t k, double v) { squares[k] += std::pow(v - sums[k] / static_cast<double>(length), 2); });
+    const int axis = rows ? 1 : 0;
+    const std::vector<double> sum = metal_candle::sum(x, {axis}).eval().to_f64(),
+                              mean = metal_candle::mean(x, {axis}).eval().to_f64();
+    const std::vector<double> var = metal_candle::var(x, {axis}).eval().to_f64();
+    for (std::size_t k = 0; k < sums.size(); ++k) {
+      EXPECT_NEAR(sum[k] / sums[k], 1, 5e-6) << shape.str() << ' ' << k;
+      EXPECT_NEAR(mean[k] * static_cast<double>(length) / sums[k], 1, 5e-6) << shape.str() << ' ' << k;
+      EXPECT_NEAR(var[k] * static_cast<double>(length - 1) / squares[k], 1, 1e-3) << shape.str() << ' ' << k;
+    }
+  }
+}
+
 /// A bias for each sample and one for all.
 TEST(ColumnReductions, OfGradientsOfTwoBiases) {
   const LazyTensor x = numbers({3, 7, 5}, 3), w = numbers({5}, 4), b = numbers({3, 1, 5}, 5);

@@ -1,5 +1,6 @@
 // What the members of a fused unit compute.
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 #include <utility>
 
@@ -29,6 +30,14 @@ bool leaves_range(const GraphNode& n) {
     case Elementwise::mul: return true;
     default: return false;
   }
+}
+
+/// Parts, so that many threads find work and no chain of sums is long; their number depends on shapes only.
+std::int64_t parts_of_columns(std::int64_t rows, std::int64_t elements) {
+  const std::int64_t for_threads = std::clamp<std::int64_t>(elements / (1 << 16), 1, std::min<std::int64_t>(rows, 16));
+  // The parts are a chain, too.
+  const std::int64_t longest = std::max<std::int64_t>(1024, static_cast<std::int64_t>(std::sqrt(rows)));
+  return std::max(for_threads, rows / longest);
 }
 
 }  // namespace
@@ -77,10 +86,7 @@ int RowLowering::column(int i, int x) {
   const std::int64_t cols = cols_now_, rows_per_batch = in.numel() / cols / batch;
   if (columns_ > 0 && batch != batch_) throw InternalError("column reductions over different rows in one kernel");
   batch_ = batch;
-  // Parts, so that many threads find work; their number depends on shapes only.
-  const std::int64_t parts =
-      std::clamp<std::int64_t>(in.numel() / batch / (1 << 16), 1, std::min<std::int64_t>(rows_per_batch, 16));
-  if (columns_++ == 0) chunks_ = parts;
+  if (columns_++ == 0) chunks_ = parts_of_columns(rows_per_batch, in.numel() / batch);
   KValue v;
   v.op = plus(KOp::col_sum, n.op->code);
   v.type = builder_.value(x).type;

@@ -21,7 +21,8 @@ namespace metal_candle::cpu::vm {
 
 inline constexpr int kLanes = 16;          // registers are padded to this many elements
 inline constexpr int kBlock = 4096;        // elements of a block, at most
-inline constexpr int kReduceChunk = 1024;  // columns whose reduction is combined before it joins the total
+inline constexpr int kReduceChunk = 1024;  // columns whose reduction is combined before it joins the group's
+inline constexpr int kReduceGroup = 256 * kReduceChunk;  // columns whose reduction is made before it joins the row's
 inline constexpr int kMaxDims = 16;
 
 struct Base {
@@ -165,8 +166,8 @@ constexpr int dtype_size(DType dtype) {
     default: return 1;
   }
 }
-/// Bytes of running state a reduction needs for every row of a block: five vectors of the widest instruction set.
-inline constexpr int kReduceState = 5 * 64;
+/// Bytes of running state a reduction needs for every row of a block: six vectors of the widest instruction set.
+inline constexpr int kReduceState = 6 * 64;
 
 // What kernels resolve operands with.
 template <class T>

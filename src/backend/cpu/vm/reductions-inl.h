@@ -1,8 +1,9 @@
 // Reductions along a row, of what lies in memory or of an expression made on the way.
 //
 // The sum of a row has a shape that only its number of columns decides: vector i of a chunk of kReduceChunk columns
-// goes to accumulator i mod 4; at the end of the chunk the four are combined and join a total; at the end of the row
-// the total's lanes are combined pairwise. Blocks hand the accumulators on through the state in scratch memory.
+// goes to accumulator i mod 4; at the end of the chunk the four are combined and join a total of kReduceGroup columns,
+// which joins that of the row; at the end of the row its lanes are combined pairwise. So no chain of sums is long.
+// Blocks hand the accumulators on through the state in scratch memory.
 #if defined(MC_VM_REDUCTIONS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef MC_VM_REDUCTIONS_INL_H_
 #undef MC_VM_REDUCTIONS_INL_H_
@@ -125,7 +126,7 @@ template <class R, bool kKeep, class E>
 HWY_INLINE bool reduce_row(const E& e, float* kept, float* state, const Frame& f, F& total,
                            const Fetcher* fetcher = nullptr) {
   const int n = static_cast<int>(hn::Lanes(df));
-  F before = f.col0 >= kReduceChunk ? load(state + 4 * n) : k(R::identity);  // of the chunks that are complete
+  F before = f.col0 >= kReduceChunk ? load(state + 4 * n) : k(R::identity);  // of the group's complete chunks
   for (int c = 0;;) {
     const std::int64_t at = f.col0 + c;
     const int some = static_cast<int>(std::min<std::int64_t>(f.cols - c, kReduceChunk - at % kReduceChunk));
@@ -139,8 +140,14 @@ HWY_INLINE bool reduce_row(const E& e, float* kept, float* state, const Frame& f
       for (int i = 0; i < 4; ++i) store(acc.v[i], state + i * n);
     } else {
       total = R::join(R::join(acc.v[0], acc.v[1]), R::join(acc.v[2], acc.v[3]));
-      if (end > kReduceChunk) total = R::join(before, total);
-      if (end == f.stage_cols) return true;
+      const bool row = end == f.stage_cols;
+      if (end > kReduceChunk) {
+        const bool group = row || end % kReduceGroup == 0;
+        if ((end - 1) % kReduceGroup >= kReduceChunk) total = R::join(before, total);
+        if (group && end > kReduceGroup) total = R::join(load(state + 5 * n), total);
+        if (group) store(total, state + 5 * n);  // of the groups that are complete
+      }
+      if (row) return true;
       before = total;
     }
     if (c == f.cols) {
