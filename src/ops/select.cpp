@@ -190,8 +190,9 @@ LazyTensor powi(const LazyTensor& x, int exponent) {
   const OpDef& op = ops::elementwise_def(Elementwise::pow);
   ops::require_defined(op, {&x, 1});
   if (x.dtype() == DType::boolean) fail_dtype({op, {&x, 1}, {}}, "not defined on bools; cast them");
-  if (exponent < 0)
-    return exponent < -4 ? pow(x, Scalar(static_cast<double>(exponent))) : reciprocal(powi(x, -exponent));
+  // A product of integers may wrap, and then its reciprocal is another number's.
+  if (exponent < -4 || (exponent < -1 && !is_float(x.dtype()))) return pow(x, Scalar(static_cast<double>(exponent)));
+  if (exponent < 0) return reciprocal(powi(x, -exponent));
   if (exponent == 0) return ones(x.shape(), x.dtype());
   if (exponent > 4 && is_float(x.dtype())) return pow(x, Scalar(static_cast<double>(exponent)));
   LazyTensor result, factor = x;  // the factor is x, x², x⁴, ...

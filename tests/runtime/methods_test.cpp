@@ -25,6 +25,25 @@ TEST(Methods, NumbersAreOperands) {
   EXPECT_EQ(values(kX.powi(3)), (Values{27, -1, 8, 0.125, 64, -8}));
 }
 
+TEST(Methods, NegativePowersOfIntegersAreFractions) {
+  const Values numbers[] = {
+      {-123, 7, -128, 1}, {255, 7, 16, 1}, {65535, -65536, 2147483647, -3}, {65535, -1048576, 5, 2}};
+  const DType types[] = {DType::i8, DType::u8, DType::i32, DType::i64};
+  for (std::size_t t = 0; t < std::size(types); ++t) {
+    const LazyTensor x = cast(Tensor::from<double>(numbers[t], {4}), types[t]);
+    for (const int exponent : {-1, -2, -3, -4, -5}) {
+      const LazyTensor y = x.powi(exponent);
+      EXPECT_EQ(y.dtype(), DType::f32);
+      const Values got = values(y);
+      for (std::size_t i = 0; i < got.size(); ++i) {
+        const double wanted = std::pow(numbers[t][i], exponent);
+        EXPECT_NEAR(got[i], wanted, 1e-6 * std::abs(wanted) + 1e-38)
+            << name(types[t]) << ' ' << numbers[t][i] << '^' << exponent;
+      }
+    }
+  }
+}
+
 TEST(Methods, Comparisons) {
   EXPECT_EQ(values(kX < kZ), (Values{0, 0, 1, 0, 1, 0}));
   EXPECT_EQ(values(kX <= kZ), (Values{0, 1, 1, 0, 1, 0}));
