@@ -65,10 +65,12 @@ void Submission::make_outputs(bool pending) {
 
 namespace {
 
+bool may_change(const Storage& donor) { return !donor.owner && !donor.frozen && donor.free; }
+
 bool may_take_over(const Storage& donor, std::size_t bytes) {
   // Its node's reference and ours; anything beyond is another tensor or a run that waits to read it.
   const bool sole = donor.refs.load(std::memory_order_acquire) == 2;
-  return sole && !donor.owner && !donor.frozen && donor.free && donor.bytes >= bytes;
+  return sole && may_change(donor) && donor.bytes >= bytes;
 }
 
 }  // namespace
@@ -113,8 +115,8 @@ void Submission::settle(Storage::State state) noexcept {
   if (error) {
     for (const LazyTensor& d : donated) {
       Storage* s = d.node()->storage.load(std::memory_order_acquire);
-      // What other tensors still look at was not touched; it stays good.
-      if (s && s->refs.load(std::memory_order_acquire) <= 2) fail(s, error);
+      // What other tensors still look at, and what is never written, was not touched; it stays good.
+      if (s && may_change(*s) && s->refs.load(std::memory_order_acquire) <= 2) fail(s, error);
     }
   }
   for (Storage* s : outputs) {

@@ -187,6 +187,18 @@ TEST(AsyncErrors, PoisonWhatWasDonated) {
   EXPECT_EQ(Tensor(view_of_kept).to_vector<float>()[5], 0) << "another owner's data was touched";
 }
 
+TEST(AsyncErrors, LeaveWhatIsNeverWrittenAsItWas) {
+  std::vector<float> memory(64, 3);
+  auto frozen = Tensor::full({64}, 2);
+  frozen.freeze();
+  const LazyTensor external = Tensor::from_external(memory.data(), {64}, DType::f32, std::make_shared<int>(0));
+  const LazyTensor a = failing_probe(frozen), b = failing_probe(external);
+  const AsyncRun run = eval_async({.roots = {a, b}, .donate = {frozen, external}});
+  EXPECT_THROW(run.wait(), UserError);
+  EXPECT_EQ(frozen.to_vector<float>()[63], 2);
+  EXPECT_EQ(probe(external).eval().to_vector<float>()[63], 4);
+}
+
 // ---- donation -------------------------------------------------------------------------------------------------------
 
 const void* address(const LazyTensor& t) { return Tensor(t).raw_data(); }
