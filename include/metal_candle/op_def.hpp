@@ -160,7 +160,7 @@ struct KernelCall {
 /// A CPU kernel: `passes` rounds, each of `tasks` independent tasks; a round starts when the one before has ended.
 /// `tasks`, `scratch` and `shared` see shapes only (pointers are null), so that results never depend on threads.
 struct CpuKernel {
-  void (*run)(const KernelCall&, int pass, std::int64_t task);
+  void (*run)(const KernelCall&, int pass, std::int64_t task);  // may record, not evaluate nor wait: a UserError
   std::int64_t (*tasks)(const KernelCall&, int pass);
   int passes = 1;
   std::size_t (*scratch)(const KernelCall&) = nullptr;

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "base/free_list.h"
+#include "base/in_kernel.h"
 #include "base/pool.h"
 
 namespace metal_candle {
@@ -115,6 +116,7 @@ void Storage::release() noexcept {
 void Storage::wait() {
   State s = state.load(std::memory_order_acquire);
   while (s == State::pending) {
+    base::InKernel::refuse("wait");
     state.wait(State::pending, std::memory_order_acquire);
     s = state.load(std::memory_order_acquire);
   }

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "base/fork.h"
+#include "base/in_kernel.h"
 #include "runtime/runtime.h"
 
 namespace metal_candle {
@@ -16,6 +17,7 @@ Queue::Queue() {
 }
 
 void Queue::run_now(Submission& submission) {
+  base::InKernel::refuse("eval");
   if (unfinished_.load(std::memory_order_acquire) == 0) {
     std::lock_guard device(device_);
     // Looked at again: an input may have become pending while we waited for the device.
@@ -30,6 +32,7 @@ void Queue::run_now(Submission& submission) {
 }
 
 void Queue::enqueue(const std::shared_ptr<Submission>& submission) {
+  base::InKernel::refuse("eval_async");
   for (auto n = open_.load(std::memory_order_acquire); n >= depth_.load(std::memory_order_relaxed);
        n = open_.load(std::memory_order_acquire))
     open_.wait(n, std::memory_order_acquire);
@@ -123,6 +126,7 @@ void Queue::start_anew() {
 }
 
 void Queue::drain() {
+  base::InKernel::refuse("synchronize");
   for (auto n = open_.load(std::memory_order_acquire); n != 0; n = open_.load(std::memory_order_acquire))
     open_.wait(n, std::memory_order_acquire);
 }

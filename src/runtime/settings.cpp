@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "base/in_kernel.h"
 #include "base/pool.h"
 #include "base/thread_pool.h"
 #include "metal_candle/error.hpp"
@@ -31,6 +32,7 @@ void set_plan_cache_size(int count) {
 void clear_plan_cache() { runtime().plans.clear(); }
 
 void trim_memory() {
+  base::InKernel::refuse("trim_memory");
   Runtime& r = runtime();
   r.queue.exclusively([&] { r.backend->release_memory(); });
   base::pool_trim();

@@ -7,6 +7,7 @@
 
 #include "base/fork.h"
 #include "base/free_list.h"
+#include "base/in_kernel.h"
 #include "base/pool.h"
 #include "metal_candle/error.hpp"
 #include "runtime/runtime.h"
@@ -170,8 +171,10 @@ void Submission::reset() noexcept {
 }
 
 void Submission::wait() {
-  for (int s = state.load(std::memory_order_acquire); s == open; s = state.load(std::memory_order_acquire))
+  for (int s = state.load(std::memory_order_acquire); s == open; s = state.load(std::memory_order_acquire)) {
+    base::InKernel::refuse("wait");
     state.wait(open, std::memory_order_acquire);
+  }
   if (state.load(std::memory_order_acquire) == failed) std::rethrow_exception(error);
   for (Storage* s : others) s->wait();
 }

@@ -187,6 +187,26 @@ TEST(AsyncErrors, PoisonWhatWasDonated) {
   EXPECT_EQ(Tensor(view_of_kept).to_vector<float>()[5], 0) << "another owner's data was touched";
 }
 
+LazyTensor later;
+const CpuKernel waiter_kernel{.run = [](const KernelCall&, int, std::int64_t) { Tensor(later).wait(); },
+                              .tasks = test::one_task};
+const OpDef waiter_def = [] {
+  OpDef op = test::probe_def;
+  op.cpu = &waiter_kernel;
+  return op;
+}();
+
+TEST(AsyncErrors, AKernelThatWaitsForALaterRunIsRefused) {
+  GateForTest gate;
+  const AsyncRun waiter = eval_async({.roots = {record(waiter_def, {Tensor::zeros({2})})}});
+  later = probe(Tensor::zeros({2}));
+  const AsyncRun last = eval_async({.roots = {later}});
+  gate.open();
+  EXPECT_EQ(message_of([&] { waiter.wait(); }), "wait: a kernel would wait for itself");
+  last.wait();
+  later = {};
+}
+
 TEST(AsyncErrors, LeaveWhatIsNeverWrittenAsItWas) {
   std::vector<float> memory(64, 3);
   auto frozen = Tensor::full({64}, 2);

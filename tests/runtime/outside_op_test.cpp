@@ -6,6 +6,7 @@
 #include <cmath>
 #include <memory>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "metal_candle/metal_candle.hpp"
@@ -185,7 +186,7 @@ TEST_P(OutsideOp, WhatOnlyTheDataShowsFailsAtTheWait) {
 INSTANTIATE_TEST_SUITE_P(Modes, OutsideOp, testing::ValuesIn(kModes),
                          [](const auto& info) { return test::mode_name(info.param); });
 
-// ---- kernels that throw ---------------------------------------------------------------------------------------------
+// ---- kernels that throw, and that use the library -------------------------------------------------------------------
 
 std::int64_t one_task(const KernelCall&, int) { return 1; }
 void infer_first(const OpCall& c, InferResult& r) { r.add(c.inputs[0].dtype(), c.inputs[0].shape()); }
@@ -222,6 +223,44 @@ TEST(OutsideOp, AFailureBesideAnExceptionIsNotToldByTheNextRun) {
     program(0.5, false).eval();
     EXPECT_EQ(trace.events().size(), 2 * events);
   }
+}
+
+void (*inside)() = nullptr;
+const CpuKernel busy_kernel{.run = [](const KernelCall&, int, std::int64_t) { inside(); }, .tasks = one_task};
+const OpDef busy_def{.name = "busy",
+                     .kind = OpKind::kernel,
+                     .infer = infer_first,
+                     .decompose = nullptr,
+                     .vjp = NoGrad{},
+                     .samples = nullptr,
+                     .cpu = &busy_kernel};
+
+TEST(OutsideOp, WhoseKernelWaitsForTheDeviceIsRefused) {
+  static const LazyTensor one = Tensor::ones({1});
+  const std::pair<const char*, void (*)()> waits[] = {{"eval", [] { (one + 1).eval(); }},
+                                                      {"eval", [] { eval_now({.roots = {one + 2}}); }},
+                                                      {"eval_async", [] { eval_async({.roots = {one + 3}}).wait(); }},
+                                                      {"synchronize", [] { synchronize(); }},
+                                                      {"trim_memory", [] { trim_memory(); }}};
+  const auto said = [](const auto& f) -> std::string {
+    try {
+      f();
+    } catch (const UserError& e) {
+      return e.what();
+    }
+    return "nothing was thrown";
+  };
+  for (const std::int64_t size : {1, 1 << 20}) {
+    for (const auto& [name, f] : waits) {
+      inside = f;
+      const std::string wanted = std::string(name) + ": a kernel would wait for itself";
+      EXPECT_EQ(said([&] { record(busy_def, {Tensor::ones({size})}).eval(); }), wanted);
+      EXPECT_EQ(said([&] { eval_async({.roots = {record(busy_def, {Tensor::ones({size})})}}).wait(); }), wanted);
+    }
+  }
+  inside = [] { (void)explain({one + 1}); };
+  EXPECT_EQ(said([] { record(busy_def, {Tensor::ones({1})}).eval(); }), "nothing was thrown");
+  EXPECT_EQ((one + 1).eval().item<float>(), 2) << "others go on";
 }
 
 TEST(OutsideOpPlan, ACompositeOpFusesWithItsNeighbours) {

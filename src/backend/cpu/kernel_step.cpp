@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "backend/cpu/step.h"
+#include "base/in_kernel.h"
 
 namespace metal_candle::cpu {
 namespace {
@@ -39,6 +40,7 @@ class KernelCallStep final : public Step {
 
   void run(const RunFrame&, int round, std::int64_t task, void* scratch, std::int64_t) override {
     running = this;
+    const base::InKernel marked;
     kernel_.run(call(scratch), round, task);
   }
 
