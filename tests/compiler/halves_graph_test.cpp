@@ -61,6 +61,40 @@ TEST(Halves, EqualTheirMaximum) {
   }
 }
 
+/// Whole numbers, signs and integers are those of what memory would hold.
+TEST(Halves, AreRoundedBeforeTheyAreMadeWhole) {
+  const Program kWhole[] = {
+      [](const LazyTensor& x) { return floor(x); },
+      [](const LazyTensor& x) { return ceil(x); },
+      [](const LazyTensor& x) { return round(x); },
+      [](const LazyTensor& x) { return sign(x * 1e-5f * 1e-5f); },
+      [](const LazyTensor& x) { return floor(cast(x, DType::f32)); },
+      [](const LazyTensor& x) { return cast(x, DType::i32); },
+      [](const LazyTensor& x) { return cast(x, DType::i64); },
+      [](const LazyTensor& x) { return cast(x, DType::i8); },
+      [](const LazyTensor& x) { return cast(x * 1e-5f * 1e-5f, DType::boolean); },
+  };
+  for (const DType dtype : kHalves) {
+    // Near a half and near one, on both sides of where a half type's numbers lie.
+    const LazyTensor x = cast(abs(randn({4096}, {.key = Key(40)})) * 1e-3f, dtype).eval();
+    for (const double shift : {0.5, 1.0, 2.5}) {
+      const auto made = [&] { return x + shift; };
+      const LazyTensor stored = made().eval();
+      for (std::size_t p = 0; p < std::size(kWhole); ++p) {
+        const std::vector<double> wanted = [&] {
+          const ModeGuard guard(Mode::eager);
+          return kWhole[p](stored).eval().to_f64();
+        }();
+        for (const Mode mode : kModes) {
+          const ModeGuard guard(mode);
+          EXPECT_EQ(kWhole[p](made()).eval().to_f64(), wanted)
+              << name(dtype) << " " << mode_name(mode) << ", program " << p << ", " << shift;
+        }
+      }
+    }
+  }
+}
+
 /// The place of the largest is that of the first of those that are the same number in memory.
 TEST(Halves, AreTiesWhereTheyAreEqualInMemory) {
   for (const DType dtype : kHalves) {

@@ -64,7 +64,7 @@ class RowLowering {
   int elementwise(const GraphNode& n, bool full);
   int map(const GraphNode& n, bool full);
   int finished(KValue v);
-  void round_compared(const GraphNode& n, KValue& v);
+  void round_decided(const GraphNode& n, KValue& v);
   DType held_in(int in) const;
   int as_stored(int id, DType dtype);
   bool compares_index(const GraphNode& n) const;

@@ -32,6 +32,17 @@ bool leaves_range(const GraphNode& n) {
   }
 }
 
+/// Whether a number a little beside its operand gives another result altogether.
+bool decides(const GraphNode& n) {
+  switch (static_cast<Elementwise>(n.op->code)) {
+    case Elementwise::floor:
+    case Elementwise::ceil:
+    case Elementwise::round:
+    case Elementwise::sign: return true;
+    default: return n.dtype == DType::boolean;
+  }
+}
+
 /// Parts, so that many threads find work and no chain of sums is long; their number depends on shapes only.
 std::int64_t parts_of_columns(std::int64_t rows, std::int64_t elements) {
   const std::int64_t for_threads = std::clamp<std::int64_t>(elements / (1 << 16), 1, std::min<std::int64_t>(rows, 16));
@@ -249,15 +260,16 @@ int RowLowering::map(const GraphNode& n, bool full) {
   }
   v.a = operand(n, 0, n.shape, full, type);
   if (n.inputs.size() > 1) v.b = operand(n, 1, n.shape, full, type);
-  if (n.dtype == DType::boolean) round_compared(n, v);
+  if (decides(n)) round_decided(n, v);
   const int id = finished(v);
   // Registers have 32 bits: what the next op sees must have wrapped as it would in memory.
   return leaves_range(n) ? cast(id, v.type, n.dtype) : id;
 }
 
-/// What is decided is decided by what memory would hold. A value and its maximum, or a value here and the same one that
-/// another kernel stored, differ in registers and are equal rounded: the maximum of rounded ones is the rounded maximum.
-void RowLowering::round_compared(const GraphNode& n, KValue& v) {
+/// What is decided (a comparison, a whole number, a sign) is decided by what memory would hold. A value and its maximum,
+/// or a value here and the same one that another kernel stored, differ in registers and are equal rounded: the maximum of
+/// rounded ones is the rounded maximum.
+void RowLowering::round_decided(const GraphNode& n, KValue& v) {
   const auto number = [&](int in) { return node(view(in).base).op->kind == OpKind::scalar; };
   // An f32 that was widened may meet one that was computed of unrounded ones: then neither is rounded.
   bool all = true;
@@ -301,7 +313,8 @@ bool RowLowering::compares_index(const GraphNode& n) const {
 
 int RowLowering::cast_node(const GraphNode& n, bool full) {
   const GraphNode& from = node(n.inputs[0]);
-  const int x = operand(n, 0, n.shape, full, reg_type(from.dtype));
+  int x = operand(n, 0, n.shape, full, reg_type(from.dtype));
+  if (!is_float(n.dtype)) x = as_stored(x, held_in(n.inputs[0]));
   // A type that registers hold as it is takes what they hold: bf16 to f32, bool to i32.
   const RegType type = reg_type(n.dtype);
   const bool same =
