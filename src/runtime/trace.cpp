@@ -92,6 +92,13 @@ std::string escaped(const std::string& text) {
   return out;
 }
 
+/// As a column of a table has it: an op's name may hold any bytes.
+std::string on_one_line(std::string text) {
+  std::replace_if(
+      text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20; }, ' ');
+  return text;
+}
+
 TraceData& of(const std::shared_ptr<void>& data) { return *static_cast<TraceData*>(data.get()); }
 
 std::vector<Recorded> copy_events(const std::shared_ptr<void>& data) {
@@ -225,7 +232,7 @@ std::string Trace::profile(double ceiling_gbs) const {
                                 "GB/s", "of copy", "GFLOP/s");
   for (const auto& [name, row] : sorted) {
     const double gbs = row.ns > 0 ? row.bytes / row.ns : 0;
-    out += fmt::format("{:<36.36} {:>7} {:>11.1f} {:>10.3f} {:>8.2f} {:>8.3f} {:>9.2f}\n", name, row.count,
+    out += fmt::format("{:<36.36} {:>7} {:>11.1f} {:>10.3f} {:>8.2f} {:>8.3f} {:>9.2f}\n", on_one_line(name), row.count,
                        row.ns / 1e3, row.bytes / 1e6, gbs, gbs / ceiling, row.ns > 0 ? row.flops / row.ns : 0);
   }
   return out + fmt::format("copy: {:.1f} GB/s\n", ceiling);

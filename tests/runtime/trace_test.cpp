@@ -1,7 +1,9 @@
 // Traces: what ran, where and for how long.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdio>
 #include <fstream>
 #include <sstream>
@@ -145,6 +147,40 @@ TEST(TraceTest, Profile) {
   EXPECT_NE(text.find(" 3 "), std::string::npos) << text;
   EXPECT_NE(text.find("copy: 10.0 GB/s"), std::string::npos) << text;
   EXPECT_NE(trace.profile().find("copy: "), std::string::npos);
+}
+
+double bytes_moved(const LazyTensor& y) {
+  const Trace trace;
+  y.eval();
+  double bytes = 0;
+  for (const Trace::Event& e : trace.events()) bytes += e.bytes;
+  return std::round(bytes);
+}
+
+TEST(TraceTest, BytesAreThoseThatAreMoved) {
+  const auto x = Tensor::ones({2000, 1000});
+  const LazyTensor few = slice(x, 0, 0, 10), more = slice(x, 0, 5, 25), column = slice(x, 1, 3, 4);
+  EXPECT_EQ(bytes_moved(x * 2), 2 * 8e6);
+  EXPECT_EQ(bytes_moved(few * 2), 2 * 4e4);
+  EXPECT_EQ(bytes_moved(few + slice(x, 0, 100, 110)), 3 * 4e4);
+  EXPECT_EQ(bytes_moved(column * 2), 2 * 8e3);
+  EXPECT_EQ(bytes_moved(slice(x, 0, 7, 8) * more), 2 * 8e4 + 4e3);
+  EXPECT_EQ(bytes_moved(x + transpose(transpose(x))), 2 * 8e6);
+  EXPECT_EQ(bytes_moved(few * few + sum(few)), 2 * 4e4) << "read twice by one step, and counted once";
+}
+
+TEST(TraceTest, NamesOfSeveralLinesAreOneRowOfTheProfile) {
+  static const OpDef two_lines = [] {
+    OpDef op = test::probe_def;
+    op.name = "two\nlines\t\x01";
+    return op;
+  }();
+  const Trace trace;
+  record(two_lines, {Tensor::ones({8})}).eval();
+  const std::string text = trace.profile(10);
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 3) << text;
+  EXPECT_NE(text.find("two lines"), std::string::npos) << text;
+  EXPECT_EQ(text.find('\x01'), std::string::npos) << text;
 }
 
 TEST(TraceTest, NamesThatAreNoTextAreWrittenAsJson) {

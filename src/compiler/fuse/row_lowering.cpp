@@ -1,6 +1,8 @@
 #include "compiler/fuse/row_lowering.h"
 
 #include <algorithm>
+#include <map>
+#include <set>
 
 namespace metal_candle {
 
@@ -116,6 +118,19 @@ void RowLowering::describe_buffers(PlanStep& step) const {
   }
 }
 
+namespace {
+
+std::vector<std::int64_t> listed(const Shape& s) { return {s.dims().begin(), s.dims().end()}; }
+
+/// The places that a view looks at: along an axis without a stride there is one.
+Shape reached(Shape shape, const Shape& strides) {
+  for (int d = 0; d < shape.rank(); ++d)
+    if (strides[d] == 0) shape[d] = std::min<std::int64_t>(shape[d], 1);
+  return shape;
+}
+
+}  // namespace
+
 void RowLowering::describe_traffic(PlanStep& step) const {
   for (const int m : unit_.members) {
     const GraphNode& n = node(m);
@@ -123,17 +138,21 @@ void RowLowering::describe_traffic(PlanStep& step) const {
     step.flops += static_cast<double>(space.numel());
     if (stored(m)) step.bytes += static_cast<double>(bytes_of(n.shape, n.dtype));
   }
-  std::vector<int> seen;
+  std::set<LoadKey> seen;
+  std::map<int, double> read;  // by base
   for (const int m : unit_.members)
     for (const int in : node(m).inputs) {
-      const int base = view(in).base;
-      if (mine(base) || base == unit_.single || node(base).op->kind == OpKind::scalar) continue;
-      if (inlined(base) && !(node(m).op->kind == OpKind::gather && in == node(m).inputs[0])) continue;
-      if (std::find(seen.begin(), seen.end(), base) != seen.end()) continue;
-      seen.push_back(base);
-      const GraphNode& moved = node(m).op->kind == OpKind::gather ? node(m) : node(base);  // a gather reads rows only
-      step.bytes += static_cast<double>(bytes_of(moved.shape, moved.dtype));
+      const View& v = view(in);
+      if (mine(v.base) || v.base == unit_.single || node(v.base).op->kind == OpKind::scalar) continue;
+      if (node(m).op->kind == OpKind::gather && in == node(m).inputs[0]) {
+        step.bytes += static_cast<double>(bytes_of(node(m).shape, node(m).dtype));  // the rows that are named
+      } else if (const Shape& shape = node(in).shape;
+                 !inlined(v.base) && seen.insert({v.base, v.offset, listed(shape), listed(v.strides)}).second) {
+        read[v.base] += static_cast<double>(bytes_of(reached(shape, v.strides), node(in).dtype));
+      }
     }
+  for (const auto& [base, bytes] : read)
+    step.bytes += std::min(bytes, static_cast<double>(bytes_of(node(base).shape, node(base).dtype)));
 }
 
 }  // namespace metal_candle
