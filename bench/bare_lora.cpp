@@ -238,6 +238,6 @@ void measure(std::int64_t k, std::int64_t n, mc::DType dtype, double seconds) {
 int main(int count, char** values) {
   const double seconds = count > 1 ? std::atof(values[1]) : 10;
   for (const auto dtype : {mc::DType::f32, mc::DType::bf16})
-    for (const auto& [k, n] : {std::pair<std::int64_t, std::int64_t>{576, 576}, {576, 192}})
+    for (const auto& [k, n] : {std::pair<std::int64_t, std::int64_t>{576, 576}, {576, 192}, {2048, 2048}})
       measure(k, n, dtype, seconds);
 }
