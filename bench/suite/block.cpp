@@ -15,19 +15,20 @@ void block(Suite& suite) {
     contest.local("ours", [&] { step.run(); });
     const BareWork by_hand = bare_block(step, shape, dtype);
     if (by_hand.run) contest.local("bare kernels", by_hand.run);
-    contest.torch("block:" + dtype_name(dtype), suite.options.full).run();
-    const Bare bare = bare_time(suite, "block", products_of(shape, dtype));
+    contest.torch("block:" + dtype_name(dtype), suite.options.full);
+    BareProducts products(suite, products_of(shape, dtype));
+    products.run(contest);
+    products.report("block");
+    const BareProducts::Sum bare = products.sum();
     Row row{"block", "SmolLM2-135M block, LoRA r16, " + dtype_name(dtype)};
     contest.describe(row);
     row.add("rate", bare.flops / contest.seconds("ours") * 1e-9, "GFLOP/s");
     row.add("its matmuls, own GEMM", bare.own, "s").add("its matmuls, oneDNN", bare.onednn, "s");
     row.add("its matmuls, the better of each", bare.better, "s");
-    row.at_most("of its matmuls", contest.seconds("ours") / bare.better, 1.15);
-    if (contest.has("bare kernels"))
-      row.add("bare kernels of its matmuls", contest.seconds("bare kernels") / bare.better);
+    row.at_most("of its matmuls", products.times(contest, "ours"), 1.15);
+    if (by_hand.run) row.by_hand(products.times(contest, "bare kernels")).note(by_hand.parts());
     for (const char* peer : {"torch eager", "torch compile"})
       if (const auto best = contest.fastest(peer); !best.empty()) row.add("x " + best, contest.ratio("ours", best));
-    if (by_hand.run) row.note(by_hand.parts());
     suite.report.add(row.note(longest_kernels([&] { step.run(); })));
   }
 }

@@ -116,9 +116,12 @@ void Contest::take_turn(Contestant& c) const {
   c.disturbed = std::max(c.disturbed, least);
 }
 
+void Contest::round() {
+  for (Contestant& c : contestants_) take_turn(c);
+}
+
 void Contest::run() {
-  for (int round = 0; round < suite_.options.rounds(); ++round)
-    for (Contestant& c : contestants_) take_turn(c);
+  for (int i = 0; i < suite_.options.rounds(); ++i) round();
 }
 
 const Contest::Contestant* Contest::find(const std::string& name) const {
@@ -127,10 +130,12 @@ const Contest::Contestant* Contest::find(const std::string& name) const {
   return nullptr;
 }
 
-double Contest::seconds(const std::string& name) const {
+std::vector<double> Contest::rounds(const std::string& name) const {
   const Contestant* c = find(name);
-  return c ? median(c->rounds) : std::numeric_limits<double>::quiet_NaN();
+  return c ? c->rounds : std::vector<double>{};
 }
+
+double Contest::seconds(const std::string& name) const { return median(rounds(name)); }
 
 double Contest::ratio(const std::string& name, const std::string& other) const {
   const Contestant *a = find(name), *b = find(other);

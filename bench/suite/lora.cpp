@@ -1,31 +1,23 @@
 // A frozen linear layer, forward and backward, without and with a LoRA adapter of rank 16.
 #include <fmt/format.h>
 
-#include "suite/ours.h"
+#include "suite/bare_layer.h"
 #include "suite/suite.h"
 
 namespace bench {
 namespace {
 
-using mc::LazyTensor;
-constexpr std::int64_t kRows = 1024, kRank = 16;
+constexpr std::int64_t kRows = 1024, kRank = LoraLayer::kRank;
 
 void one(Suite& suite, std::int64_t k, std::int64_t n, mc::DType dtype) {
-  const mc::Tensor w = frozen_weight(k, n, dtype), x = random_tensor({kRows, k}, dtype),
-                   dy = random_tensor({kRows, n}, dtype);
-  const mc::Tensor a = random_tensor({k, kRank}, dtype, 0.02), b = random_tensor({kRank, n}, dtype, 0.2);
-  const auto step = [&](bool adapted) {
-    LazyTensor y = mc::matmul(x, w);
-    if (adapted) y = y + mc::lora_fused(x, a, b, 2.0);
-    std::vector<LazyTensor> roots =
-        mc::vjp({y}, {dy}, adapted ? std::vector<LazyTensor>{x, a, b} : std::vector<LazyTensor>{x});
-    roots.push_back(y);
-    mc::eval(roots);
-  };
-  const auto frozen = [&] { step(false); };
-  const auto adapted = [&] { step(true); };
+  const LoraLayer layer{frozen_weight(k, n, dtype), random_tensor({kRows, k}, dtype), random_tensor({kRows, n}, dtype),
+                        random_tensor({k, kRank}, dtype, 0.02), random_tensor({kRank, n}, dtype, 0.2)};
+  const auto frozen = [&] { layer.step(false); };
+  const auto adapted = [&] { layer.step(true); };
+  const std::function<void(bool)> bare = bare_layer(layer);
   Contest contest(suite);
   contest.local("frozen", frozen).local("lora", adapted);
+  contest.local("bare frozen", [&] { bare(false); }).local("bare lora", [&] { bare(true); });
   // The peer's two are two works of one process, so each is made ready again before its turns; they come last.
   Contest peers_frozen(suite), peers_lora(suite);
   const std::string work = fmt::format("lora:{}:{}:{}:", k, n, dtype_name(dtype));
@@ -41,6 +33,7 @@ void one(Suite& suite, std::int64_t k, std::int64_t n, mc::DType dtype) {
   row.add("frozen rate", base / contest.seconds("frozen") * 1e-9, "GFLOP/s");
   row.add("ratio of operations", operations);
   row.at_most("lora / frozen", ratio, k >= 2048 && n >= 2048 ? 1.06 : operations + 0.04);
+  row.by_hand(1 / contest.ratio("bare lora", "bare frozen"));
   if (const auto torch = peers_frozen.fastest("torch"), with = peers_lora.fastest("torch");
       !torch.empty() && !with.empty()) {
     row.add("torch frozen", peers_frozen.seconds(torch), "s").add("torch lora", peers_lora.seconds(with), "s");

@@ -229,6 +229,23 @@ const MemoryLoop& best_model_read() {
   return loop;
 }
 
+double touch_fresh(double bytes) {
+  constexpr std::size_t kPage = 4096;
+  const std::size_t pages = static_cast<std::size_t>(std::max(bytes, 0.0)) / kPage;
+  void* const memory = mmap(nullptr, (pages + 1) * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return 0;
+  madvise(memory, pages * kPage, MADV_HUGEPAGE);
+  const double begin = now();
+  team().run([&](int thread) {
+    const auto n = static_cast<std::size_t>(team().size()), t = static_cast<std::size_t>(thread);
+    for (std::size_t page = pages * t / n; page < pages * (t + 1) / n; ++page)
+      static_cast<volatile char*>(memory)[page * kPage] = 1;
+  });
+  const double seconds = now() - begin;
+  munmap(memory, (pages + 1) * kPage);
+  return seconds;
+}
+
 double traffic_limit(double read_bytes, double written_bytes, double read_rate, double copy_rate) {
   return std::max(0.0, read_bytes - written_bytes) / read_rate + 2 * written_bytes / copy_rate;
 }

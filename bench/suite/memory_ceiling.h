@@ -20,6 +20,10 @@ const MemoryLoop& best_model_read();
 /// Reads 128 MiB and writes them elsewhere; `bytes` counts both.
 const MemoryLoop& best_copy();
 
+/// Seconds until so much memory that nobody had before is there: the system clears it, and where a host took free memory
+/// back, that has to give it again. Every first step and every load pays for what it touches. 0 if there is none.
+double touch_fresh(double bytes);
+
 /// Seconds that traffic needs: what is written beside as much reading at the copy's rate, the rest of the reading at
 /// the read's rate.
 double traffic_limit(double read_bytes, double written_bytes, double read_rate, double copy_rate);

@@ -40,23 +40,50 @@ std::vector<Needed> products_of(const BlockShape& s, mc::DType t) {
   return all;
 }
 
-Bare bare_time(Suite& suite, const std::string& section, const std::vector<Needed>& products) {
-  Bare sum;
-  for (const Needed& need : products) {
+BareProducts::BareProducts(Suite& suite, std::vector<Needed> products) : suite_(suite) {
+  for (Needed& need : products) {
     Contest contest(suite);
     contest.local("own GEMM", own_product(need.product));
     if (const auto work = onednn_product(need.product)) contest.local("oneDNN", work);
-    contest.run();
-    const double own = contest.seconds("own GEMM"), onednn = contest.has("oneDNN") ? contest.seconds("oneDNN") : own;
-    Row row{section, fmt::format("  {} {}", need.name, need.product.str())};
-    contest.describe(row);
-    suite.report.add(row.add("times", need.times));
-    sum.own += own * need.times;
-    sum.onednn += onednn * need.times;
-    sum.better += std::min(own, onednn) * need.times;
-    sum.flops += need.product.flops() * need.times;
+    products_.push_back({std::move(need), std::move(contest)});
+  }
+}
+
+void BareProducts::run(Contest& whole) {
+  for (int i = 0; i < suite_.options.rounds(); ++i) {
+    whole.round();
+    for (Timed& p : products_) p.contest.round();
+  }
+}
+
+BareProducts::Sum BareProducts::sum() const {
+  Sum sum;
+  for (const Timed& p : products_) {
+    const double own = p.contest.seconds("own GEMM");
+    sum.own += own * p.need.times;
+    sum.onednn += (p.contest.has("oneDNN") ? p.contest.seconds("oneDNN") : own) * p.need.times;
+    sum.better += p.contest.seconds(p.better()) * p.need.times;
+    sum.flops += p.need.product.flops() * p.need.times;
   }
   return sum;
+}
+
+double BareProducts::times(const Contest& whole, const std::string& contestant) const {
+  std::vector<double> ratios = whole.rounds(contestant);
+  for (std::size_t round = 0; round < ratios.size(); ++round) {
+    double products = 0;
+    for (const Timed& p : products_) products += p.contest.rounds(p.better())[round] * p.need.times;
+    ratios[round] /= products;
+  }
+  return median(std::move(ratios));
+}
+
+void BareProducts::report(const std::string& section) const {
+  for (const Timed& p : products_) {
+    Row row{section, fmt::format("  {} {}", p.need.name, p.need.product.str())};
+    p.contest.describe(row);
+    suite_.report.add(row.add("times", p.need.times));
+  }
 }
 
 std::string longest_kernels(const std::function<void()>& work) {

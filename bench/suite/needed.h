@@ -20,12 +20,31 @@ struct Needed {
 /// Forward and backward of a block whose base weights get no gradient.
 std::vector<Needed> products_of(const BlockShape& shape, mc::DType dtype);
 
-struct Bare {
-  double own = 0, onednn = 0, better = 0, flops = 0;
-};
+/// Each of them as a contest of our own GEMM and oneDNN, whose rounds take turns with those of the whole.
+class BareProducts {
+ public:
+  BareProducts(Suite& suite, std::vector<Needed> products);
+  /// As many rounds as the options say, of the whole and of each product.
+  void run(Contest& whole);
 
-/// Times each of them, by our own GEMM and by oneDNN, and sums. Adds a row for each to the report.
-Bare bare_time(Suite& suite, const std::string& section, const std::vector<Needed>& products);
+  struct Sum {
+    double own = 0, onednn = 0, better = 0, flops = 0;  // seconds, and operations
+  };
+  Sum sum() const;
+  /// How many times as long as the better of each product a contestant of the whole took: the median of the rounds.
+  double times(const Contest& whole, const std::string& contestant) const;
+  /// Adds a row for each product.
+  void report(const std::string& section) const;
+
+ private:
+  struct Timed {
+    Needed need;
+    Contest contest;
+    std::string better() const { return contest.fastest(""); }
+  };
+  Suite& suite_;
+  std::vector<Timed> products_;
+};
 
 /// The kernels that took longest in one run of the work, for a note.
 std::string longest_kernels(const std::function<void()>& work);

@@ -1,6 +1,7 @@
 // Row programs that nobody named: two reductions in one, two outputs, a reduction that feeds a gather.
 #include <fmt/format.h>
 
+#include "suite/bare_rows.h"
 #include "suite/memory_ceiling.h"
 #include "suite/ours.h"
 #include "suite/suite.h"
@@ -20,6 +21,7 @@ struct Program {
 void one(Suite& suite, const Program& program) {
   const auto work = [&] { mc::eval(program.record()); };
   Contest contest(suite);
+  if (const auto by_hand = bare_rows(program.name)) contest.local("by hand", by_hand);
   contest.local("ours", work).local("copy", best_copy().run).local("read", best_read().run);
   contest.torch(fmt::format("programs:{}:{}:{}:{}", program.peer, kRows, kCols, kWidth), true).run();
   const double limit = traffic_limit(program.read, program.written, best_read().bytes / contest.seconds("read"),
@@ -28,6 +30,7 @@ void one(Suite& suite, const Program& program) {
   contest.describe(row);
   row.add("traffic limit", limit, "s");
   row.at_least("of the traffic limit", limit / contest.seconds("ours"), 0.8);
+  if (contest.has("by hand")) row.by_hand(limit / contest.seconds("by hand"));
   for (const char* peer : {"torch eager", "torch compile"})
     if (const auto best = contest.fastest(peer); !best.empty()) row.add("x " + best, contest.ratio("ours", best));
   suite.report.add(row.note("kernels: " + kernels_of(work)));

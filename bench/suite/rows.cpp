@@ -1,6 +1,7 @@
 // Row operations, named and written from primitives, forward and with their gradients.
 #include <fmt/format.h>
 
+#include "suite/bare_rows.h"
 #include "suite/memory_ceiling.h"
 #include "suite/ours.h"
 #include "suite/suite.h"
@@ -15,6 +16,7 @@ struct RowOp {
   LazyTensor (*f)(const LazyTensor& x, const LazyTensor& w);
   bool weight_gradient;
   bool composed;  // of several of the peer's operations
+  const char* bare = name;
 };
 
 LazyTensor softmax_by_hand(const LazyTensor& x, const LazyTensor&) {
@@ -33,8 +35,8 @@ const RowOp kOps[] = {
     {"silu(x)*w", "silu_mul", [](const LazyTensor& x, const LazyTensor& w) { return mc::silu(x) * w; }, false, true},
     {"gelu(x*w+w)", "gelu", [](const LazyTensor& x, const LazyTensor& w) { return mc::gelu_tanh(x * w + w); }, true,
      true},
-    {"softmax from primitives", "softmax_by_hand", softmax_by_hand, false, true},
-    {"rms_norm from primitives", "rms_by_hand", rms_by_hand, true, true},
+    {"softmax from primitives", "softmax_by_hand", softmax_by_hand, false, true, "softmax"},
+    {"rms_norm from primitives", "rms_by_hand", rms_by_hand, true, true, "rms_norm"},
 };
 
 void one(Suite& suite, const RowOp& op, std::int64_t r, std::int64_t c, bool backward) {
@@ -52,28 +54,34 @@ void one(Suite& suite, const RowOp& op, std::int64_t r, std::int64_t c, bool bac
     mc::eval(roots);
   };
   const bool large = r * c > (1 << 22);
+  const std::string shape = fmt::format(" [{},{}]{}", r, c, backward ? " fwd+bwd" : "");
   Contest contest(suite);
   contest.local("ours", work);
+  if (const auto by_hand = bare_rows(op.bare + shape)) contest.local("by hand", by_hand);
   if (large) contest.local("copy", best_copy().run);
   const std::string name = fmt::format("rows:{}:{}:{}:{}", op.peer, backward ? "bwd" : "fwd", r, c);
   contest.torch(name, true);
   if (!large || suite.options.full) contest.peer({PeerKind::mlx}, name);  // the slowest by far, and no bound is on it
   contest.run();
 
-  Row row{"rows", fmt::format("{} [{},{}]{}", op.name, r, c, backward ? " fwd+bwd" : "")};
+  Row row{"rows", op.name + shape};
   contest.describe(row);
+  const auto at_least = [&](const std::string& other, double factor, const std::string& what, double bound) {
+    row.at_least(what, contest.ratio("ours", other) * factor, bound);
+    if (contest.has("by hand")) row.by_hand(contest.ratio("by hand", other) * factor);
+  };
   if (large) {
     // Forward: x in, y out. With gradients at least x and dy in, y and dx out.
     const double bytes = static_cast<double>(r * c) * 4 * (backward ? 4 : 2);
-    const double fraction = contest.ratio("ours", "copy") * bytes / best_copy().bytes;
+    const double factor = bytes / best_copy().bytes;
     row.add("rate", bytes / contest.seconds("ours") * 1e-9, "GB/s");
-    row.add("of the best copy", fraction);
-    if (!backward) row.at_least("of the best copy", fraction, 0.8);
+    row.add("of the best copy", contest.ratio("ours", "copy") * factor);
+    if (!backward) at_least("copy", factor, "of the best copy", 0.8);
   }
   if (const auto compiled = contest.fastest("torch compile"); !compiled.empty())
-    row.at_least("x " + compiled, contest.ratio("ours", compiled), 1.3);
+    at_least(compiled, 1, "x " + compiled, 1.3);
   if (const auto eager = contest.fastest("torch eager"); !eager.empty()) {
-    if (op.composed) row.at_least("x " + eager, contest.ratio("ours", eager), 3);
+    if (op.composed) at_least(eager, 1, "x " + eager, 3);
     else row.add("x " + eager, contest.ratio("ours", eager));
   }
   if (contest.has("mlx")) row.add("x mlx", contest.ratio("ours", "mlx"));

@@ -54,9 +54,13 @@ class Contest {
   /// PyTorch eager and, where asked for, compiled; both with and without reuse of its heap. What compiling and the
   /// first call took together becomes a note.
   Contest& torch(const std::string& work, bool compile);
+  /// A turn of each; `run` is as many rounds as the options say.
+  void round();
   void run();
 
   bool has(const std::string& name) const { return find(name) != nullptr; }
+  /// Seconds a call of each round so far; empty when there is no such contestant.
+  std::vector<double> rounds(const std::string& name) const;
   /// The median of the rounds; NaN when there is no such contestant.
   double seconds(const std::string& name) const;
   /// How many times as fast `name` is as `other`: the median of the rounds' ratios.

@@ -1,24 +1,17 @@
-// What rows of f32 can reach on this machine with nothing around them: the work of the suite's sections `rows` and
-// `row_programs` at [8192,4096], each as one loop written by hand for AVX-512, on two threads, beside the best copy and
-// the best read in turns. The next row is asked for while a row is stored; where the arithmetic takes long (softmax)
-// the last stage of a row runs in turns with the first ones of the next. 256 pieces of 32 rows, as the library cuts.
-// And silu(x)·w at [128,1024], whose arrays stay in the caches, forward and with the gradient of x. silu and its gradient
-// are compared with sums in double.
-#include <cstdio>
+#include "suite/bare_rows.h"
 
 #if defined(__x86_64__)
+#include <fmt/format.h>
 #include <immintrin.h>
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <iterator>
-#include <vector>
+#include <stdexcept>
 
 #include "suite/team.h"
 
@@ -31,11 +24,10 @@
 #define BARE __attribute__((target("avx512f,avx512dq")))
 #define BARE_INLINE BARE __attribute__((always_inline)) static inline
 
+namespace bench {
 namespace {
 
 constexpr std::int64_t kRows = 8192, kCols = 4096, kWidth = 576, kTask = 32;
-
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 float* pages(std::int64_t floats) {
   constexpr std::size_t huge = std::size_t{2} << 20;
@@ -50,7 +42,7 @@ float* pages(std::int64_t floats) {
 struct Arrays {
   float *x, *z, *w, *table, *y, *y2, *gathered;
 };
-alignas(4096) float kept[2][2 * kCols];  // of each thread: two rows
+alignas(4096) thread_local float kept[2 * kCols];  // two rows
 
 using V = __m512;
 BARE_INLINE V all(float x) { return _mm512_set1_ps(x); }
@@ -94,19 +86,19 @@ BARE_INLINE void each(const Arrays& a, std::int64_t begin, std::int64_t end, Fn 
     for (int j = 0; j < 4; ++j) stream(a.y + i + 16 * j, v[j]);
   }
 }
-BARE void gelu(const Arrays& a, std::int64_t begin, std::int64_t end, int) {
+BARE void gelu(const Arrays& a, std::int64_t begin, std::int64_t end) {
   each(a, begin, end, [](V element, V w) BARE {
     const V x = _mm512_fmadd_ps(element, w, w);
     const V u = x * _mm512_fmadd_ps(x * x, all(0.07135481627260025f), all(1.5957691216057308f));
     return x / (all(1) + exp_of(-u));
   });
 }
-BARE void silu(const Arrays& a, std::int64_t begin, std::int64_t end, int) {
+BARE void silu(const Arrays& a, std::int64_t begin, std::int64_t end) {
   each(a, begin, end, [](V x, V w) BARE { return x / (all(1) + exp_of(-x)) * w; });
 }
 
 /// With the gradient of x for dy = z.
-BARE void silu_both(const Arrays& a, std::int64_t begin, std::int64_t end, int) {
+BARE void silu_both(const Arrays& a, std::int64_t begin, std::int64_t end) {
   for (std::int64_t i = begin * kCols; i < end * kCols; i += 64) {
     V v[4], g[4];
     for (int j = 0; j < 4; ++j) {
@@ -126,7 +118,7 @@ BARE void silu_both(const Arrays& a, std::int64_t begin, std::int64_t end, int) 
 /// division for both.
 template <bool kBoth>
 BARE void small_silu(const Arrays& a, std::int64_t begin, std::int64_t end) {
-  for (std::int64_t i = begin; i < end; i += 64)
+  for (std::int64_t i = begin * 1024; i < end * 1024; i += 64)
     for (int j = 0; j < 4; ++j) {
       const std::int64_t at = i + 16 * j;
       const V x = load(a.x + at), w = load(a.w + at % 1024), s = all(1) / (all(1) + exp_of(-x));
@@ -137,12 +129,12 @@ BARE void small_silu(const Arrays& a, std::int64_t begin, std::int64_t end) {
     }
 }
 
-BARE void softmax(const Arrays& a, std::int64_t begin, std::int64_t end, int thread) {
+BARE void softmax(const Arrays& a, std::int64_t begin, std::int64_t end) {
   constexpr std::int64_t kPiece = 256;
   V v[4], sum = all(1);
   for (std::int64_t r = begin; r <= end; ++r) {
     const float* x = a.x + r * kCols;
-    float *here = kept[thread] + r % 2 * kCols, *before = kept[thread] + (r + 1) % 2 * kCols;
+    float *here = kept + r % 2 * kCols, *before = kept + (r + 1) % 2 * kCols;
     float* y = a.y + (r - 1) * kCols;
     const auto divide = [&](std::int64_t p) BARE {
       for (std::int64_t c = p / 2; r > begin && c < (p + kPiece) / 2; c += 16) stream(y + c, load(before + c) / sum);
@@ -173,7 +165,7 @@ BARE void softmax(const Arrays& a, std::int64_t begin, std::int64_t end, int thr
   }
 }
 
-BARE void rms_norm(const Arrays& a, std::int64_t begin, std::int64_t end, int) {
+BARE void rms_norm(const Arrays& a, std::int64_t begin, std::int64_t end) {
   V v[4];
   for (std::int64_t r = begin; r < end; ++r) {
     const float* x = a.x + r * kCols;
@@ -188,7 +180,7 @@ BARE void rms_norm(const Arrays& a, std::int64_t begin, std::int64_t end, int) {
   }
 }
 
-BARE void two_reductions(const Arrays& a, std::int64_t begin, std::int64_t end, int) {
+BARE void two_reductions(const Arrays& a, std::int64_t begin, std::int64_t end) {
   V v[4], m[4];
   for (std::int64_t r = begin; r < end; ++r) {
     const float* x = a.x + r * kCols;
@@ -208,9 +200,9 @@ BARE void two_reductions(const Arrays& a, std::int64_t begin, std::int64_t end, 
   }
 }
 
-BARE void two_outputs(const Arrays& a, std::int64_t begin, std::int64_t end, int thread) {
+BARE void two_outputs(const Arrays& a, std::int64_t begin, std::int64_t end) {
   V v[4];
-  float* here = kept[thread];
+  float* const here = kept;
   for (std::int64_t r = begin; r < end; ++r) {
     const float *x = a.x + r * kCols, *z = a.z + r * kCols;
     set(v, 0);
@@ -231,7 +223,7 @@ BARE void two_outputs(const Arrays& a, std::int64_t begin, std::int64_t end, int
 }
 
 /// Eight rows at a time, so that the rows of the table are on their way while others are searched.
-BARE void gather(const Arrays& a, std::int64_t begin, std::int64_t end, int) {
+BARE void gather(const Arrays& a, std::int64_t begin, std::int64_t end) {
   constexpr int kBlock = 8;
   std::int64_t at[kBlock];
   for (std::int64_t first = begin; first < end; first += kBlock) {
@@ -257,118 +249,136 @@ BARE void gather(const Arrays& a, std::int64_t begin, std::int64_t end, int) {
   }
 }
 
-template <int kAhead>
-BARE void copy(const Arrays& a, std::int64_t begin, std::int64_t end, int) {
-  for (std::int64_t i = begin * kCols; i < end * kCols; i += 16) {
-    if (kAhead > 0) fetch(a.x + i + kAhead);
-    stream(a.y + i, load(a.x + i));
+// --- beside sums in double: rows that begin a task and end one ---
+
+constexpr std::int64_t kChecked[] = {0, 31, 32, kRows - 1};
+
+struct Difference {
+  double worst = 0, most = 0;
+  void operator()(float ours, double right) {
+    worst = std::max(worst, std::fabs(ours - right));
+    most = std::max(most, std::fabs(right));
+  }
+};
+double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+
+struct Row {
+  const float *x, *z, *y, *y2;
+  std::int64_t r;
+};
+void check_softmax(const Arrays&, const Row& t, Difference& off) {
+  const double top = *std::max_element(t.x, t.x + kCols);
+  double sum = 0;
+  for (std::int64_t c = 0; c < kCols; ++c) sum += std::exp(t.x[c] - top);
+  for (std::int64_t c = 0; c < kCols; ++c) off(t.y[c], std::exp(t.x[c] - top) / sum);
+}
+void check_rms_norm(const Arrays& a, const Row& t, Difference& off) {
+  double sum = 0;
+  for (std::int64_t c = 0; c < kCols; ++c) sum += static_cast<double>(t.x[c]) * t.x[c];
+  for (std::int64_t c = 0; c < kCols; ++c) off(t.y[c], t.x[c] / std::sqrt(sum / kCols + 1e-6) * a.w[c]);
+}
+void check_silu(const Arrays& a, const Row& t, Difference& off) {
+  for (std::int64_t c = 0; c < kCols; ++c) off(t.y[c], t.x[c] * sigmoid(t.x[c]) * a.w[c]);
+}
+void check_silu_both(const Arrays& a, const Row& t, Difference& off) {
+  check_silu(a, t, off);
+  for (std::int64_t c = 0; c < kCols; ++c) {
+    const double s = sigmoid(t.x[c]);
+    off(t.y2[c], t.z[c] * a.w[c] * s * (1 + t.x[c] * (1 - s)));
   }
 }
-BARE void read(const Arrays& a, std::int64_t begin, std::int64_t end, int) {
-  V v[4];
-  set(v, 0);
-  for (std::int64_t i = begin * kCols; i < end * kCols; i += 64)
-    for (int j = 0; j < 4; ++j) {
-      fetch(a.x + i + 16 * j + 2048);
-      v[j] = _mm512_max_ps(v[j], load(a.x + i + 16 * j));
-    }
-  volatile float seen = max_of(v);
-  (void)seen;
+void check_gelu(const Arrays& a, const Row& t, Difference& off) {
+  for (std::int64_t c = 0; c < kCols; ++c) {
+    const double v = static_cast<double>(t.x[c]) * a.w[c] + a.w[c];
+    off(t.y[c], v / 2 * (1 + std::tanh(std::sqrt(2 / 3.14159265358979) * (v + 0.044715 * v * v * v))));
+  }
+}
+void check_two_reductions(const Arrays&, const Row& t, Difference& off) {
+  double sum = 0, most = 0;
+  for (std::int64_t c = 0; c < kCols; ++c) sum += t.x[c], most = std::max(most, std::fabs(static_cast<double>(t.x[c])));
+  for (std::int64_t c = 0; c < kCols; ++c) off(t.y[c], (t.x[c] - sum / kCols) / (most + 1e-6));
+}
+void check_two_outputs(const Arrays& a, const Row& t, Difference& off) {
+  double sum = 0;
+  for (std::int64_t c = 0; c < kCols; ++c) sum += std::pow(static_cast<double>(t.x[c]) + t.z[c], 2);
+  for (std::int64_t c = 0; c < kCols; ++c) {
+    const double h = static_cast<double>(t.x[c]) + t.z[c];
+    off(t.y[c], h);
+    off(t.y2[c], h / std::sqrt(sum / kCols + 1e-6) * a.w[c]);
+  }
+}
+void check_gather(const Arrays& a, const Row& t, Difference& off) {
+  const std::int64_t at = std::max_element(t.x, t.x + kCols) - t.x;
+  for (std::int64_t u = 0; u < kWidth; ++u) off(a.gathered[t.r * kWidth + u], 2.0 * a.table[at * kWidth + u]);
 }
 
 struct Work {
   const char* name;
-  void (*run)(const Arrays&, std::int64_t begin, std::int64_t end, int thread);
-  double read, written;  // bytes
+  void (*run)(const Arrays&, std::int64_t begin, std::int64_t end);
+  void (*check)(const Arrays&, const Row&, Difference&);  // of the large ones
 };
-constexpr double kMatrix = 4.0 * kRows * kCols, kSome = 4.0 * kRows * kWidth;
-const Work kWorks[] = {{"copy", copy<0>, kMatrix, kMatrix},
-                       {"copy, 8 KiB ahead", copy<2048>, kMatrix, kMatrix},
-                       {"read", read, kMatrix, 0},
-                       {"softmax", softmax, kMatrix, kMatrix},
-                       {"rms_norm", rms_norm, kMatrix, kMatrix},
-                       {"silu(x)*w", silu, kMatrix, kMatrix},
-                       {"gelu(x*w+w)", gelu, kMatrix, kMatrix},
-                       {"two reductions", two_reductions, kMatrix, kMatrix},
-                       {"two outputs", two_outputs, 2 * kMatrix, 2 * kMatrix},
-                       {"silu(x)*w and gradient", silu_both, 2 * kMatrix, 2 * kMatrix},
-                       {"reduction feeding a gather", gather, kMatrix + kSome, kSome}};
+const Work kWorks[] = {
+    {"softmax [8192,4096]", softmax, check_softmax},      {"rms_norm [8192,4096]", rms_norm, check_rms_norm},
+    {"silu(x)*w [8192,4096]", silu, check_silu},          {"silu(x)*w [8192,4096] fwd+bwd", silu_both, check_silu_both},
+    {"gelu(x*w+w) [8192,4096]", gelu, check_gelu},        {"two reductions", two_reductions, check_two_reductions},
+    {"two outputs", two_outputs, check_two_outputs},      {"reduction feeding a gather", gather, check_gather},
+    {"silu(x)*w [128,1024]", small_silu<false>, nullptr}, {"silu(x)*w [128,1024] fwd+bwd", small_silu<true>, nullptr}};
 
-double seconds(bench::Team& team, const Work& work, const Arrays& a) {
+/// The same for all, made at the first call.
+const Arrays& arrays() {
+  static const Arrays made = [] {
+    constexpr std::int64_t n = kRows * kCols;
+    const Arrays a{pages(n + 8192), pages(n + 8192), pages(kCols),         pages(kCols * kWidth),
+                   pages(n),        pages(n),        pages(kRows * kWidth)};
+    std::uint32_t state = 1;
+    for (std::int64_t i = 0; i < n; ++i) {
+      state = state * 1664525u + 1013904223u;
+      a.x[i] = static_cast<float>(state >> 8) / 4194304.0f - 2;
+      a.z[i] = a.x[i] / 2;
+    }
+    std::copy(a.x, a.x + kCols, a.w);
+    std::copy(a.x, a.x + kCols * kWidth, a.table);
+    return a;
+  }();
+  return made;
+}
+
+void run(const Work& work) {
+  if (work.check == nullptr)
+    return team().run([&](int thread) {
+      const int n = team().size();
+      work.run(arrays(), 128 * thread / n, 128 * (thread + 1) / n);
+    });
   std::atomic<std::int64_t> next{0};
-  const double begin = now();
-  team.run([&](int thread) {
-    for (std::int64_t r; (r = next.fetch_add(kTask)) < kRows;) work.run(a, r, r + kTask, thread);
+  team().run([&](int) {
+    for (std::int64_t r; (r = next.fetch_add(kTask)) < kRows;) work.run(arrays(), r, r + kTask);
     _mm_sfence();
   });
-  return now() - begin;
 }
 
-/// The best of many bursts, in microseconds.
-double small(bench::Team& team, void (*work)(const Arrays&, std::int64_t, std::int64_t), const Arrays& a) {
-  constexpr int kCalls = 500, kHalf = 128 * 1024 / 2;
-  double least = 1e30;
-  for (int burst = 0; burst < 40; ++burst) {
-    const double begin = now();
-    for (int i = 0; i < kCalls; ++i) team.run([&](int thread) { work(a, thread * kHalf, (thread + 1) * kHalf); });
-    least = std::min(least, (now() - begin) / kCalls);
-  }
-  return least * 1e6;
-}
-
-/// The largest error of silu(x)·w and of its gradient, beside the largest value of either, over some of the rows.
-double silu_error(const Arrays& a) {
-  double worst = 0, most = 0;
-  silu_both(a, 64, 96, 0);
-  _mm_sfence();
-  for (std::int64_t i = 64 * kCols; i < 96 * kCols; ++i) {
-    const double x = a.x[i], w = a.w[i % kCols], s = 1 / (1 + std::exp(-x)), y = x * s * w;
-    const double g = a.z[i] * w * s * (1 + x * (1 - s));
-    worst = std::max({worst, std::fabs(a.y[i] - y), std::fabs(a.y2[i] - g)});
-    most = std::max({most, std::fabs(y), std::fabs(g)});
-  }
-  return worst / most;
-}
-
-int bare(int rounds) {
-  constexpr std::int64_t n = kRows * kCols;
-  const Arrays a{pages(n + 8192), pages(n + 8192), pages(kCols),         pages(kCols * kWidth),
-                 pages(n),        pages(n),        pages(kRows * kWidth)};
-  std::uint32_t state = 1;
-  for (std::int64_t i = 0; i < n; ++i) {
-    state = state * 1664525u + 1013904223u;
-    a.x[i] = static_cast<float>(state >> 8) / 4194304.0f - 2;
-    a.z[i] = a.x[i] / 2;
-  }
-  std::copy(a.x, a.x + kCols, a.w);
-  std::copy(a.x, a.x + kCols * kWidth, a.table);
-  if (const double error = silu_error(a); !(error < 1e-6)) return std::printf("silu is off by %g\n", error), 1;
-  bench::Team team(2);
-  std::vector<double> times[std::size(kWorks)];
-  for (int i = 0; i < rounds; ++i)
-    for (std::size_t k = 0; k < std::size(kWorks); ++k) times[k].push_back(seconds(team, kWorks[k], a));
-  const auto median = [&](std::size_t k) {
-    std::sort(times[k].begin(), times[k].end());
-    return times[k][times[k].size() / 2];
-  };
-  const double copied = std::min(median(0), median(1)) / (2 * kMatrix), read = median(2) / kMatrix;
-  std::printf("copy %.1f GB/s, read %.1f GB/s\n", 1e-9 / copied, 1e-9 / read);
-  for (std::size_t k = 3; k < std::size(kWorks); ++k) {
-    const Work& w = kWorks[k];
-    const double limit = (w.read - w.written) * read + 2 * w.written * copied;
-    std::printf("%-27s %6.2f ms, %.2f of the traffic limit\n", w.name, median(k) * 1e3, limit / median(k));
-  }
-  const double forward = small(team, small_silu<false>, a), both = small(team, small_silu<true>, a);
-  std::printf("silu(x)*w [128,1024], in the caches: forward %.2f us, forward and backward %.2f us\n", forward, both);
-  return 0;
+void check(const Work& work) {
+  run(work);
+  const Arrays& a = arrays();
+  Difference off;
+  for (const std::int64_t r : kChecked)
+    work.check(a, {a.x + r * kCols, a.z + r * kCols, a.y + r * kCols, a.y2 + r * kCols, r}, off);
+  if (!(off.worst < 2e-6 * off.most))
+    throw std::runtime_error(fmt::format("{} by hand is off by {:.3g} of {:.3g}", work.name, off.worst, off.most));
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  if (!__builtin_cpu_supports("avx512dq")) return std::puts("needs AVX-512"), 0;
-  return bare(argc > 1 ? std::atoi(argv[1]) : 15);
+std::function<void()> bare_rows(const std::string& name) {
+  const auto* const work =
+      std::find_if(std::begin(kWorks), std::end(kWorks), [&](const Work& w) { return w.name == name; });
+  if (work == std::end(kWorks) || !__builtin_cpu_supports("avx512dq")) return {};
+  if (work->check != nullptr) check(*work);
+  return [work] { run(*work); };
 }
+
+}  // namespace bench
 #else
-int main() { std::puts("needs AVX-512"); }
+namespace bench {
+std::function<void()> bare_rows(const std::string&) { return {}; }
+}  // namespace bench
 #endif
