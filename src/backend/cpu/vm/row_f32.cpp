@@ -49,8 +49,66 @@ HWY_NOINLINE int find_column(const float* a, int cols, float value) {
   return c;
 }
 
-/// The first of equals, and the first NaN beats all. A block's best value is found first, its column only if no block
-/// before has one as good.
+/// The best of a block's columns and the first that has it; the first NaN beats all. Each lane of four accumulators
+/// remembers its own: what comes next need not wait until this block was searched again.
+template <class R>
+struct Best {
+  static HWY_INLINE auto beats(F a, F b) {
+    if constexpr (std::is_same_v<R, Max>) return a > b;
+    else return a < b;
+  }
+  F value[4];
+  VI from[4];  // the step, of four vectors, in which it was found
+  MF nan;
+  HWY_INLINE Best() {}
+
+  template <int i>
+  HWY_INLINE void take(F x, VI step) {
+    const M better = beats(x, value[i]);
+    value[i] = hn::IfThenElse(better.m, x.v, value[i].v);
+    from[i] = hn::IfThenElse(hn::RebindMask(di, better.m), step, from[i]);
+  }
+  template <int i>
+  HWY_INLINE void take_some(const float* a, int c, int cols, VI step) {
+    const int n = static_cast<int>(hn::Lanes(df)), at = c + i * n, rest = std::min(cols - at, n);
+    if (rest <= 0) return;
+    const F x = load_some(a + at, static_cast<std::size_t>(rest));
+    nan = hn::Or(nan, is_nan(x).m);
+    take<i>(first_lanes(x, rest, R::identity), step);
+  }
+
+  /// The column; `top` becomes the value.
+  HWY_INLINE int find(const float* a, int cols, float& top) {
+    constexpr std::int32_t kNone = 1 << 30;  // no column of a block
+    const int n = static_cast<int>(hn::Lanes(df));
+    for (int i = 0; i < 4; ++i) value[i] = k(R::identity), from[i] = hn::Set(di, kNone);
+    nan = is_nan(value[0]).m;
+    VI step = hn::Iota(di, 0);
+    int c = 0;
+    for (; c + 4 * n <= cols; c += 4 * n, step = hn::Add(step, hn::Set(di, 4 * n))) {
+      const F x0 = load(a + c), x1 = load(a + c + n), x2 = load(a + c + 2 * n), x3 = load(a + c + 3 * n);
+      take<0>(x0, step), take<1>(x1, step), take<2>(x2, step), take<3>(x3, step);
+      nan = hn::Or(nan, hn::Or(either_nan(x0, x1).m, either_nan(x2, x3).m));
+    }
+    take_some<0>(a, c, cols, step);
+    take_some<1>(a, c, cols, step);
+    take_some<2>(a, c, cols, step);
+    take_some<3>(a, c, cols, step);
+    if (HWY_UNLIKELY(!hn::AllFalse(df, nan)))
+      return find_column(a, cols, top = std::numeric_limits<float>::quiet_NaN());
+    const F all = lanes_of<R>(R::join(R::join(value[0], value[1]), R::join(value[2], value[3])));
+    VI first = hn::Set(di, kNone);
+    for (int i = 0; i < 4; ++i) {
+      const VI column = hn::Add(from[i], hn::Set(di, i * n));
+      first = hn::Min(first, hn::IfThenElse(hn::RebindMask(di, (value[i] == all).m), column, first));
+    }
+    top = hn::GetLane(all.v);
+    const std::int32_t column = hn::GetLane(hn::MinOfLanes(di, first));
+    return column < kNone ? column : find_column(a, cols, top);  // nothing beats the identity: all are that
+  }
+};
+
+/// A block joins the row's best so far through the state.
 template <class R>
 void arg_reduce(const Instr& in, const Frame& f) {
   const float* a = at<const float>(in.a, f);
@@ -59,14 +117,13 @@ void arg_reduce(const Instr& in, const Frame& f) {
   for (int r = 0; r < f.rows; ++r) {
     float best = f.col0 == 0 ? R::identity : state[0];
     std::int32_t where = f.col0 == 0 ? -1 : reinterpret_cast<const std::int32_t*>(state)[1];
-    Accumulators<R> acc;
-    acc.begin(nullptr);
-    acc.template add_row<false>(Plain{a}, nullptr, 0, f.cols);
-    const float top = hn::GetLane(lanes_of<R>(R::join(R::join(acc.v[0], acc.v[1]), R::join(acc.v[2], acc.v[3]))).v);
-    const bool better = top != top || (std::is_same_v<R, Max> ? top > best : top < best);
-    if (f.cols > 0 && best == best && (where < 0 || better)) {
-      best = top;
-      where = static_cast<std::int32_t>(f.col0) + find_column(a, f.cols, top);
+    if (f.cols > 0 && best == best) {
+      float top;
+      const int column = Best<R>().find(a, f.cols, top);
+      if (where < 0 || top != top || (std::is_same_v<R, Max> ? top > best : top < best)) {
+        best = top;
+        where = static_cast<std::int32_t>(f.col0) + column;
+      }
     }
     state[0] = best;
     reinterpret_cast<std::int32_t*>(state)[1] = where;

@@ -63,7 +63,11 @@ template <class M, class E>
 void load_row(const M* from, std::int64_t stride, E* out, int n) {
   if (stride == 1) {
     if constexpr (std::is_same_v<M, E>) {
-      std::memcpy(out, from, static_cast<std::size_t>(n) * sizeof(E));
+      // Line by line: what a library does for long copies waits for all of a row that is not near, and the core with it.
+      constexpr int kLine = 64 / sizeof(E);
+      int c = 0;
+      for (; c + kLine <= n; c += kLine) std::memcpy(out + c, from + c, 64);
+      for (; c < n; ++c) out[c] = from[c];
     } else {
       for (int c = 0; c < n; ++c) out[c] = widen<M, E>(from[c]);
     }
