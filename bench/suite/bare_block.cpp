@@ -75,14 +75,14 @@ class BareBlock : BareParts<L> {
 
  private:
   typename Parts::Linear linear(const LoraWeights& w) {
-    const std::int64_t in = w.w.shape()[0], out = w.w.shape()[1], rank = this->s_.rank;
+    const std::int64_t in = w.w.shape()[1], out = w.w.shape()[0], rank = this->s_.rank;
     for (const mc::LazyTensor& side : {w.a, w.b}) held_.push_back(side.eval());
     const auto* b = static_cast<const T*>(held_.back().raw_data());
     const auto* a = static_cast<const T*>(held_[held_.size() - 2].raw_data());
     return {in,
             out,
-            this->packed(w.w.raw_data(), out, in, {out, 1}),
-            this->packed(w.w.raw_data(), in, out, {1, out}),
+            this->packed(w.w.raw_data(), out, in, {1, in}),
+            this->packed(w.w.raw_data(), in, out, {in, 1}),
             a,
             b,
             this->tokens(rank),

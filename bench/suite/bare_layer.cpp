@@ -107,8 +107,8 @@ class BareLayer {
     const void *x = l.x.raw_data(), *dy = l.dy.raw_data(), *a = l.a.raw_data(), *b = l.b.raw_data();
     y_ = memory(rows_ * n_), dx_ = memory(rows_ * k_), u_ = memory(rows_ * kRank), du_ = memory(rows_ * kRank);
     da_ = memory(k_ * kRank), db_ = memory(kRank * n_);
-    const GemmSegment forward = packed(n_, k_, {x, k_, 1}, {l.w.raw_data(), n_, 1});
-    const GemmSegment backward = packed(k_, n_, {dy, n_, 1}, {l.w.raw_data(), 1, n_});
+    const GemmSegment forward = packed(n_, k_, {x, k_, 1}, {l.w.raw_data(), 1, k_});
+    const GemmSegment backward = packed(k_, n_, {dy, n_, 1}, {l.w.raw_data(), k_, 1});
     frozen_.round({product(rows_, n_, y_, forward), product(rows_, k_, dx_, backward)});
 
     Schedule::Product u = product(rows_, kRank, u_, segment(k_, {x, k_, 1}, {a, kRank, 1}));
@@ -187,7 +187,7 @@ class BareLayer {
 }  // namespace
 
 std::vector<LazyTensor> LoraLayer::step(bool adapted) const {
-  LazyTensor y = mc::matmul(x, w);
+  LazyTensor y = mc::matmul(x, mc::transpose(w));
   if (adapted) y = y + mc::lora_fused(x, a, b, kScale);
   std::vector<LazyTensor> roots =
       mc::vjp({y}, {dy}, adapted ? std::vector<LazyTensor>{x, a, b} : std::vector<LazyTensor>{x});

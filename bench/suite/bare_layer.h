@@ -8,7 +8,7 @@
 
 namespace bench {
 
-/// A frozen linear layer with a LoRA adapter: y = x·w + s·(x·a)·b, and the gradients of x, a and b for dy.
+/// A frozen linear layer with a LoRA adapter: y = x·wᵀ + s·(x·a)·b, and the gradients of x, a and b for dy.
 struct LoraLayer {
   static constexpr std::int64_t kRank = 16;
   static constexpr float kScale = 2;

@@ -13,7 +13,7 @@ void one(Suite& suite, std::int64_t k, std::int64_t n, std::int64_t m, mc::DType
   const Product bare{m, n, k, dtype, true};
   const Product& best = best_onednn_shape(dtype);
   Contest contest(suite);
-  contest.local("ours", [&] { mc::linear(x, w).eval(); });
+  contest.local("ours", [&] { mc::linear(x, mc::transpose(w)).eval(); });
   if (const auto work = onednn_product(bare)) contest.local("oneDNN here", work);
   if (const auto work = onednn_product(best)) contest.local("oneDNN best", work);
   contest.torch(fmt::format("linear:{}:{}:{}:{}", k, n, m, dtype_name(dtype)), false).run();

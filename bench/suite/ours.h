@@ -28,9 +28,9 @@ inline mc::Tensor random_tensor(const mc::Shape& shape, mc::DType dtype = mc::DT
   return dtype == mc::DType::f32 ? exact : mc::cast(exact, dtype).eval();
 }
 
-/// A weight [in, out] that stays as it is.
+/// A weight that stays as it is, [out, in] as files of models have it: y = x·wᵀ.
 inline mc::Tensor frozen_weight(std::int64_t in, std::int64_t out, mc::DType dtype) {
-  mc::Tensor w = random_tensor({in, out}, dtype, 1 / std::sqrt(static_cast<double>(in)));
+  mc::Tensor w = random_tensor({out, in}, dtype, 1 / std::sqrt(static_cast<double>(in)));
   w.freeze();
   return w;
 }

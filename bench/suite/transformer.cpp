@@ -30,7 +30,7 @@ Block::Block(const BlockShape& s, mc::DType dtype)
       positions_(mc::Tensor::arange(0, s.tokens, 1, mc::DType::i32)) {}
 
 mc::LazyTensor Block::project(const LoraWeights& l, const mc::LazyTensor& x) const {
-  return mc::matmul(x, l.w) + mc::lora_fused(x, l.a, l.b, 2.0);
+  return mc::matmul(x, mc::transpose(l.w)) + mc::lora_fused(x, l.a, l.b, 2.0);
 }
 
 mc::LazyTensor Block::forward(const mc::LazyTensor& x) const {

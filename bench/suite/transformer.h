@@ -13,7 +13,7 @@ struct BlockShape {
 };
 
 struct LoraWeights {
-  mc::Tensor w;         // [in, out], frozen
+  mc::Tensor w;         // [out, in], frozen
   mc::LazyTensor a, b;  // [in, rank], [rank, out]
 };
 
