@@ -20,9 +20,11 @@ HWY_INLINE V at_least(V low, V x) { return hn::IfThenElse(hn::Lt(x, low), low, x
 HWY_INLINE V at_most(V high, V x) { return hn::IfThenElse(hn::Lt(high, x), high, x); }
 #endif
 
-/// 2^x for x <= 0 or little above, to an ulp. 2^0 is exactly 1; below 2^-126 (and at -inf) it is 0; NaN stays.
-HWY_INLINE V exp2(V x) {
-  x = at_least(k(-127.0f), x);
+/// 2^x = whole·(1 + p·f) for x from -127 to 127, with f from -0.5 to 0.5; NaN stays in f.
+struct Power {
+  V p, f, whole;
+};
+HWY_INLINE Power power_of_two(V x) {
   const V shift = k(12582912.0f);  // 1.5·2^23: adding it leaves the nearest integer in the low bits
   const V t = hn::Add(x, shift);
   const V f = hn::Sub(x, hn::Sub(t, shift));
@@ -31,9 +33,14 @@ HWY_INLINE V exp2(V x) {
   p = hn::MulAdd(p, f, k(5.5503324e-2f));
   p = hn::MulAdd(p, f, k(0.24022648f));
   p = hn::MulAdd(p, f, k(0.69314718f));
-  p = hn::MulAdd(p, f, k(1.0f));
   // The exponent's bits; for -127 they are those of zero.
-  return hn::Mul(p, hn::BitCast(d, hn::Add(hn::ShiftLeft<23>(hn::BitCast(di, t)), hn::Set(di, 127 << 23))));
+  return {p, f, hn::BitCast(d, hn::Add(hn::ShiftLeft<23>(hn::BitCast(di, t)), hn::Set(di, 127 << 23)))};
+}
+
+/// 2^x for x <= 0 or little above, to an ulp. 2^0 is exactly 1; below 2^-126 (and at -inf) it is 0; NaN stays.
+HWY_INLINE V exp2(V x) {
+  const Power y = power_of_two(at_least(k(-127.0f), x));
+  return hn::Mul(hn::MulAdd(y.p, y.f, k(1.0f)), y.whole);
 }
 
 using DU = hn::RebindToUnsigned<D>;
