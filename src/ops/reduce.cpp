@@ -98,22 +98,24 @@ Tensors extreme_vjp(const VjpCall& c) {
 }
 
 // d/dx_i is the product of the others. Zeros, infinities and NaN cannot be divided away: they are counted, and taken for
-// 1 (an infinity for its sign) in the product that is divided. (Second derivatives are those of the formula, hence zero
-// at zeros.)
+// 1 (an infinity for its sign) in the product that is divided. A lone zero among the others is itself the factor, since
+// second derivatives are by it; of two or more the product is flat.
 Tensors prod_vjp(const VjpCall& c) {
   const LazyTensor x = widened(c.inputs[0]), g = widened(c.grads[0]);
   const Axes axes = as_axes(c.attrs);
   const LazyTensor zero = equal(x, 0), infinite = is_inf(x), nan = is_nan(x);
   const LazyTensor factors = where(logical_or(zero, nan), Scalar(1.0), where(infinite, sign(x), x));
   const LazyTensor one = ones({}, x.dtype());
+  const auto of_others = [&](const LazyTensor& y) { return sum(y, axes, true) - y; };
+  const auto number_beside = [&](const LazyTensor& there) { return of_others(cast(there, x.dtype())); };
   const auto beside = [&](const LazyTensor& there, double value) {  // `value` if there is one among the others, else 1
-    const LazyTensor here = cast(there, x.dtype());
-    return where(greater(sum(here, axes, true) - here, 0), Scalar(value), one);
+    return where(greater(number_beside(there), 0), Scalar(value), one);
   };
   using Limits = std::numeric_limits<double>;
+  const LazyTensor zeros = number_beside(zero), lone = of_others(where(zero, x, Scalar(0.0)));
+  const LazyTensor of_zeros = where(equal(zeros, 0), one, where(equal(zeros, 1), lone, Scalar(0.0)));
   const LazyTensor others = prod(factors, axes, true) / factors;
-  const LazyTensor slope =
-      others * beside(infinite, Limits::infinity()) * beside(zero, 0) * beside(nan, Limits::quiet_NaN());
+  const LazyTensor slope = others * beside(infinite, Limits::infinity()) * of_zeros * beside(nan, Limits::quiet_NaN());
   return {to_type(g * slope, c.inputs[0].dtype())};
 }
 

@@ -80,6 +80,8 @@ TEST(Gradients, OfProductsWithZeros) {
   const LazyTensor two_zeros = test::tensor_of({2, 0, 3, 0}, {4}, DType::f64);
   check_gradients([](const Tensors& in) { return Tensors{prod(in[0], {1})}; }, {one_zero}, "one zero");
   check_gradients([](const Tensors& in) { return Tensors{prod(in[0])}; }, {two_zeros}, "two zeros");
+  check_gradients(gradient_of([](const Tensors& in) { return Tensors{prod(in[0], {1})}; }), {one_zero}, "twice");
+  check_gradients(gradient_of([](const Tensors& in) { return Tensors{prod(in[0])}; }), {two_zeros}, "two zeros, twice");
 }
 
 TEST(Gradients, ThroughTypesBroadcastingAndNumbers) {
