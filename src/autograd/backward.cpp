@@ -84,6 +84,14 @@ LazyTensor number_of(const Node* node, DType other) {
   return node->op == &ops::elementwise_def(Elementwise::pow) ? cast(s, other) : s;
 }
 
+[[noreturn]] void fail_parts(const Node* node, std::size_t parts, std::size_t inputs) {
+  const std::string op(node->op->name), scope = node->scope ? *node->scope : std::string();
+  throw UserError(ErrorKind::argument,
+                  (scope.empty() ? scope : scope + ": ") + op + ": its gradient has " + std::to_string(parts) +
+                      " parts, and the op " + std::to_string(inputs) + " inputs",
+                  op, scope);
+}
+
 class Backward {
  public:
   explicit Backward(const BackwardRequest& request) : request_(request) {}
@@ -265,7 +273,7 @@ void Backward::through_op(std::uint32_t visit) {
     if (std::none_of(grads.begin(), grads.end(), [](const LazyTensor& g) { return g.defined(); })) return;
   }
   if (node->op->vjp.decomposed()) {
-    const Tensors values = node->op->decompose({*node->op, inputs, node->attributes()});
+    const Tensors values = decomposed({*node->op, inputs, node->attributes()}, node->scope);
     return through_part(visit, {values, grads, inputs, inputs});
   }
   const auto from = walk_.inputs(visit);
@@ -273,8 +281,7 @@ void Backward::through_op(std::uint32_t visit) {
   for (std::size_t i = 0; i < from.size(); ++i) needs[i] = needed(from[i]);
   const Tensors in_grads =
       node->op->vjp({*node->op, inputs, outputs, grads, node->attributes(), {needs.data(), from.size()}});
-  if (in_grads.size() > from.size())
-    throw InternalError(std::string(node->op->name) + ": its gradient has more parts than the op has inputs");
+  if (in_grads.size() != from.size()) fail_parts(node, in_grads.size(), from.size());
   for (std::size_t i = 0; i < in_grads.size(); ++i) accumulate(from[i], in_grads[i]);
 }
 

@@ -161,6 +161,27 @@ InferResult infer_of(const OpDef& op, std::span<const LazyTensor> inputs, const 
 
 }  // namespace
 
+Tensors decomposed(const OpCall& call, const std::string* scope) {
+  const auto type = [](DType dtype, const Shape& shape) { return std::string(name(dtype)) + shape.str(); };
+  const auto fail = [&](const std::string& what) {
+    const std::string op(call.op.name), where = scope ? *scope : std::string();
+    throw UserError(ErrorKind::shape, (where.empty() ? where : where + ": ") + op + ": its decomposition gives " + what,
+                    op, where);
+  };
+  Tensors values = call.op.decompose(call);
+  const InferResult promised = infer_of(call.op, call.inputs, call.attrs);
+  if (values.empty()) fail("nothing");
+  if (static_cast<int>(values.size()) != promised.count)
+    fail(fmt::format("{} results where its infer says {}", values.size(), promised.count));
+  for (std::size_t k = 0; k < values.size(); ++k) {
+    if (!values[k].defined()) fail("an empty handle");
+    const TensorType& wanted = promised.types[k];
+    if (values[k].dtype() != wanted.dtype || values[k].shape() != wanted.shape)
+      fail(type(values[k].dtype(), values[k].shape()) + " where its infer says " + type(wanted.dtype, wanted.shape));
+  }
+  return values;
+}
+
 LazyTensor record(const OpDef& op, std::span<const LazyTensor> inputs, const Attrs& attrs) {
   check_inputs(op, inputs);
   const InferResult result = infer_of(op, inputs, attrs);

@@ -13,6 +13,8 @@ LazyTensor record_typed(const OpDef& op, DType dtype, const Shape& shape, std::s
                         const Attrs* attrs = nullptr);
 /// A binary elementwise op with a host number on one side; `a` has the op's computing type already.
 LazyTensor record_with_scalar(const OpDef& op, DType dtype, const LazyTensor& a, Scalar s, bool scalar_first);
+/// What the op's decomposition gives: what its infer promises, or a UserError that names the op and the scope.
+Tensors decomposed(const OpCall& call, const std::string* scope);
 /// The number behind a tensor made by `scalar`, if it is one.
 bool as_scalar(const LazyTensor& t, Scalar& out, bool& literal);
 /// Whether scalars are literals on this thread.

@@ -366,6 +366,47 @@ TEST(OutsideOp, ThatComputesAnotherTypeThanItPromisedIsRefused) {
   }
 }
 
+TEST(OutsideOp, WhoseGradientIsOfAnotherDecompositionOrOfOtherInputsIsRefused) {
+  const auto said = [](Decompose decompose, Vjp vjp) -> std::string {
+    const OpDef op{.name = "promiser",
+                   .kind = OpKind::composite,
+                   .infer = keeps_type,
+                   .decompose = decompose,
+                   .vjp = vjp,
+                   .samples = nullptr};
+    const Tensor x = Tensor::ones({2, 3});
+    try {
+      const Scope scope("outer");
+      grad(sum(record(op, {x})), {x})[0].eval();
+    } catch (const UserError& e) {
+      EXPECT_EQ(e.op(), "promiser");
+      return e.what();
+    }
+    return "nothing was thrown";
+  };
+  const Decompose same = [](const OpCall& c) -> Tensors { return {c.inputs[0] * 1}; };
+  EXPECT_EQ(said([](const OpCall&) -> Tensors { return {}; }, DecomposedGrad{}),
+            "outer: promiser: its decomposition gives nothing");
+  EXPECT_EQ(said([](const OpCall&) -> Tensors { return {LazyTensor()}; }, DecomposedGrad{}),
+            "outer: promiser: its decomposition gives an empty handle");
+  EXPECT_EQ(said([](const OpCall& c) -> Tensors { return {sum(c.inputs[0])}; }, DecomposedGrad{}),
+            "outer: promiser: its decomposition gives f32[] where its infer says f32[2, 3]");
+  EXPECT_EQ(said(
+                [](const OpCall& c) -> Tensors {
+                  return {c.inputs[0], c.inputs[0]};
+                },
+                DecomposedGrad{}),
+            "outer: promiser: its decomposition gives 2 results where its infer says 1");
+  EXPECT_EQ(said(same, [](const VjpCall&) -> Tensors { return {}; }),
+            "outer: promiser: its gradient has 0 parts, and the op 1 inputs");
+  EXPECT_EQ(said(same,
+                 [](const VjpCall& c) -> Tensors {
+                   return {c.grads[0], c.grads[0]};
+                 }),
+            "outer: promiser: its gradient has 2 parts, and the op 1 inputs");
+  EXPECT_EQ(said(same, [](const VjpCall& c) -> Tensors { return {c.grads[0]}; }), "nothing was thrown");
+}
+
 // ---- check_op, which runs an op's samples ---------------------------------------------------------------------------
 
 TEST(CheckOp, FindsNothingWrongWithWhatIsRight) {

@@ -86,7 +86,6 @@ class Decomposer {
     // One node an output: a kernel binds each of its outputs to one buffer.
     const auto [at, fresh] = outputs_.try_emplace({n.inputs[0], n.attrs[0]}, -1);
     if (fresh) at->second = rewriter.add(std::move(n));
-    else check(rewriter.node(n.inputs[0]), n, rewriter.node(at->second));
     return at->second;
   }
 
@@ -94,10 +93,7 @@ class Decomposer {
     Tensors inputs;
     for (std::size_t i = 0; i < n.inputs.size(); ++i)
       inputs.push_back(placeholder(rewriter.node(n.inputs[i]), static_cast<int>(i)));
-    const Tensors results = n.op->decompose(OpCall{*n.op, inputs, n.attrs});
-    for (const LazyTensor& r : results)
-      if (!r.defined()) fail(n, "an empty handle");
-    if (results.empty()) fail(n, "nothing");
+    const Tensors results = decomposed({*n.op, inputs, n.attrs}, n.scope);
     capture_.run(results);
     ComputationGraph part = capture_.graph();
     std::vector<int> map;
@@ -116,21 +112,7 @@ class Decomposer {
     }
     std::vector<int> out;
     for (const int r : part.roots) out.push_back(map[static_cast<std::size_t>(r)]);
-    check(n, n, rewriter.node(out[0]));
     return out;
-  }
-
-  [[noreturn]] static void fail(const GraphNode& n, const std::string& what) {
-    const std::string op(n.op->name), scope = n.scope ? *n.scope : std::string();
-    throw UserError(ErrorKind::shape, (scope.empty() ? "" : scope + ": ") + op + ": its decomposition gives " + what,
-                    op, scope);
-  }
-
-  /// An op from outside may promise one type and compute another; its readers were recorded with what it promised.
-  static void check(const GraphNode& op, const GraphNode& promised, const GraphNode& given) {
-    if (promised.dtype == given.dtype && promised.shape == given.shape) return;
-    const auto type = [](const GraphNode& n) { return std::string(name(n.dtype)) + n.shape.str(); };
-    fail(op, type(given) + " where its infer says " + type(promised));
   }
 
   ComputationGraph& graph_;
