@@ -1,4 +1,4 @@
-// Which numbers an integer type can hold.
+// Which numbers an integer type can hold, and how many lie in a range.
 #include "graph/limits.h"
 
 #include <fmt/format.h>
@@ -36,6 +36,14 @@ bool fit_number(DType dtype, Scalar& s) {
     case DType::i32: return within<std::int32_t>(s.i);
     default: return true;
   }
+}
+
+std::uint64_t count_of(std::int64_t begin, std::int64_t end, std::int64_t step) {
+  // Unsigned: the distance of two i64 need not be one.
+  const auto from = static_cast<std::uint64_t>(begin), to = static_cast<std::uint64_t>(end),
+             by = static_cast<std::uint64_t>(step);
+  if (step > 0) return begin < end ? (to - from - 1) / by + 1 : 0;
+  return begin > end ? (from - to - 1) / -by + 1 : 0;
 }
 
 std::string shown(const Scalar& s) {

@@ -24,6 +24,9 @@ inline bool countable(DType dtype, const Shape& shape) {
 /// type the number without its fraction. False: an integer type cannot hold that.
 bool fit_number(DType dtype, Scalar& s);
 
+/// How many of begin, begin + step, ... come before end; step is not 0.
+std::uint64_t count_of(std::int64_t begin, std::int64_t end, std::int64_t step);
+
 /// Whether an integer was given that int64 does not hold. As a float it is a number like any other.
 inline bool beyond_int64(const Scalar& s) { return s.integral && static_cast<double>(s.i) != s.f; }
 /// The number as errors show it.

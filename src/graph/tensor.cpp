@@ -130,16 +130,19 @@ Tensor Tensor::arange(Scalar begin, Scalar end, Scalar step, DType dtype) {
   if (step.f == 0) throw UserError(ErrorKind::argument, "arange: the step is zero");
   for (const Scalar& s : {begin, end, step})
     if (beyond_int64(s)) throw UserError(ErrorKind::argument, "arange: the number " + shown(s) + " does not fit i64");
-  const double count = std::ceil((end.f - begin.f) / step.f);
+  const bool integral = begin.integral && step.integral;
+  const double count = integral && end.integral ? static_cast<double>(count_of(begin.i, end.i, step.i))
+                                                : std::ceil((end.f - begin.f) / step.f);
   if (!(count < 4e18)) throw UserError(ErrorKind::argument, "arange: too many elements");
   const Shape shape{count > 0 ? static_cast<std::int64_t>(count) : 0};
   Tensor t = make_dense(dtype, shape);
   dispatch(dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     auto* out = static_cast<T*>(t.node()->storage.load()->data);
-    const bool integral = begin.integral && step.integral;
+    const auto first = static_cast<std::uint64_t>(begin.i), by = static_cast<std::uint64_t>(step.i);
     for (std::int64_t i = 0; i < shape[0]; ++i)
-      out[i] = integral ? convert<T>(begin.i + i * step.i) : convert<T>(begin.f + static_cast<double>(i) * step.f);
+      out[i] = integral ? convert<T>(static_cast<std::int64_t>(first + static_cast<std::uint64_t>(i) * by))
+                        : convert<T>(begin.f + static_cast<double>(i) * step.f);
   });
   return t;
 }

@@ -1,5 +1,6 @@
 // Tensors out of nothing: full and iota, and what is made of them. A C++ number given to `full` is a slot; the zero of
 // `zeros` and the one of `ones` are literals.
+#include "graph/limits.h"
 #include "metal_candle/ops.hpp"
 #include "ops/operands.h"
 #include "ops/primitive.h"
@@ -92,12 +93,7 @@ LazyTensor arange(std::int64_t end, DType dtype) {
 LazyTensor arange(std::int64_t begin, std::int64_t end, std::int64_t step, DType dtype) {
   if (step == 0) throw UserError(ErrorKind::argument, "arange: the step is 0");
   const LiteralScope literal;
-  // Unsigned: the distance of two i64 need not be one.
-  const auto low = static_cast<std::uint64_t>(step > 0 ? begin : end),
-             high = static_cast<std::uint64_t>(step > 0 ? end : begin);
-  const std::uint64_t stride = step > 0 ? static_cast<std::uint64_t>(step) : -static_cast<std::uint64_t>(step);
-  const bool none = step > 0 ? begin >= end : begin <= end;
-  const std::uint64_t count = none ? 0 : (high - low - 1) / stride + 1;
+  const std::uint64_t count = count_of(begin, end, step);
   if (count > static_cast<std::uint64_t>(INT64_MAX)) throw UserError(ErrorKind::argument, "arange: too many elements");
   return iota(Shape{static_cast<std::int64_t>(count)}, 0, dtype) * step + begin;
 }

@@ -111,6 +111,25 @@ TEST(Methods, Aranges) {
   test::expect_in(test::error_of([] { arange(0, 3, 0); }, ErrorKind::argument), {"arange", "step"});
 }
 
+TEST(Methods, ArangesOfTensorsAreTheRecordedOnes) {
+  constexpr auto kMost = std::numeric_limits<std::int64_t>::max(), kLeast = std::numeric_limits<std::int64_t>::min();
+  constexpr std::int64_t kBeyondDoubles = (std::int64_t{1} << 53) + 1;
+  for (const auto& [begin, end, step] :
+       std::vector<std::array<std::int64_t, 3>>{{kBeyondDoubles, kBeyondDoubles + 3, 1},
+                                                {kMost - 2, kMost, 1},
+                                                {kLeast, kMost, kMost},
+                                                {kMost, kLeast, kLeast},
+                                                {7, -2, -3},
+                                                {2, 2, 1}})
+    EXPECT_EQ(Tensor::arange(begin, end, step).to_vector<std::int64_t>(),
+              arange(begin, end, step).eval().to_vector<std::int64_t>())
+        << begin << " " << end << " " << step;
+  EXPECT_EQ(Tensor::arange(kBeyondDoubles, kBeyondDoubles + 3).to_vector<std::int64_t>(),
+            (std::vector<std::int64_t>{kBeyondDoubles, kBeyondDoubles + 1, kBeyondDoubles + 2}));
+  EXPECT_EQ(Tensor::arange(1, 2.5, 0.5, DType::f64).to_f64(), (Values{1, 1.5, 2}));
+  EXPECT_EQ(Tensor::arange(0, 2.5).to_f64(), (Values{0, 1, 2}));
+}
+
 TEST(Methods, RandomTensorsAreTheRecordedOnes) {
   EXPECT_EQ(Tensor::rand({4, 5}, {.key = Key(7)}).to_f64(), values(rand({4, 5}, {.key = Key(7)})));
   EXPECT_EQ(Tensor::randn({9}, {.key = Key(7), .dtype = DType::f64}).to_f64(),
