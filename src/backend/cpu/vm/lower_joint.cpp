@@ -7,16 +7,17 @@ bool Lowering::is_map(int v, Elementwise which) const {
   return op(v) == KOp::map && value(v).code == static_cast<int>(which) && value(v).type == RegType::f32;
 }
 
-/// The operand of a product that is `which`, computed here and wanted by nobody else; -1 if there is none.
+/// The operand of v, a product, that is `which`, computed here and wanted by nobody else; -1 if there is none.
 int Lowering::inner_of(int v, Elementwise which, const std::vector<int>& uses) const {
+  if (!is_map(v, Elementwise::mul)) return -1;
   for (int o : {value(v).a, value(v).b})
     if (is_map(o, which) && in_items(o) && !kept_[o] && uses[o] == 1) return o;
   return -1;
 }
 
-/// A product that is only stored: it may be computed later than its turn.
+/// Whether the product v is only stored: it may be computed later than its turn.
 bool Lowering::is_last_product(int v, const std::vector<int>& uses, int stage) const {
-  if (!is_map(v, Elementwise::mul) || kept_[v] || value(v).stage != stage) return false;
+  if (kept_[v] || value(v).stage != stage) return false;
   int stores = 0;
   for (int s = p_.stages[stage].begin; s < p_.stages[stage].end; ++s) stores += is_store(op(s)) && value(s).a == v;
   return stores > 0 && stores == uses[v];
@@ -27,14 +28,13 @@ void Lowering::find_twin(int stage, const std::vector<int>& uses) {
   const auto other = [&](int v, int o) { return value(v).a == o ? value(v).b : value(v).a; };
   const auto walking_f32 = [&](int o) { return kind(o) == Kind::full && value(o).type == RegType::f32; };
   for (int sloped : items_) {
-    if (!is_last_product(sloped, uses, stage)) continue;
     const int slope = inner_of(sloped, Elementwise::silu_grad, uses);
     const int product = inner_of(sloped, Elementwise::mul, uses);
-    if (slope < 0 || product < 0) continue;
+    if (slope < 0 || product < 0 || !is_last_product(sloped, uses, stage)) continue;
     for (int plain : items_) {
-      if (plain == sloped || !is_last_product(plain, uses, stage)) continue;
       const int silu = inner_of(plain, Elementwise::silu, uses);
-      if (silu < 0 || value(silu).a != value(slope).a) continue;
+      if (plain == sloped || silu < 0 || value(silu).a != value(slope).a) continue;
+      if (!is_last_product(plain, uses, stage)) continue;
       const Twin found{plain, sloped,  silu,
                        slope, product, {value(silu).a, value(product).a, other(plain, silu), value(product).b}};
       if (!std::all_of(found.reads, found.reads + 4, walking_f32)) continue;
