@@ -92,7 +92,7 @@ Tensors sum_vjp(const VjpCall& c) { return {expand(c.grads[0], c.inputs[0].shape
 Tensors extreme_vjp(const VjpCall& c) {
   const LazyTensor &x = c.inputs[0], &g = c.grads[0];
   const LazyTensor hit = equal(x, c.outputs[0]);
-  const LazyTensor number = sum(cast(hit, x.dtype()), as_axes(c.attrs), true);
+  const LazyTensor number = sum(cast(hit, compute_type(x.dtype())), as_axes(c.attrs), true);  // f16 ends at 65504
   const LazyTensor share = g / number;
   return {where(hit, share, share * 0)};
 }

@@ -35,6 +35,11 @@ TEST(Grad, TiesShareAndKinksAreFlat) {
   EXPECT_EQ(grad_at([](const LazyTensor& x) { return sum(maximum(x, 0)); }, {-1, 0, 1}), Doubles({0, 0.5, 1}));
   EXPECT_EQ(grad_at([](const LazyTensor& x) { return sum(relu(x)); }, {-1, 0, 1}), Doubles({0, 0, 1}));
   EXPECT_EQ(grad_at([](const LazyTensor& x) { return sum(abs(x)); }, {-2, 0, 2}), Doubles({-1, 0, 1}));
+  for (const DType dtype : {DType::f16, DType::bf16}) {
+    const Tensor many = Tensor::zeros({70000}, dtype);
+    const double share = grad(max(many) * 1000, {many})[0].eval().to_f64()[69999];
+    EXPECT_NEAR(share, 1000.0 / 70000, 1e-4);
+  }
 }
 
 TEST(Grad, OfLogSumExpWhereAllIsMinusInfinity) {
