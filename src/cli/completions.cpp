@@ -91,7 +91,9 @@ std::string zsh() {
       "  )\n"
       "  if (( CURRENT == 3 )) && [[ $words[2] == help ]]; then\n    _describe command commands\n    return\n  fi\n"
       "  if (( CURRENT == 2 )); then\n    commands+=('help:Explains a command')\n    _describe command commands\n"
-      "    return\n  fi\n  case $words[2] in\n";
+      "    return\n  fi\n"
+      // What follows is for _arguments, which takes the first word for the command whose options they are.
+      "  local command=$words[2]\n  shift words\n  (( CURRENT-- ))\n  case $command in\n";
   for (const Command& command : commands()) {
     out += fmt::format("    {}) _arguments", command.name);
     for (auto options : {command.options, common_options()})
@@ -102,8 +104,8 @@ std::string zsh() {
         else if (option.takes != Option::Takes::nothing) one += ":value:";
         out += " \\\n        " + in_quotes(one);
       }
-    if (command.name == "completions") out += " \\\n        '2:shell:(bash zsh fish)'";
-    else if (!command.positional.empty()) out += " \\\n        '2:path:_files'";
+    if (command.name == "completions") out += " \\\n        '1:shell:(bash zsh fish)'";
+    else if (!command.positional.empty()) out += " \\\n        '1:path:_files'";
     out += " ;;\n";
   }
   return out + "  esac\n}\n_metal_candle \"$@\"\n";

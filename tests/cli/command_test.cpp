@@ -527,6 +527,28 @@ TEST(Command, CompletionsAreWhatTheShellsRead) {
   // `help` is completed by the names of commands, in all three.
   EXPECT_THAT(command({"completions", "zsh"}).out,
               HasSubstr("CURRENT == 3 )) && [[ $words[2] == help ]]; then\n    _describe command commands"));
+  if (std::system("command -v zsh >/dev/null 2>&1") == 0) {
+    // A zsh in a terminal of its own, and what it makes of a tab behind each line.
+    std::filesystem::create_directories(at("zsh"));
+    std::ofstream(at("zsh/_metal-candle")) << command({"completions", "zsh"}).out;
+    std::ofstream(at("ask.zsh")) << R"(
+zmodload zsh/zpty
+zpty z TERM=dumb zsh -f -i
+zpty -w z "PS1=; fpath=($1 \$fpath); autoload -U compinit; compinit -u -D"
+zpty -w z 'show() { BUFFER="print is: ${(q)BUFFER}; print end"; zle accept-line; }'
+zpty -w z 'zle -N show; bindkey ^X show; print is: ready; print end'
+say() { local text; zpty -r z text $'*\nend*'; text=${text##*$'\n'is: }; print -r -- ${text%%[[:cntrl:]]*}; }
+say
+for line in ${@:2}; do zpty -n -w z $line$'\t\x18'; say; done
+)";
+    const Ran zsh = shell("devices >/dev/null; timeout 60 zsh -f " + at("ask.zsh") + " " + at("zsh") +
+                          " 'metal-candle tr' 'metal-candle train --sche' 'metal-candle generate --dtype b'"
+                          " 'metal-candle help toke' 'metal-candle inspect --ten' 'metal-candle completions z'");
+    EXPECT_EQ(zsh.out,
+              "ready\nmetal-candle train \nmetal-candle train --schedule \nmetal-candle generate --dtype bf16 \n"
+              "metal-candle help tokenize \nmetal-candle inspect --tensors \nmetal-candle completions zsh \n")
+        << zsh.err;
+  }
   if (std::system("command -v fish >/dev/null 2>&1") == 0) {
     std::ofstream(at("completions.fish")) << command({"completions", "fish"}).out;
     const Ran fish = shell("devices >/dev/null; fish -c 'source " + at("completions.fish") +
