@@ -41,7 +41,7 @@ struct SamplingOptions {
   double repetition_penalty = 1;  // logits of tokens seen (prompt included) are divided by it, negative ones multiplied
   double presence_penalty = 0;    // subtracted from logits of tokens generated before
   double frequency_penalty = 0;   // subtracted once for each time that they were
-  std::map<std::int32_t, double> logit_bias;  // added; minus infinity forbids a token
+  std::map<std::int32_t, double> logit_bias;  // added before penalties; minus infinity forbids a token
   std::uint64_t seed = 0;
 };
 

@@ -119,6 +119,8 @@ void Sampler::adjust(std::span<const float> logits) {
     mass_ += likelihood(l) - before;
     far |= !(mass_ > 0.05 && mass_ < 20);
   };
+  for (const auto& [token, bias] : options_.logit_bias)
+    change(token, [bias = bias](float l) { return l + static_cast<float>(bias); });
   const auto penalty = static_cast<float>(options_.repetition_penalty);
   for (const auto& [token, count] : seen_)
     change(token, [&, count = count](float l) {
@@ -127,8 +129,6 @@ void Sampler::adjust(std::span<const float> logits) {
       return l -
              static_cast<float>(options_.presence_penalty + options_.frequency_penalty * static_cast<double>(count));
     });
-  for (const auto& [token, bias] : options_.logit_bias)
-    change(token, [bias = bias](float l) { return l + static_cast<float>(bias); });
   logits_ = adjusted_;
   if (!far) return;
   log_total_ = static_cast<double>(*std::max_element(adjusted_.begin(), adjusted_.end())) / temperature();

@@ -159,6 +159,11 @@ TEST(Sampler, Biases) {
   SamplingOptions f = at(1);
   f.logit_bias = {{0, -INFINITY}};
   expect_near(frequencies(f, sharp), normalised({0, std::exp(1.0), 1}));
+  // Penalties see logits with their biases, as in transformers: (-1 + 3) / 2 and (0.5 - 1) * 2 of the prompt {0, 1}.
+  SamplingOptions both = at(1);
+  both.repetition_penalty = 2;
+  both.logit_bias = {{0, 3}, {1, -1}};
+  expect_near(frequencies(both, {-1, 0.5, 0}), normalised({std::exp(1.0), std::exp(-1.0), 1}));
 }
 
 TEST(Sampler, LogitsFarAboveThoseOfTheModel) {
@@ -175,9 +180,9 @@ TEST(Sampler, LogitsFarAboveThoseOfTheModel) {
     cut.logit_bias = {{0, 99}, {1, 101}, {2, 99.4}};
     expect_near(frequencies(cut, logits), want);
   }
-  SamplingOptions back = at(1);  // the prompt is {0, 1}: the penalty makes 40 of the 1, the bias takes it back
-  back.repetition_penalty = 0.025;
-  back.logit_bias = {{0, -39}, {1, -0.975}};
+  SamplingOptions back = at(1);  // the prompt is {0, 1}: the bias makes 40 of the 1, the penalty takes it back
+  back.repetition_penalty = 40;
+  back.logit_bias = {{0, 39}, {1, 0.975}};
   expect_near(frequencies(back, logits), normalised({std::exp(1.0), std::exp(-1.0), std::exp(0.5), 1}));
 }
 
