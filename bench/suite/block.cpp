@@ -17,7 +17,7 @@ void block(Suite& suite) {
     if (by_hand.run) contest.local("bare kernels", by_hand.run);
     contest.torch("block:" + dtype_name(dtype), suite.options.full);
     BareProducts products(suite, products_of(shape, dtype));
-    products.run(contest);
+    for (int i = 0; i < 2; ++i) products.run(contest);
     products.report("block");
     const BareProducts::Sum bare = products.sum();
     Row row{"block", "SmolLM2-135M block, LoRA r16, " + dtype_name(dtype)};
