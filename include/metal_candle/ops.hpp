@@ -188,7 +188,7 @@ struct AttentionOptions {
   bool causal = true;       // a query sees keys at positions <= its own
   std::int64_t window = 0;  // > 0: and only those nearer than it; before the query and, if not causal, after it
   double softcap = 0;       // > 0: scores become cap·tanh(score/cap)
-  // Offsets, lengths and positions are i32 or i64.
+  // Offsets, lengths and positions are i32 or i64; a key position of more than 31 bits is an error at the wait.
   /// Ragged: queries and keys of several sequences packed one after the other, cut at [s+1] offsets. Without them the
   /// leading axis is one sequence. Of as many keys as queries the offsets need not be said twice.
   LazyTensor query_offsets = {}, key_offsets = {};

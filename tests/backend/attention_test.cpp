@@ -245,5 +245,21 @@ TEST(Attention, ReportsBadOffsets) {
   EXPECT_FALSE(failures.empty());
 }
 
+TEST(Attention, ReportsPositionsThatItCannotTellApart) {
+  for (const DType dtype : {DType::f32, DType::f64}) {
+    Problem p({.query_positions = true, .key_positions = true, .dtype = dtype});
+    for (const double first : {-0x1p31, 0x1p31 - 5}) {
+      p.inputs[4] = Array(DType::i64, Shape{5}, {first, first + 1, first + 2, first + 3, first + 4});
+      failures.clear();
+      p.forward();
+      EXPECT_FALSE(failures.empty()) << first;
+    }
+    p.inputs[4] = Array(DType::i64, Shape{5}, {0x1p31 - 6, 0x1p31 - 5, 0x1p31 - 4, 0x1p31 - 3, 0x1p31 - 2});
+    failures.clear();
+    p.forward();
+    EXPECT_TRUE(failures.empty());
+  }
+}
+
 }  // namespace
 }  // namespace metal_candle::cpu::test

@@ -90,7 +90,9 @@ Sequence Problem::part(std::int64_t index) const {
 
 std::int32_t Problem::key_position(const Sequence& s, std::int64_t key) const {
   if (!key_positions) return static_cast<std::int32_t>(key);
-  return clamped(read(*key_positions, s.index, s.first_key + key));
+  const std::int64_t position = read(*key_positions, s.index, s.first_key + key);
+  if (position < -kNever || position >= kNever) fail("key positions must fit 31 bits");
+  return clamped(position);
 }
 
 Sight Problem::sight(const Sequence& s, std::int64_t query) const {
