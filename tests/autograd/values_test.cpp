@@ -276,6 +276,26 @@ TEST(Checkpoint, HasTheValueAndTheGradientOfThePlainFunction) {
   EXPECT_EQ(values(a[1]), values(b[1]));
 }
 
+/// Of a second derivative alone, a gradient that the inside of a checkpoint waits for need not be read.
+TEST(Checkpoint, WaitsForWhatNobodyElseReads) {
+  const Tensor x = Tensor::randn({4, 6}, {.key = Key(1)}), w = Tensor::randn({6, 6}, {.key = Key(2)});
+  const Tensor scale = Tensor::randn({6}, {.key = Key(3)}), c = Tensor::randn({4, 6}, {.key = Key(4)});
+  const auto second = [&](bool kept) {
+    const auto call = [kept](const auto& f, const Tensors& in) { return kept ? f(in) : checkpoint(f, in); };
+    const auto norm = [](const Tensors& in) { return rms_norm(in[0], in[1]) * sigmoid(in[0]); };
+    const auto chosen = [](const Tensors& in) { return in[0] * cast(max(in[1], {1}, true), DType::f32) * 0.2; };
+    const auto twice = [&](const Tensors& in) {
+      const auto once = [&](const LazyTensor& y) { return call(chosen, {y, cast(abs(y) * 1000, DType::i64)}); };
+      return once(once(in[0]));
+    };
+    const LazyTensor h = tanh(matmul(dropout(call(norm, {x, scale}), 0.3, Key(5)), w));
+    const LazyTensor y = tanh(matmul(call(twice, {h}), w));
+    return vjp({vjp({y}, {c}, {x})[0]}, {c}, {w})[0].eval().to_f64();
+  };
+  const Doubles want = second(true), got = second(false);
+  for (std::size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(got[i], want[i], 1e-4 * std::abs(want[i]) + 1e-4) << i;
+}
+
 TEST(Checkpoint, DrawsTheSameRandomNumbersAgain) {
   const LazyTensor x = Tensor::ones({64});
   const auto f = [](const std::vector<LazyTensor>& in) { return dropout(in[0] * in[0], 0.5, Key(3)); };

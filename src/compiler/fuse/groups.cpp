@@ -462,6 +462,10 @@ class Fuser {
         if (unit_of(base) != u || (n.op->kind == OpKind::gather && k == 0)) mark(base);
       }
     }
+    // What a barrier waits for is made, also where nobody else reads it.
+    for (const Unit& u : f_.units)
+      for (const int value : u.after)
+        if (!inlined(value)) mark(value);
     for (Unit& u : f_.units) std::sort(u.members.begin(), u.members.end());
     // Constants and indices that every reader makes for itself need no kernel.
     for (Unit& u : f_.units)
