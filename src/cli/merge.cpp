@@ -1,6 +1,7 @@
 // metal-candle merge and metal-candle convert: both write a model folder.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 
@@ -21,12 +22,16 @@ int written(const Invocation& run, const std::string& output, const Model& model
   return kDone;
 }
 
-/// Told before a model is loaded, which takes a while. Who writes the folder asks again: it may be there by then.
+/// Told before a model is loaded, which takes a while. Who writes the folder asks again, and knows what a killed writer
+/// left there.
 void refuse_existing(const std::string& output) {
   if (output.empty()) throw UsageError("--output: expected a folder, got none");
+  const auto is_ours = [](const std::filesystem::directory_entry& entry) {
+    return entry.path().filename().string().find(".tmp-") != std::string::npos;
+  };
   std::error_code error;
-  if (std::filesystem::exists(output) &&
-      !(std::filesystem::is_directory(output) && std::filesystem::is_empty(output, error)))
+  std::filesystem::directory_iterator all(output, error);
+  if (std::filesystem::exists(output) && (error || !std::all_of(begin(all), end(all), is_ours)))
     throw FileError(FileFault::create, output, "", "a folder that is new or empty", "one that is neither");
 }
 

@@ -111,6 +111,12 @@ int move(const fs::path& from, const fs::path& to, unsigned flags) {
   return retried([&] { return sabotaged() ? -1 : ::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), flags); });
 }
 
+/// -1 and EEXIST where something is.
+int move_where_nothing_is(const fs::path& from, const fs::path& to) {
+  const int result = move(from, to, RENAME_NOREPLACE);
+  return result != 0 && (errno == EINVAL || errno == ENOSYS) ? move(from, to, 0) : result;  // no such flag here
+}
+
 fs::path parent_of(const fs::path& path) { return path.has_parent_path() ? path.parent_path() : fs::path("."); }
 
 /// Makes what happened in a folder last. Some file systems have no fsync of folders.
@@ -232,16 +238,18 @@ void write_file(const fs::path& path, std::string_view bytes) {
 
 AtomicFolder::AtomicFolder(fs::path target, Existing existing) : target_(std::move(target)), existing_(existing) {
   if (!target_.has_filename()) target_ = target_.parent_path();  // "out/" is "out"
+  std::error_code error;
+  fills_ = existing == Existing::refuse && fs::is_directory(target_, error);
+  const fs::path place = fills_ ? target_ / "new" : target_;
+  remove_abandoned(place);
   struct stat info;
   if (::lstat(target_.c_str(), &info) == 0) {
-    std::error_code error;
-    const bool folder = S_ISDIR(info.st_mode);
-    const bool taken = existing == Existing::refuse && !(folder && fs::is_empty(target_, error));
-    if (taken || !folder) refuse(FileFault::create, target_, "created", taken ? EEXIST : ENOTDIR);
+    const bool taken = existing == Existing::refuse && !(fills_ && fs::is_empty(target_, error));
+    if (taken) refuse(FileFault::create, target_, "created", EEXIST);
+    if (!fills_ && !S_ISDIR(info.st_mode)) refuse(FileFault::create, target_, "created", ENOTDIR);
   }
-  remove_abandoned(target_);
   for (int attempt = 0;; ++attempt) {
-    temporary_ = temporary_for(target_);
+    temporary_ = temporary_for(place);
     const bool made = !sabotaged(true) && ::mkdir(temporary_.c_str(), 0777) == 0;
     if (!made && (errno != EEXIST || attempt == 100)) refuse(FileFault::create, target_, "created", errno);
     if (!made) continue;
@@ -271,13 +279,12 @@ void AtomicFolder::commit() {
   if (error) refuse(FileFault::transfer, temporary_, "listed", error.value());
   for (const fs::path& folder : folders) sync_folder(folder);
   put_in_place();
-  sync_folder(parent_of(target_));
+  sync_folder(fills_ ? target_ : parent_of(target_));
 }
 
 void AtomicFolder::put_in_place() {
-  int result = move(temporary_, target_, RENAME_NOREPLACE);
-  if (result != 0 && (errno == EINVAL || errno == ENOSYS)) result = move(temporary_, target_, 0);  // no such flag here
-  done_ = result == 0;
+  if (fills_) return fill();
+  done_ = move_where_nothing_is(temporary_, target_) == 0;
   if (done_) return;
   if (errno != EEXIST) refuse(fault_of(errno), target_, "put in place", errno);
   if (existing_ == Existing::refuse) {
@@ -288,6 +295,23 @@ void AtomicFolder::put_in_place() {
   if (move(temporary_, target_, RENAME_EXCHANGE) != 0) refuse(fault_of(errno), target_, "put in place", errno);
   done_ = true;
   remove_quietly(temporary_);  // now the old one
+}
+
+/// The folder may be a mount or one that somebody works in: no other can take its place.
+void AtomicFolder::fill() {
+  std::vector<fs::path> names, there;
+  for (const fs::directory_entry& entry : fs::directory_iterator(temporary_)) names.push_back(entry.path().filename());
+  for (const fs::path& name : names) {
+    if (move_where_nothing_is(temporary_ / name, target_ / name) == 0) {
+      there.push_back(target_ / name);
+      continue;
+    }
+    const int error = errno;
+    for (const fs::path& path : there) remove_quietly(path);
+    refuse(fault_of(error), target_ / name, "put in place", error);
+  }
+  done_ = true;
+  remove_quietly(temporary_);
 }
 
 void remove_folder(const fs::path& path) {

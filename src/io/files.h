@@ -73,7 +73,8 @@ class AtomicFile {
 /// A file by AtomicFile.
 void write_file(const std::filesystem::path& path, std::string_view bytes);
 
-/// Writes a folder, whole or not at all: fill `path()` by whatever means, then commit. One thread.
+/// Writes a folder, whole or not at all: fill `path()` by whatever means, then commit. An empty folder that is there
+/// already stays, and gets what was written one file after the other. One thread.
 class AtomicFolder {
  public:
   enum class Existing { refuse, replace };
@@ -92,10 +93,12 @@ class AtomicFolder {
 
  private:
   void put_in_place();
+  void fill();
 
   std::filesystem::path target_, temporary_;
   int lock_ = -1;
   Existing existing_;
+  bool fills_ = false;  // the target is there, and empty
   bool done_ = false;
 };
 

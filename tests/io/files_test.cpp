@@ -229,19 +229,57 @@ TEST(AtomicFolder, AppearsWhole) {
   }
   EXPECT_EQ(folder.entries(), 1);
   EXPECT_EQ(fault_of([&] { AtomicFolder again(folder / "step-1"); }), FileFault::create);
-  std::filesystem::create_directory(folder / "empty");
-  {
-    AtomicFolder out(folder / "empty"), late(folder / "empty");
-    write_file(out.path() / "a", "1");
-    write_file(late.path() / "a", "2");
-    out.commit();
-    EXPECT_EQ(fault_of([&] { late.commit(); }), FileFault::create) << "it is not empty any more";
-  }
-  EXPECT_EQ(folder.read("empty/a"), "1");
-  std::filesystem::remove_all(folder / "empty");
   EXPECT_EQ(fault_of([&] { AtomicFolder nowhere(folder / "no/such/folder"); }), FileFault::create);
   folder.write("file", "x");
   EXPECT_EQ(fault_of([&] { AtomicFolder file(folder / "file", AtomicFolder::Existing::replace); }), FileFault::create);
+}
+
+TEST(AtomicFolder, FillsAnEmptyOneThatIsThere) {
+  const TempFolder folder;
+  std::filesystem::create_directory(folder / "empty");
+  std::filesystem::create_directory_symlink(folder / "empty", folder / "link");
+  struct stat before, after;
+  ASSERT_EQ(::stat((folder / "empty").c_str(), &before), 0);
+  {
+    AtomicFolder out(folder / "link");
+    write_file(out.path() / "a", "1");
+    std::filesystem::create_directory(out.path() / "sub");
+    write_file(out.path() / "sub/b", "2");
+    EXPECT_EQ(fault_of([&] { AtomicFolder late(folder / "empty"); }), FileFault::create) << "somebody writes there";
+    out.commit();
+  }
+  ASSERT_EQ(::stat((folder / "empty").c_str(), &after), 0);
+  EXPECT_EQ(before.st_ino, after.st_ino) << "a mount, or where a shell stands";
+  EXPECT_EQ(folder.read("empty/a"), "1");
+  EXPECT_EQ(folder.read("link/sub/b"), "2");
+  const auto names = [&] { return std::distance(std::filesystem::directory_iterator(folder / "empty"), {}); };
+  EXPECT_EQ(names(), 2);
+  EXPECT_EQ(fault_of([&] { AtomicFolder again(folder / "empty"); }), FileFault::create);
+  // Whatever fails, it is filled or as empty as it was.
+  const auto empty = [&] {
+    std::filesystem::remove_all(folder / "empty");
+    std::filesystem::create_directory(folder / "empty");
+  };
+  const auto fill = [&] {
+    AtomicFolder out(folder / "empty");
+    write_file(out.path() / "a", "1");
+    write_file(out.path() / "b", "2");
+    out.commit();
+  };
+  empty();
+  fail_every_call(
+      fill,
+      [&](bool filled) {
+        EXPECT_EQ(names(), filled ? 2 : 0);
+        empty();
+      },
+      1);
+  for (int nth = 1; dies_at(nth, fill); ++nth) {
+    if (std::filesystem::exists(folder / "empty/a") || std::filesystem::exists(folder / "empty/b")) empty();
+    fill();  // which removes what the killed one left
+    EXPECT_EQ(names(), 2) << "killed at call " << nth;
+    empty();
+  }
 }
 
 TEST(RemoveFolder, AKilledOneLeavesAllOrNothing) {
