@@ -50,9 +50,11 @@ std::string help(const Command& command) {
   out += "\noptions of every command:\n" + lines(common_options());
   if (command.name == "train")
     out +=
-        "\nEach may be set in the environment, too: METAL_CANDLE_LEARNING_RATE=1e-4 is --learning-rate 1e-4, and a "
-        "switch\n"
-        "like METAL_CANDLE_PACKING takes true or false. Flags go before the environment, and that before --config.\n";
+        "\nAll but --config, --print-config, --dry-run, --json and --quiet may stand in the file of --config, or be "
+        "set in\n"
+        "the environment: METAL_CANDLE_LEARNING_RATE=1e-4 is --learning-rate 1e-4, and a switch like "
+        "METAL_CANDLE_PACKING\n"
+        "takes true or false. Flags go before the environment, and that before the file.\n";
   out += "\nexamples:\n";
   for (std::string_view example : command.examples) out += fmt::format("  {}\n", example);
   return out;

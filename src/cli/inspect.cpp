@@ -117,9 +117,11 @@ Finding inspect_model(const fs::path& folder) {
 Finding inspect_checkpoint(const fs::path& folder) {
   const Json state = Json::load(folder / "state.json");
   Finding found{.kind = "checkpoint"};
-  for (const JsonMember& member : state.items())
-    if (!member.value.is_object() && !member.value.is_array())
-      found.facts.emplace_back(std::string(member.key), member.value);
+  for (const char* key : {"progress", "made_by"})
+    if (const Json* value = state.find_value(key)) found.facts.emplace_back(key, *value);
+  const Json* identity = state.find_value("identity");
+  if (const Json* options = identity ? identity->find_value("options") : nullptr)
+    found.facts.emplace_back("options", *options);
   add_tensors(folder / "adapter_model.safetensors", found);
   return found;
 }
@@ -213,8 +215,10 @@ void write_people(const Invocation& run, const fs::path& path, const Finding& fo
   }
   const Totals all = totals(found.tensors);
   if (!found.tensors.empty()) {
-    out += fmt::format("  {} tensors, {:.1f} M parameters, {}:", found.tensors.size(),
-                       static_cast<double>(all.parameters) / 1e6, size_text(all.bytes));
+    const std::string count = all.parameters < 100'000
+                                  ? fmt::format("{}", all.parameters)
+                                  : fmt::format("{:.1f} M", static_cast<double>(all.parameters) / 1e6);
+    out += fmt::format("  {} tensors, {} parameters, {}:", found.tensors.size(), count, size_text(all.bytes));
     for (const auto& [type, bytes] : all.by_type) out += fmt::format(" {} {}", type, size_text(bytes));
     out += '\n';
   }

@@ -70,7 +70,10 @@ std::int64_t parse_whole(std::string_view option, const std::string& text, std::
   std::int64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size() || value < least || value > most)
-    throw UsageError(fmt::format("{}: expected a whole number{}, got \"{}\"", option, range(least, most), text));
+    throw UsageError(fmt::format(
+        "{}: expected a whole number{}, got \"{}\"", option,
+        error == std::errc::result_out_of_range ? fmt::format(" from {} to {}", least, most) : range(least, most),
+        text));
   return value;
 }
 

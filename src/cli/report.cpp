@@ -15,10 +15,19 @@ namespace metal_candle::cli {
 
 bool is_terminal(int file) { return isatty(file) != 0; }
 
+namespace {
+
+/// Standard error is a terminal that obeys escapes.
+bool escapes() {
+  const char* terminal = std::getenv("TERM");
+  return is_terminal(STDERR_FILENO) && terminal && std::string_view(terminal) != "dumb";
+}
+
+}  // namespace
+
 bool colours() {
   const char* no = std::getenv("NO_COLOR");
-  const char* terminal = std::getenv("TERM");
-  return is_terminal(STDERR_FILENO) && !(no && *no) && terminal && std::string_view(terminal) != "dumb";
+  return escapes() && !(no && *no);
 }
 
 void write_text(std::string_view text) {
@@ -93,7 +102,7 @@ std::string time_text(double seconds) {
 }
 
 Progress::Progress(const Invocation& run, std::string what, std::int64_t total)
-    : quiet_(run.quiet()), terminal_(is_terminal(STDERR_FILENO)), what_(std::move(what)), total_(total) {}
+    : quiet_(run.quiet()), terminal_(escapes()), what_(std::move(what)), total_(total) {}
 
 Progress::~Progress() {
   if (drawn_) tell("\n");
@@ -123,7 +132,7 @@ void Progress::show(std::int64_t done, const std::string& detail) {
   winsize size = {};
   const bool known = ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
   const std::size_t width = known ? size.ws_col : 80;
-  const int cells = width > 100 ? 30 : 16;
+  const int cells = width > 100 ? 30 : static_cast<int>(std::min<std::size_t>(16, width - 1));
   const auto full = static_cast<int>(
       cells * std::clamp(static_cast<double>(done) / static_cast<double>(std::max<std::int64_t>(total_, 1)), 0.0, 1.0));
   std::string bar;

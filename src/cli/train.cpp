@@ -235,6 +235,8 @@ int train(const Invocation& given) {
     if (every > 0 && !run.has("--valid") && !files.valid)
       throw UsageError(
           fmt::format("{} needs examples to evaluate on: --valid FILE, or a --data folder with valid.jsonl", option));
+  if (options.early_stop > 0 && options.eval_every == 0)
+    throw UsageError("--early-stop needs --eval-every: without it there is one evaluation, at the end");
   options.check();
   TrainOptions anew = options;
   anew.resume = false;

@@ -142,8 +142,9 @@ void check_init_adapter(const Invocation& run, const TrainOptions& options, cons
   const LoRAAdapter adapter = LoRAAdapter::load(*options.init_adapter, model);
   const LoRAConfig &its = adapter.config(), &said = options.lora;
   const auto refuse = [&](std::string_view option, const std::string& has) {
-    throw UsageError(fmt::format("{} {} contradicts --init-adapter {}, which {}; it brings its own", option,
-                                 option == "--rslora" ? "" : run.text(option), options.init_adapter->string(), has));
+    throw UsageError(fmt::format("{}{} contradicts --init-adapter {}, which {}; it brings its own", option,
+                                 option == "--rslora" ? "" : " " + run.text(option), options.init_adapter->string(),
+                                 has));
   };
   if (run.has("--rank") && said.rank != its.rank) refuse("--rank", fmt::format("has rank {}", its.rank));
   if (run.has("--alpha") && said.alpha != its.alpha) refuse("--alpha", fmt::format("has alpha {}", its.alpha));

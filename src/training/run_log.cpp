@@ -36,7 +36,7 @@ void RunLog::append(const Json& line) {
   lines_ += text;
   file_ << text << std::flush;
   events_.flush();
-  if (!file_) throw FileError(FileFault::transfer, (folder_ / kName).string(), "", "to be written");
+  if (!file_) throw FileError(FileFault::transfer, (folder_ / kName).string(), "", "cannot be written");
 }
 
 void RunLog::add(const StepEvent& e) {

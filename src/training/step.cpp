@@ -13,6 +13,9 @@ LazyTensor list(const std::vector<std::int32_t>& values) {
   return Tensor::from(values, {static_cast<std::int64_t>(values.size())});
 }
 
+/// NaN has a sign, which is an accident.
+double unsigned_nan(float x) { return std::isnan(x) ? std::abs(x) : x; }
+
 /// False for NaN and infinities.
 LazyTensor finite(const LazyTensor& x) { return logical_not(logical_or(is_nan(x), is_inf(x))); }
 
@@ -66,7 +69,7 @@ StepOutcome Stepper::update(const Pass& pass, double learning_rate, std::vector<
   const std::int64_t updates = moments_.updates;
   parameters_ = std::move(u.next.parameters);
   moments_ = std::move(u.next.state);
-  StepOutcome out{run.get<float>(pass.loss), run.get<float>(u.norm)};
+  StepOutcome out{unsigned_nan(run.get<float>(pass.loss)), unsigned_nan(run.get<float>(u.norm))};
   out.applied = std::isfinite(out.loss) && std::isfinite(out.norm);
   if (!out.applied) moments_.updates = updates;
   return out;
@@ -94,7 +97,7 @@ StepOutcome Stepper::step(const std::vector<PackedRows>& batches, double learnin
 }
 
 double Stepper::evaluate(const PackedRows& batch) const {
-  return loss_sum(parameters_, batch, nullptr).eval().item<float>();
+  return unsigned_nan(loss_sum(parameters_, batch, nullptr).eval().item<float>());
 }
 
 MemoryNeeds Stepper::needs(std::span<const PackedRows> batches, bool several,

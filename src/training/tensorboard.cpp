@@ -5,7 +5,9 @@
 
 #include <array>
 #include <bit>
+#include <cerrno>
 #include <chrono>
+#include <system_error>
 
 #include "metal_candle/error.hpp"
 
@@ -67,7 +69,9 @@ std::uint32_t crc32c(std::string_view bytes) {
 
 EventWriter::EventWriter(const std::filesystem::path& folder, std::int64_t resumed_at)
     : path_(file_name(folder)), file_(path_, std::ios::binary | std::ios::trunc) {
-  if (!file_) throw FileError(FileFault::create, path_.string(), "", "a file that can be written");
+  if (!file_)
+    throw FileError(FileFault::create, path_.string(), "",
+                    "cannot be created: " + std::generic_category().message(errno));
   std::string version;
   put_bytes(version, 3, "brain.Event:2");
   event(0, version);
@@ -109,7 +113,7 @@ void EventWriter::event(std::int64_t step, std::string_view rest) {
 
 void EventWriter::flush() {
   file_.flush();
-  if (!file_) throw FileError(FileFault::transfer, path_.string(), "", "to be written");
+  if (!file_) throw FileError(FileFault::transfer, path_.string(), "", "cannot be written");
 }
 
 }  // namespace metal_candle::training

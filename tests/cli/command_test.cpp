@@ -97,6 +97,7 @@ TEST(Command, MistakesOfNewcomers) {
       {{"generate", "--modle", m, "--prompt", "x"}, 2, "did you mean --model?"},
       {{"generate", "--model", none, "--prompt", "x"}, 66, none},
       {{"generate", "--model", m, "--prompt", "x", "--max-tokens", "many"}, 2, "--max-tokens: expected a whole number"},
+      {{"generate", "--model", m, "--prompt", "x", "--seed", "18446744073709551615"}, 2, "to 9223372036854775807, got"},
       {{"generate", "--model", m, "--prompt", "x", "--temperature", "-1"}, 2, "--temperature"},
       {{"generate", "--model", m, "--prompt", "x", "--top-p"}, 2, "--top-p needs a value"},
       {{"generate", "--model", m, "--prompt", std::string(4000, 'x')}, 2, "context 128"},
@@ -503,6 +504,16 @@ TEST(Command, InspectAndDevicesAreJsonToo) {
   EXPECT_TRUE(found.at("supported").as_bool());
   const Json tensor = found.at("tensors").at(0);
   EXPECT_EQ(keys(tensor), (std::vector<std::string>{"name", "dtype", "shape", "bytes"}));
+  ASSERT_EQ(command({"train", "--model", model(), "--data", at("train.jsonl"), "--output", at("looked_at"), "--steps",
+                     "3", "--rank", "2", "--quiet"})
+                .code,
+            0);
+  const std::string checkpoint = at("looked_at/checkpoints/step-3");
+  const Json saved = command({"inspect", checkpoint, "--json"}).events().at(0);
+  EXPECT_EQ(saved.at("kind").as_string(), "checkpoint");
+  EXPECT_EQ(saved.at("progress").at("step").as_int64(), 3);
+  EXPECT_EQ(saved.at("options").at("batch_size").as_int64(), 8);
+  EXPECT_THAT(command({"inspect", checkpoint}).out, HasSubstr("  step                                     3\n"));
   const Json device = command({"devices", "--json", "--threads", "1"}).events().at(0);
   EXPECT_EQ(device.at("device").as_string(), "cpu");
   EXPECT_EQ(device.at("threads").as_int64(), 1);

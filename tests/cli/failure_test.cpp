@@ -177,14 +177,22 @@ TEST(Progress, HonoursNoColorAndTheWidth) {
   const std::string plain = on_terminal(training("plain"), 80, "NO_COLOR=1");
   EXPECT_THAT(plain, HasSubstr("━"));
   EXPECT_THAT(plain, Not(HasSubstr("\033[36m")));
-  const std::string narrow = on_terminal(training("narrow"), 40, "X=1");
-  for (std::size_t at = 0; (at = narrow.find("\r\033[K", at)) != std::string::npos;) {
-    at += 4;
-    const std::string line = narrow.substr(at, narrow.find_first_of("\r\n", at) - at);
-    if (line.find("━") != std::string::npos) {
-      EXPECT_LE(columns_of(line), 40u) << line;
+  for (const unsigned short columns : {40, 16, 9, 1}) {
+    const std::string narrow = on_terminal(training("narrow" + std::to_string(columns)), columns, "X=1");
+    for (std::size_t at = 0; (at = narrow.find("\r\033[K", at)) != std::string::npos;) {
+      at += 4;
+      const std::string line = narrow.substr(at, narrow.find_first_of("\r\n", at) - at);
+      if (line.find("━") != std::string::npos) {
+        EXPECT_LE(columns_of(line), columns) << line;
+      }
     }
   }
+}
+
+TEST(Progress, IsLinesWhereATerminalObeysNoEscapes) {
+  const std::string seen = on_terminal(training("dumb"), 80, "TERM=dumb");
+  EXPECT_THAT(seen, HasSubstr("step 6/6  loss"));
+  EXPECT_THAT(seen, Not(HasSubstr("\033")));
 }
 
 TEST(Progress, IsQuietWhenToldTo) {

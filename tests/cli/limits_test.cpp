@@ -318,6 +318,9 @@ TEST(Limits, FlagsThatCannotMeanAnything) {
   const Ran early = command(training(at("no_early"), {"--early-stop", "2"}));
   EXPECT_EQ(early.code, 2);
   EXPECT_THAT(early.err, AllOf(HasSubstr("--early-stop"), HasSubstr("--valid")));
+  const Ran once = command(training(at("once"), {"--early-stop", "2", "--valid", at("valid.jsonl")}));
+  EXPECT_EQ(once.code, 2);
+  EXPECT_THAT(once.err, HasSubstr("--early-stop needs --eval-every"));
   const Ran alpha = command(training(at("no_alpha"), {"--alpha", "0"}));
   EXPECT_EQ(alpha.code, 2);
   EXPECT_THAT(alpha.err, HasSubstr("--alpha"));

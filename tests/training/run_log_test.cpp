@@ -67,7 +67,13 @@ TEST(EventWriter, TwoInOneSecondDoNotShareAFile) {
   const test::TempFolder folder;
   const EventWriter a(folder.path), b(folder.path);
   EXPECT_NE(a.path(), b.path());
-  EXPECT_THROW(EventWriter(folder.path / "nowhere"), FileError);
+  try {
+    EventWriter(folder.path / "nowhere");
+    ADD_FAILURE() << "a folder that is not there was written to";
+  } catch (const FileError& e) {
+    EXPECT_EQ(e.fault(), FileFault::create);
+    EXPECT_THAT(e.what(), testing::HasSubstr("cannot be created: No such file or directory"));
+  }
 }
 
 TEST(LossPlot, DrawsLinesAndDotsAndSurvivesWhatIsNotFinite) {
