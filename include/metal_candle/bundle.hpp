@@ -9,6 +9,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -48,8 +49,10 @@ struct Bundle {
 
 /// Writes a model folder that transformers loads, whole or not at all: config.json, model.safetensors, and tokenizer,
 /// template and generation_config.json from where the model came from (a folder or a GGUF file). Throws FileError,
-/// `create` where `folder` is there already and not empty.
-void save_model(const std::filesystem::path& folder, const Model& model, const std::filesystem::path& source);
+/// `create` where `folder` is there already and not empty. Between tensors `stopped` is asked: once it says so, nothing is
+/// left, and that is a FileError (`transfer`), too.
+void save_model(const std::filesystem::path& folder, const Model& model, const std::filesystem::path& source,
+                const std::function<bool()>& stopped = {});
 
 /// The tokenizer.json that says what a GGUF file's vocabulary says. Throws FileError for a kind that is not known.
 Json tokenizer_json(const Gguf& file);

@@ -2,7 +2,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <cmath>
+#include <csignal>
 #include <filesystem>
 
 #include "cli/commands.h"
@@ -16,7 +19,40 @@ namespace metal_candle::cli {
 
 namespace {
 
-int written(const Invocation& run, const std::string& output, const Model& model) {
+std::atomic<int> ended_by{0};
+
+extern "C" void note_end(int signal) { ended_by = signal; }
+
+/// While it lives, a signal that ends the command does so when what was written is gone, or whole.
+class EndsCleanly {
+ public:
+  EndsCleanly() {
+    struct sigaction action = {};
+    action.sa_handler = note_end;
+    action.sa_flags = SA_RESTART;
+    for (std::size_t i = 0; i < kSignals.size(); ++i) {
+      sigaction(kSignals[i], nullptr, &before_[i]);
+      if (before_[i].sa_handler != SIG_IGN) sigaction(kSignals[i], &action, nullptr);  // nohup
+    }
+  }
+  ~EndsCleanly() {
+    for (std::size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &before_[i], nullptr);
+    if (ended_by != 0) std::raise(ended_by);
+  }
+  EndsCleanly(const EndsCleanly&) = delete;
+  EndsCleanly& operator=(const EndsCleanly&) = delete;
+
+ private:
+  static constexpr std::array kSignals{SIGINT, SIGTERM, SIGHUP};
+  std::array<struct sigaction, kSignals.size()> before_ = {};
+};
+
+int write(const Invocation& run, const std::string& output, const Model& model) {
+  make_parents(output);
+  {
+    const EndsCleanly signals;
+    save_model(output, model, run.text("--model"), [] { return ended_by != 0; });
+  }
   if (run.json()) write_event(Json::object({{"event", "result"}, {"output", output}, {"dtype", name(model.dtype())}}));
   else say(run, fmt::format("{}: a {} model in {}", output, model.config().family, name(model.dtype())));
   return kDone;
@@ -66,22 +102,16 @@ Model merged_of(const LoRAAdapter& adapter, const Model& model, const Invocation
 }  // namespace
 
 int merge(const Invocation& run) {
-  const std::string &output = run.text("--output"), &adapter = run.text("--adapter"), &source = run.text("--model");
+  const std::string &output = run.text("--output"), &adapter = run.text("--adapter");
   refuse_existing(output);
   const Model model = load_as_stored(run);
-  const Model merged = merged_of(LoRAAdapter::load(adapter, model), model, run);
-  make_parents(output);
-  save_model(output, merged, source);
-  return written(run, output, merged);
+  return write(run, output, merged_of(LoRAAdapter::load(adapter, model), model, run));
 }
 
 int convert(const Invocation& run) {
-  const std::string &output = run.text("--output"), &source = run.text("--model");
+  const std::string& output = run.text("--output");
   refuse_existing(output);
-  const Model model = load_as_stored(run);
-  make_parents(output);
-  save_model(output, model, source);
-  return written(run, output, model);
+  return write(run, output, load_as_stored(run));
 }
 
 }  // namespace metal_candle::cli

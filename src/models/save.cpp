@@ -69,10 +69,17 @@ void write_generation_config(const Gguf& file, const ModelConfig& config, const 
 
 }  // namespace
 
-void save_model(const fs::path& folder, const Model& model, const fs::path& source) {
+void save_model(const fs::path& folder, const Model& model, const fs::path& source,
+                const std::function<bool()>& stopped) {
   io::AtomicFolder output(folder);
   io::write_file(output.path() / "config.json", model.config().to_json(model.dtype()).dump(2) + "\n");
-  save_safetensors(output.path() / "model.safetensors", model.parameters(), {{"format", "pt"}});
+  std::vector<TensorSource> tensors;
+  for (const auto& [path, tensor] : model.parameters())
+    tensors.push_back({path, tensor.dtype(), tensor.shape(), [&, t = tensor]() mutable {
+                         if (stopped && stopped()) throw FileError(FileFault::transfer, folder.string(), "", "stopped");
+                         return t.eval();
+                       }});
+  save_safetensors(output.path() / "model.safetensors", std::move(tensors), {{"format", "pt"}});
   if (fs::is_directory(source)) {
     copy_text_files(source, output.path());
   } else {

@@ -121,6 +121,26 @@ TEST(LoadModel, AHeadOfItsOwnIsNotTied) {
   EXPECT_THAT(refusal(folder.path()), HasSubstr("lm_head.weight"));
 }
 
+TEST(SaveModel, LeavesNothingWhenItIsStopped) {
+  const std::string name = "llama_tied_multi_query_biases";
+  const Folder folder = tiny_folder(name), above;
+  const Model model = tiny_model(name);
+  folder.write("tokenizer.json", "{}");
+  for (const int tensors : {0, 3, 1000}) {
+    int asked = 0;
+    const auto save = [&] {
+      save_model(above.path() / "out", model, folder.path(), [&] { return asked++ == tensors; });
+    };
+    if (tensors == 1000) {
+      save();
+      expect_weights(Model::load(above.path() / "out", {.dtype = DType::f32}), model);
+    } else {
+      EXPECT_THROW(save(), FileError);
+      EXPECT_TRUE(std::filesystem::is_empty(above.path())) << "stopped before tensor " << tensors;
+    }
+  }
+}
+
 /// What a file cannot say, or says otherwise than the model that it was made from; the script knows why.
 struct OtherInGguf {
   std::string_view name;
