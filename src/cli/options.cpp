@@ -69,7 +69,8 @@ constexpr Option kScore[] = {
 };
 constexpr Option kTrain[] = {
     kModel,
-    {"--data", path, "FILE|DIR", "examples: a .jsonl file, or a folder with train.jsonl and perhaps valid.jsonl"},
+    {"--data", path, "FILE|DIR",
+     "examples: a .jsonl file, or a folder with train.jsonl and perhaps valid.jsonl; -: standard input"},
     {"--valid", path, "FILE", "examples to evaluate on"},
     {"--output", path, "DIR", "where the adapter, its checkpoints and plots go"},
     {"--config", path, "FILE.toml", "options from a file: learning-rate = 1e-4"},

@@ -6,6 +6,8 @@
 #include <atomic>
 #include <csignal>
 #include <fstream>
+#include <iostream>
+#include <iterator>
 
 #include "cli/commands.h"
 #include "cli/loading.h"
@@ -81,16 +83,26 @@ struct Examples {
   Dataset train, valid;
 };
 
-void report_counts(const Invocation& run, const std::filesystem::path& file, const Dataset& data, std::int64_t most,
+void report_counts(const Invocation& run, const std::string& file, const Dataset& data, std::int64_t most,
                    bool by_context) {
   const Dataset::Counts& c = data.counts();
   if (c.cut > 0)
-    warn(run, fmt::format("{}: {} of {} rows are cut to {} tokens, {}", file.string(), c.cut, c.rows, most,
+    warn(run, fmt::format("{}: {} of {} rows are cut to {} tokens, {}", file, c.cut, c.rows, most,
                           by_context ? "the model's context" : "--max-length"));
   if (c.left_out > 0)
-    warn(run, fmt::format("{}: {} of {} rows have nothing to learn and are left out: line{} {}{}", file.string(),
-                          c.left_out, c.rows, c.left_out == 1 ? "" : "s", fmt::join(c.first_left_out, ", "),
+    warn(run, fmt::format("{}: {} of {} rows have nothing to learn and are left out: line{} {}{}", file, c.left_out,
+                          c.rows, c.left_out == 1 ? "" : "s", fmt::join(c.first_left_out, ", "),
                           c.left_out > std::ssize(c.first_left_out) ? ", ..." : ""));
+}
+
+/// What comes from standard input ("-") or a pipe, which can be read but once; nothing for a file.
+std::optional<std::string> streamed(const std::filesystem::path& file) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  if (file != "-" && fs::status(file, error).type() != fs::file_type::fifo) return std::nullopt;
+  std::ifstream pipe;
+  if (file != "-") pipe.open(file, std::ios::binary);
+  return std::string{std::istreambuf_iterator<char>(file == "-" ? std::cin : pipe), {}};
 }
 
 Examples load_examples(const Invocation& run, const Bundle& bundle, const TrainOptions& options) {
@@ -101,9 +113,12 @@ Examples load_examples(const Invocation& run, const Bundle& bundle, const TrainO
   const std::int64_t context = bundle.model.config().context(), most = std::min(options.max_length, context);
   const DatasetOptions how{.max_length = most, .train_on = options.train_on, .end_token = end_token(run, bundle)};
   auto load = [&](const std::filesystem::path& file) {
-    Dataset data = Dataset::load(file, bundle.tokenizer, chat, how);
-    for (const Sample& row : data) check_ids(run, bundle, row.tokens, fmt::format("{}:{}", file.string(), row.line));
-    report_counts(run, file, data, most, context < options.max_length);
+    const std::optional<std::string> text = streamed(file);
+    const std::string name = file == "-" ? "standard input" : file.string();
+    Dataset data = text ? Dataset::parse(*text, name, bundle.tokenizer, chat, how)
+                        : Dataset::load(file, bundle.tokenizer, chat, how);
+    for (const Sample& row : data) check_ids(run, bundle, row.tokens, fmt::format("{}:{}", name, row.line));
+    report_counts(run, name, data, most, context < options.max_length);
     return data;
   };
   const DatasetFiles files = DatasetFiles::find(run.text("--data"));

@@ -381,6 +381,22 @@ TEST(Limits, RowsComeFromStandardInputToo) {
   const Ran bad = command({"tokenize", "--model", model(), "--data", "-"}, {}, "\n{\"text\"\n");
   EXPECT_EQ(bad.code, 65);
   EXPECT_THAT(bad.err, HasSubstr("standard input:2: column 8: expected"));
+  // train, too, and from pipes; the rows of a file make the same adapter.
+  const auto text_in = [](const std::string& file) {
+    std::ostringstream text;
+    text << std::ifstream(file, std::ios::binary).rdbuf();
+    return text.str();
+  };
+  const auto weights = [&](const char* output) { return text_in(at(output) + "/adapter_model.safetensors"); };
+  ASSERT_EQ(command(training(at("from_file"), {})).code, 0);
+  const Ran input = command(training(at("from_input"), {"--data", "-"}), {}, text_in(at("train.jsonl")));
+  ASSERT_EQ(input.code, 0) << input.err;
+  EXPECT_EQ(weights("from_input"), weights("from_file"));
+  std::string line;
+  for (const std::string& word : training(at("from_pipe"), {"--data", "/dev/stdin"})) line += " " + word;
+  const Ran pipe = shell("--version >/dev/null; cat " + at("train.jsonl") + " | " METAL_CANDLE_COMMAND + line);
+  ASSERT_EQ(pipe.code, 0) << pipe.err;
+  EXPECT_EQ(weights("from_pipe"), weights("from_file"));
 }
 
 // Qwen's models have hundreds of such rows.
