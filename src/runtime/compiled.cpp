@@ -208,14 +208,20 @@ void CompiledFunction::State::run_recorded(const std::shared_ptr<const Recorded>
     submission.scopes = r->scopes;
     submission.kept = r;
     submission.constants = r->constants;
-    for (const Recorded::Place& p : r->places) {
-      const Node& n = *inputs[static_cast<std::size_t>(p.input)].node();
+    const auto hold = [&](const Node& n) {
       Storage* storage = n.storage.load(std::memory_order_acquire);
       storage->retain();
       submission.held.push_back(storage);
-      submission.leaves[p.leaf] = storage;
+      return storage;
+    };
+    for (const Recorded::Place& p : r->places) {
+      const Node& n = *inputs[static_cast<std::size_t>(p.input)].node();
+      submission.leaves[p.leaf] = hold(n);
       submission.leaf_offsets[p.leaf] = offset_bytes(n);
     }
+    // Once more, so that nothing is written over an input that is a result as well.
+    for (const Recorded::Result& result : r->results)
+      if (result.input >= 0) hold(*inputs[static_cast<std::size_t>(result.input)].node());
     for (const int i : options.donate) submission.donated.push_back(inputs[static_cast<std::size_t>(i)]);
     submission.make_outputs(false);
     hold_results(*s, submission);

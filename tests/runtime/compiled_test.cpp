@@ -127,6 +127,20 @@ TEST(CompiledFunction, WritesOverWhatIsDonated) {
   EXPECT_THROW(given.raw_data(), UserError);
 }
 
+TEST(CompiledFunction, GivesBackWhatIsDonatedAsItCame) {
+  const CompiledFunction both([](const Inputs& in) { return Inputs{in[0] * 2, in[0], in[1]}; }, {.donate = {0}});
+  for (int i = 0; i < 2; ++i) {
+    const Tensor x = Tensor::ones({4096}), z = Tensor::full({4096}, 5);
+    const std::vector<Tensor> other = both({x, z}), same = both({z, z});
+    EXPECT_EQ(values(other[0])[17], 2);
+    EXPECT_EQ(values(other[1])[17], 1);
+    EXPECT_EQ(values(other[2])[17], 5);
+    EXPECT_EQ(values(same[0])[17], 10);
+    EXPECT_EQ(values(same[1])[17], 5);
+    EXPECT_EQ(values(same[2])[17], 5);
+  }
+}
+
 TEST(CompiledFunction, UsesPackedWeightsOfItsOwn) {
   Tensor weights[2] = {randn({64, 96}, {.key = Key(1)}).eval(), randn({64, 96}, {.key = Key(2)}).eval()};
   for (Tensor& w : weights) w.freeze();
