@@ -3,6 +3,7 @@
 
 #include "lora/layout.h"
 #include "metal_candle/error.hpp"
+#include "metal_candle/few_sizes.hpp"
 #include "metal_candle/ops.hpp"
 #include "metal_candle/runtime.hpp"
 
@@ -29,6 +30,7 @@ void put(ParamTree& tree, const std::string& path, const LazyTensor& tensor) {
 }  // namespace
 
 Model LoRAAdapter::merge(const Model& base) const {
+  const FewSizes few;  // a plan for each shape of a weight
   ParamTree merged = base.parameters();
   const auto now = [&](const std::string& path) { return merged.contains(path) ? merged[path] : base.weights()[path]; };
   constexpr const char *kHead = "lm_head.weight", *kEmbedding = "model.embed_tokens.weight";

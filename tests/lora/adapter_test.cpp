@@ -14,6 +14,7 @@
 #include "metal_candle/error.hpp"
 #include "metal_candle/lora.hpp"
 #include "metal_candle/ops.hpp"
+#include "metal_candle/runtime.hpp"
 #include "metal_candle/safetensors.hpp"
 #include "tests/support/tiny_llama.h"
 
@@ -88,6 +89,19 @@ TEST(LoRAAdapter, MergingKeepsATiedHeadThatNobodyAdapts) {
   const Model merged = adapter.merge(model);
   EXPECT_TRUE(merged.config().tied_embeddings);
   EXPECT_LT(largest_difference(logits(merged), logits(model, &adapter)), 2e-5);
+}
+
+// A plan for each shape is what it takes, and nothing to warn of.
+TEST(LoRAAdapter, MergingWeightsOfManyShapesIsSilent) {
+  const Model model = test::tiny_llama();
+  const LoRAAdapter adapter =
+      LoRAAdapter::create(model, {.target_modules = {"k_proj", "gate_proj", "down_proj"}}, Key(1));
+  std::string log;
+  set_log([&](const std::string& line) { log += line + "\n"; });
+  clear_plan_cache();
+  adapter.merge(model);
+  set_log({});
+  EXPECT_EQ(log, "");
 }
 
 TEST(LoRAAdapter, MergingRefusesWhatIsNotFinite) {
