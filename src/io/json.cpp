@@ -211,11 +211,23 @@ std::string Json::file() const { return source_ ? source_->origin : "(value)"; }
 
 std::string Json::path() const { return source_ ? source_->path_at(offset_) : std::string(); }
 
+namespace {
+
+/// The names of the first members: of a wrong object its owner knows which it is by them.
+std::string shown_keys(std::span<const JsonMember> members) {
+  constexpr std::size_t kMost = 4;
+  std::string out;
+  for (std::size_t i = 0; i < members.size() && i < kMost; ++i) out += (i ? ", " : "") + io::in_quotes(members[i].key);
+  return members.size() > kMost ? out + fmt::format(" and {} more", members.size() - kMost) : out;
+}
+
+}  // namespace
+
 std::string Json::shown() const {
   switch (kind_) {
     case Kind::string: return "the string " + io::in_quotes(text());
     case Kind::array: return size() == 0 ? "an empty array" : fmt::format("an array of {}", size());
-    case Kind::object: return size() == 0 ? "an empty object" : fmt::format("an object of {}", size());
+    case Kind::object: return size() == 0 ? "an empty object" : "an object of " + shown_keys(items());
     default: {
       const std::string written = dump();
       return written.size() > 60 ? written.substr(0, 60) + "..." : written;

@@ -167,6 +167,7 @@ class JsonParser {
     const std::size_t first = members_.size();
     if (!lexer_.take('}')) {
       do {
+        if (lexer_.peek() != '"') lexer_.fail("a name in quotes");
         const std::string_view key = lexer_.string();
         lexer_.must(':');
         members_.push_back({key, value(depth + 1)});

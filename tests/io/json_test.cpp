@@ -204,6 +204,12 @@ TEST(Json, ErrorsNameFileFieldExpectedAndGot) {
   EXPECT_STREQ(error_of([] { parsed("{\n  \"a\": 01}"); }).what(),
                "t.json: line 2, column 9: expected no digit after a leading zero, got \"1\"");
   EXPECT_STREQ(error_of([] { parsed("[1,"); }).what(), "t.json: line 1, column 4: expected a value, got the end");
+  EXPECT_STREQ(error_of([] { parsed("{a: 1}"); }).what(),
+               "t.json: line 1, column 2: expected a name in quotes, got \"a\"");
+  EXPECT_STREQ(error_of([] { parsed(R"({"question": 1, "answer": 2})").as_string(); }).what(),
+               "t.json: expected a string, got an object of \"question\", \"answer\"");
+  EXPECT_STREQ(error_of([] { parsed(R"({"a": 1, "b": 2, "c": 3, "d": 4, "e": 5, "f": 6})").as_int64(); }).what(),
+               "t.json: expected an integer, got an object of \"a\", \"b\", \"c\", \"d\" and 2 more");
   EXPECT_STREQ(error_of([] { Json(5).as_string(); }).what(), "(value): expected a string, got 5");
 }
 
