@@ -3,7 +3,9 @@
 //   mc::Generator generator(mc::Bundle::load("SmolLM2-135M-Instruct"));
 //   std::cout << generator.generate("Once upon a time", {.max_tokens = 64}).text;
 //   generator.generate("Once", {}, [](const mc::Piece& p) { std::cout << p.text; return true; });   // false: stop here
-//   auto stream = generator.stream("Once", {});
+//   mc::GenerateOptions options{.max_tokens = 64};
+//   options.temperature = 0.8;                                                   // by default it is greedy
+//   auto stream = generator.stream("Once", options);
 //   while (auto piece = stream.next()) std::cout << piece->text;                 // meanwhile elsewhere:
 //   stream.cancel();
 //
@@ -41,7 +43,7 @@ struct SamplingOptions {
   double repetition_penalty = 1;  // logits of tokens seen (prompt included) are divided by it, negative ones multiplied
   double presence_penalty = 0;    // subtracted from logits of tokens generated before
   double frequency_penalty = 0;   // subtracted once for each time that they were
-  std::map<std::int32_t, double> logit_bias;  // added before penalties; minus infinity forbids a token
+  std::map<std::int32_t, double> logit_bias = {};  // added before penalties; minus infinity forbids a token
   std::uint64_t seed = 0;
 };
 
@@ -51,9 +53,9 @@ SamplingOptions recommended_sampling(const GenerationDefaults& defaults);
 
 struct GenerateOptions : SamplingOptions {
   int max_tokens = 256;
-  std::vector<std::string> stop;          // texts that end it; they and what follows are not shown
-  std::vector<std::int32_t> stop_tokens;  // beside the model's own
-  bool ignore_eos = false;                // the model's own end tokens do not end anything
+  std::vector<std::string> stop = {};          // texts that end it; they and what follows are not shown
+  std::vector<std::int32_t> stop_tokens = {};  // beside the model's own
+  bool ignore_eos = false;                     // the model's own end tokens do not end anything
 };
 
 enum class Finish { stop, length, cancelled };
@@ -81,9 +83,9 @@ using OnPiece = std::function<bool(const Piece&)>;
 using OnResult = std::function<void(std::size_t index, Generated&& result)>;
 
 struct GeneratorOptions {
-  int batch = 8;                                        // sequences in progress at a time
-  std::int64_t context = 0;                             // most tokens of a sequence; 0: what the model was made for
-  std::optional<std::vector<std::int32_t>> end_tokens;  // what ends a text; default: config().eos
+  int batch = 8;             // sequences in progress at a time
+  std::int64_t context = 0;  // most tokens of a sequence; 0: what the model was made for
+  std::optional<std::vector<std::int32_t>> end_tokens = {};  // what ends a text; default: config().eos
 };
 
 /// A generation under way on a thread of its own. Dropping it cancels it and waits. The generator must outlive it.

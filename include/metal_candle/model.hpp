@@ -74,7 +74,7 @@ struct ForwardOptions {
 
 struct LoadOptions {
   /// The type of all weights. Default: bf16 where the processor multiplies it in one instruction, else f32.
-  std::optional<DType> dtype;
+  std::optional<DType> dtype = {};
   /// Whether the head is needed. Without it the embedding stands in its place, and a file may lack one.
   bool head = true;
 };

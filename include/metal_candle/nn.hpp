@@ -104,11 +104,11 @@ LazyTensor gated_mlp(const Weights& w, std::string_view module, const LazyTensor
 struct RopeScaling {
   enum class Kind { none, linear, dynamic, llama3, yarn } kind = Kind::none;
   double factor = 1;
-  std::int64_t original_positions = 0;                             // dynamic, llama3, yarn: the context trained on
-  double low_factor = 1, high_factor = 4;                          // llama3
-  double beta_fast = 32, beta_slow = 1;                            // yarn
-  std::optional<double> attention_factor, mscale, mscale_all_dim;  // yarn
-  bool truncate = true;                                            // yarn: whole numbers for the ends of its ramp
+  std::int64_t original_positions = 0;     // dynamic, llama3, yarn: the context trained on
+  double low_factor = 1, high_factor = 4;  // llama3
+  double beta_fast = 32, beta_slow = 1;    // yarn
+  std::optional<double> attention_factor = {}, mscale = {}, mscale_all_dim = {};  // yarn
+  bool truncate = true;  // yarn: whole numbers for the ends of its ramp
   friend bool operator==(const RopeScaling&, const RopeScaling&) = default;
 };
 

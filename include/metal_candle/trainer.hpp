@@ -35,8 +35,8 @@ struct TrainOptions {
   std::filesystem::path output;
   LoRAConfig lora{.rank = 16, .alpha = 32};
   /// A PEFT or mlx-lm folder to begin with. Its settings take the place of `lora`.
-  std::optional<std::filesystem::path> init_adapter;
-  std::optional<double> init_dropout;  // in place of the init_adapter's
+  std::optional<std::filesystem::path> init_adapter = {};
+  std::optional<double> init_dropout = {};  // in place of the init_adapter's
 
   double learning_rate = 2e-4;
   ScheduleKind schedule = ScheduleKind::linear;
@@ -57,7 +57,7 @@ struct TrainOptions {
   /// Activations of layers are computed again in the backward pass instead of being kept.
   bool checkpointing = false;
 
-  std::optional<std::int64_t> steps;
+  std::optional<std::int64_t> steps = {};
   double epochs = 1;  // where steps are not given
 
   std::int64_t eval_every = 0;  // steps; 0: at the end only. Always 0 without validation rows
@@ -70,7 +70,7 @@ struct TrainOptions {
   bool resume = false;
   std::uint64_t seed = 0;
   /// Kept as config.toml in every checkpoint: what would start the run again. Nothing reads it.
-  std::string config_text;
+  std::string config_text = {};
 
   /// Throws UserError naming the option.
   void check() const;
@@ -127,11 +127,11 @@ struct TrainResult {
 };
 
 struct TrainCallbacks {
-  std::function<void(const StepEvent&)> step;
-  std::function<void(const EvalEvent&)> eval;
-  std::function<void(const CheckpointEvent&)> checkpoint;
+  std::function<void(const StepEvent&)> step = {};
+  std::function<void(const EvalEvent&)> eval = {};
+  std::function<void(const CheckpointEvent&)> checkpoint = {};
   /// Things to know that are no errors: a checkpoint that was damaged, a step that was skipped.
-  std::function<void(const std::string&)> message;
+  std::function<void(const std::string&)> message = {};
 };
 
 class Trainer {
