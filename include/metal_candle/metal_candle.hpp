@@ -1,6 +1,7 @@
 // Everything, for programs that do not mind.
 //
 //   #include <metal_candle/metal_candle.hpp>
+//   #include <iostream>
 //   int main() { std::cout << (metal_candle::Tensor::arange(0, 5) * 2).eval() << '\n'; }
 #pragma once
 

@@ -1,6 +1,6 @@
 // Which build this is, and which of its kernels run: what results depend on to the bit beside inputs and seeds.
 //
-//   std::cout << mc::version() << ", " << mc::instruction_set() << '\n';      // 0.1.0, AVX3_ZEN4
+//   std::cout << mc::version() << ", " << mc::instruction_set() << '\n';      // 0.1.0, AVX3, products AVX3+bf16+vnni
 //
 // Any thread may ask.
 #pragma once
