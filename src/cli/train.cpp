@@ -43,7 +43,7 @@ extern "C" void stop_training(int signal) {
   trainer->request_stop();
 }
 
-/// While it lives, SIGINT and SIGTERM end the command: at once, or, while a trainer runs, after the step under way.
+/// While it lives, SIGINT, SIGTERM and SIGHUP (the terminal was closed) end the command: at once, or, while a trainer runs, after the step under way.
 class Signals {
  public:
   Signals() {
@@ -52,19 +52,22 @@ class Signals {
     action.sa_flags = SA_RESTART;
     sigaction(SIGINT, &action, &interrupt_);
     sigaction(SIGTERM, &action, &terminate_);
+    sigaction(SIGHUP, nullptr, &hang_up_);
+    if (hang_up_.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, nullptr);  // nohup
     action.sa_handler = SIG_IGN;  // a reader that went away is an error of the write
     sigaction(SIGPIPE, &action, &pipe_);
   }
   ~Signals() {
     sigaction(SIGINT, &interrupt_, nullptr);
     sigaction(SIGTERM, &terminate_, nullptr);
+    sigaction(SIGHUP, &hang_up_, nullptr);
     sigaction(SIGPIPE, &pipe_, nullptr);
   }
   Signals(const Signals&) = delete;
   Signals& operator=(const Signals&) = delete;
 
  private:
-  struct sigaction interrupt_ = {}, terminate_ = {}, pipe_ = {};
+  struct sigaction interrupt_ = {}, terminate_ = {}, hang_up_ = {}, pipe_ = {};
 };
 
 /// While it lives, signals are the trainer's; afterwards they come too late to change anything.

@@ -398,6 +398,8 @@ TEST(Command, StopsOnSignalsAndGoesOn) {
   const Ran interrupted = signalled(training(out, {"--steps", "4000", "--resume"}), 2, SIGINT);
   EXPECT_EQ(interrupted.code, 130) << interrupted.err;
   EXPECT_THAT(interrupted.err, HasSubstr("going on from step"));
+  const Ran hung_up = signalled(training(out, {"--steps", "4000", "--resume"}), 2, SIGHUP);
+  EXPECT_EQ(hung_up.code, 75) << hung_up.err;
 }
 
 TEST(Command, SavesWhereNobodyReadsItsEventsAnyMore) {

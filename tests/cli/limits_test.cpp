@@ -354,7 +354,11 @@ TEST(Limits, MessagesHoldNothingThatATerminalObeys) {
 }
 
 TEST(Limits, HelpOfTrainNamesItsVariables) {
-  EXPECT_THAT(command({"train", "--help"}).out, HasSubstr("METAL_CANDLE_LEARNING_RATE"));
+  const Ran help = command({"train", "--help"});
+  EXPECT_THAT(help.out, HasSubstr("METAL_CANDLE_LEARNING_RATE"));
+  EXPECT_THAT(help.out, HasSubstr("--quiet may stand in the file of --config"));
+  std::istringstream lines(help.out);
+  for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 100u) << line;
 }
 
 TEST(Limits, ScoreOfOneTokenSaysNothing) {
