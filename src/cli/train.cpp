@@ -43,7 +43,8 @@ extern "C" void stop_training(int signal) {
   trainer->request_stop();
 }
 
-/// While it lives, SIGINT, SIGTERM and SIGHUP (the terminal was closed) end the command: at once, or, while a trainer runs, after the step under way.
+/// While it lives, SIGINT, SIGTERM and SIGHUP (the terminal was closed) end the command: at once, or, while a trainer
+/// runs, after the step under way.
 class Signals {
  public:
   Signals() {
