@@ -127,6 +127,16 @@ TEST(Plans, NormsOfFewRowsStayWholeInGraphsOfSeveralWindows) {
   for (const char* own : {" mean [", " mul+mean ["}) EXPECT_EQ(text.find(own), std::string::npos) << own;
 }
 
+/// A long row is reduced in parts; what it is computed of is read where it lies.
+TEST(Plans, LongRowsAreReadWhereTheyLie) {
+  const Tensor x = ones({1 << 18}), two = ones({2 << 18});
+  for (const LazyTensor& y :
+       {sum(x * 2.0), mean(square(cast(x, DType::bf16) - 1.0)), max(x - slice(two, 0, 1, 2 << 18, 2))}) {
+    EXPECT_EQ(steps({y}), 2);
+    EXPECT_EQ(explain({y}).find("copy"), std::string::npos) << explain({y});
+  }
+}
+
 TEST(Plans, TheSamePlanWhoeverRecorded) {
   const Tensor x = ones({4, 8});
   const ComputationGraph a = ComputationGraph::capture({softmax(x * 2.0) + 1.0});

@@ -34,6 +34,17 @@ bool one_stride(const Shape& shape, const Shape& strides, std::int64_t cols) {
   return columns_cut(shape, cols) && uniform_columns(shape, strides, cols);
 }
 
+/// The same where a row ends within an axis: a long one that was cut in parts.
+bool one_stride_within(const Shape& shape, const Shape& strides, std::int64_t cols) {
+  std::int64_t p = 1;
+  int d = shape.rank();
+  while (d > 0 && p < cols) {
+    if (p == 0 || cols % p != 0) return false;
+    p *= shape[--d];
+  }
+  return p > cols && p % cols == 0 && strides[d] != 0 && uniform_columns(shape, strides, cols);
+}
+
 bool is_narrow(DType t) {
   return t == DType::bf16 || t == DType::f16 || t == DType::i8 || t == DType::u8 || t == DType::boolean;
 }
@@ -141,7 +152,8 @@ int RowLowering::load(int in, const Shape& strides, const Shape& shape, bool ful
   const LoadKey key{a.access.buffer, v.offset, as_vector(shape), as_vector(strides)};
   const auto found = loads_.find(key);
   if (found != loads_.end() && builder_.value(found->second).full == full) return found->second;
-  if (full && !one_stride(shape, strides, cols_now_)) a = copied(a, in, shape, strides);
+  if (full && !one_stride(shape, strides, cols_now_) && !one_stride_within(shape, strides, cols_now_))
+    a = copied(a, in, shape, strides);
   KValue value;
   value.op = KOp::load;
   value.type = reg_type(node(in).dtype);
