@@ -26,7 +26,7 @@ class Gguf;
 /// A model's sizes and switches. The defaults are those of transformers' classes where config.json may leave things
 /// out.
 struct ModelConfig {
-  std::string family;  // "llama", "mistral", "qwen2", "qwen3", "gemma2": config.json's model_type
+  std::string family;  // "llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma2": config.json's model_type
   std::int64_t vocabulary = 0, hidden = 0, intermediate = 0, layers = 0;
   std::int64_t heads = 0, key_heads = 0, head_width = 0;
   std::int64_t max_positions = 0;  // the context
@@ -37,6 +37,7 @@ struct ModelConfig {
   bool qk_norm = false;
   double rope_base = 10000;
   nn::RopeScaling rope;
+  std::vector<bool> rotated;                                             // per layer; empty: all
   std::int64_t window = 0;                                               // of the layers that have one
   std::vector<bool> windowed;                                            // per layer; empty: none
   double attention_softcap = 0, logit_softcap = 0, attention_scale = 0;  // 0: none, none, 1/sqrt(head_width)

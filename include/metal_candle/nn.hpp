@@ -152,6 +152,7 @@ struct AttentionShape {
   double scale = 0;         // 0: 1/sqrt(width)
   double softcap = 0;       // 0: none
   std::int64_t window = 0;  // 0: none
+  bool rotated = true;      // queries and keys are turned by their positions
   double qk_norm_eps = -1;  // not negative: queries and keys are normalised by module + ".q_norm" and ".k_norm"
 };
 

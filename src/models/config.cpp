@@ -100,16 +100,36 @@ void read_switches(const Json& json, const Family& family, ModelConfig& c) {
   if (flag(json, "use_bidirectional_attention", false)) json.at("use_bidirectional_attention").fail("false");
 }
 
+// ---- layers that are not rotated -----------------------------------------------------------------------------------
+
+void read_unrotated(const Json& json, const Family& family, ModelConfig& c) {
+  if (!family.skips_rope) return;
+  const std::int64_t interval = extent(json, "no_rope_layer_interval", 4);
+  const Json* list = json.find_value("no_rope_layers");
+  if (list && static_cast<std::int64_t>(list->elements().size()) < c.layers)
+    list->fail(fmt::format("{} entries, as num_hidden_layers says", c.layers));
+  for (std::int64_t i = 0; i < c.layers; ++i)
+    c.rotated.push_back(list ? list->elements()[static_cast<std::size_t>(i)].as_int(0, 1) == 1
+                             : (i + 1) % interval != 0);
+}
+
 // ---- windows -------------------------------------------------------------------------------------------------------
 
-std::vector<bool> default_layers(const Json& json, const Family& family, std::int64_t layers) {
-  std::vector<bool> windowed(static_cast<std::size_t>(layers), family.window == Family::Window::all);
+/// Whether a window counts only where use_sliding_window says so.
+bool asks_window(const Family& family) {
+  return family.window == Family::Window::when_used || family.window == Family::Window::unrotated;
+}
+
+std::vector<bool> default_layers(const Json& json, const Family& family, const ModelConfig& c) {
+  std::vector<bool> windowed(static_cast<std::size_t>(c.layers), family.window == Family::Window::all);
   const std::int64_t whole = family.window == Family::Window::when_used && json.find_value("max_window_layers")
                                  ? json.at("max_window_layers").as_int(0, 1 << 16)
                                  : 28;
-  for (std::int64_t i = 0; i < layers; ++i) {
+  for (std::int64_t i = 0; i < c.layers; ++i) {
     if (family.window == Family::Window::alternate) windowed[static_cast<std::size_t>(i)] = i % 2 == 0;
     if (family.window == Family::Window::when_used) windowed[static_cast<std::size_t>(i)] = i >= whole;
+    if (family.window == Family::Window::unrotated)
+      windowed[static_cast<std::size_t>(i)] = !c.rotated[static_cast<std::size_t>(i)];
   }
   return windowed;
 }
@@ -128,11 +148,15 @@ std::vector<bool> listed_layers(const Json& list, std::int64_t layers) {
 
 void read_window(const Json& json, const Family& family, ModelConfig& c) {
   if (family.window == Family::Window::none) return;
-  const bool used = family.window != Family::Window::when_used || flag(json, "use_sliding_window", false);
+  const bool used = !asks_window(family) || flag(json, "use_sliding_window", false);
   const bool null = json.contains("sliding_window") && json.at("sliding_window").is_null();
-  if (!used || null) return;
   const Json* list = json.find_value("layer_types");
-  c.windowed = list ? listed_layers(*list, c.layers) : default_layers(json, family, c.layers);
+  // transformers' ways to attend do not agree on what this means.
+  if (list && !used && !null && family.window == Family::Window::unrotated)
+    for (const bool windowed : listed_layers(*list, c.layers))
+      if (windowed) list->fail("full_attention where use_sliding_window is false");
+  if (!used || null) return;
+  c.windowed = list ? listed_layers(*list, c.layers) : default_layers(json, family, c);
   c.window = extent(json, "sliding_window", 4096);
 }
 
@@ -177,11 +201,11 @@ nn::RopeScaling read_scaling(const Json& json, const Json& params, const ModelCo
   return s;
 }
 
-void read_rope(const Json& json, ModelConfig& c) {
+void read_rope(const Json& json, const Family& family, ModelConfig& c) {
   // Where both are there, transformers goes by the older one.
   const Json* params = json.find_value("rope_scaling");
   if (!params || params->size() == 0) params = json.find_value("rope_parameters");
-  c.rope_base = positive_real(json, "rope_theta", 10000);
+  c.rope_base = positive_real(json, "rope_theta", family.rope_base);
   const auto whole = [](const Json& in) {
     const Json* part = in.find_value("partial_rotary_factor");
     if (part && part->as_double() != 1) part->fail("1: heads are rotated whole");
@@ -202,6 +226,7 @@ std::int32_t token(const Json& value) { return static_cast<std::int32_t>(value.a
 void read_tokens(const Json& json, const Family& family, ModelConfig& c) {
   if (!json.contains("bos_token_id") && family.bos >= 0) c.bos = family.bos;
   if (!json.contains("eos_token_id") && family.eos >= 0) c.eos = {family.eos};
+  if (!json.contains("pad_token_id") && family.pad >= 0) c.pad = family.pad;
   if (const Json* bos = json.find_value("bos_token_id")) c.bos = token(*bos);
   if (const Json* pad = json.find_value("pad_token_id"); pad && !(pad->is_integer() && pad->as_int64() == -1))
     c.pad = token(*pad);
@@ -220,8 +245,9 @@ ModelConfig ModelConfig::from_json(const Json& json) {
   c.family = family.name;
   read_sizes(json, family, c);
   read_switches(json, family, c);
+  read_unrotated(json, family, c);
   read_window(json, family, c);
-  read_rope(json, c);
+  read_rope(json, family, c);
   read_tokens(json, family, c);
   c.check();
   return c;
@@ -262,7 +288,7 @@ Json rope_to_json(const ModelConfig& c) {
 void windows_to_json(const ModelConfig& c, const Family& family, Json& out) {
   if (family.window == Family::Window::none) return;
   out.set("sliding_window", c.window > 0 ? Json(c.window) : Json());
-  if (family.window == Family::Window::when_used) out.set("use_sliding_window", c.window > 0);
+  if (asks_window(family)) out.set("use_sliding_window", c.window > 0);
   const bool every = std::find(c.windowed.begin(), c.windowed.end(), false) == c.windowed.end();
   if (c.windowed.empty() || (family.window == Family::Window::all && every)) return;
   Json types = Json::array();
@@ -313,6 +339,12 @@ Json ModelConfig::to_json(DType dtype) const {
     out.set("attn_logit_softcapping", attention_softcap > 0 ? Json(attention_softcap) : Json());
     out.set("final_logit_softcapping", logit_softcap > 0 ? Json(logit_softcap) : Json());
     out.set("query_pre_attn_scalar", query_scalar(attention_scale));
+  }
+  if (f.skips_rope) {
+    Json list = Json::array();
+    for (std::int64_t i = 0; i < layers; ++i)
+      list.push_back(rotated.empty() || rotated[static_cast<std::size_t>(i)] ? 1 : 0);
+    out.set("no_rope_layers", std::move(list));
   }
   windows_to_json(*this, f, out);
   tokens_to_json(*this, out);

@@ -42,10 +42,13 @@ struct Family {
   bool qkv_bias = false;  // there whatever config.json says
   bool asks_attention_bias = false, asks_mlp_bias = false;
   bool qk_norm = false;
-  bool softcaps = false;  // attn_logit_softcapping, final_logit_softcapping, query_pre_attn_scalar are read
-  enum class Window { none, all, when_used, alternate } window = Window::none;  // how sliding_window is meant
+  bool softcaps = false;    // attn_logit_softcapping, final_logit_softcapping, query_pre_attn_scalar are read
+  bool skips_rope = false;  // no_rope_layers, no_rope_layer_interval are read
+  // How sliding_window is meant; unrotated: when use_sliding_window says so, of the layers that are not rotated.
+  enum class Window { none, all, when_used, alternate, unrotated } window = Window::none;
   std::int64_t positions = 32768, head_width = 0;  // max_position_embeddings, head_dim (0: hidden_size / heads)
-  int bos = -1, eos = -1;
+  double rope_base = 10000;
+  int bos = -1, eos = -1, pad = -1;
 };
 
 /// Throws UserError naming the families that there are.

@@ -126,6 +126,8 @@ void read_switches(const Gguf& file, const Keys& keys, const Family& family, Mod
   c.output_bias = file.contains("blk.0.attn_output.bias");
   c.mlp_bias = file.contains("blk.0.ffn_up.bias");
   c.qk_norm = family.qk_norm;
+  if (family.skips_rope)  // the file does not say; llama.cpp leaves out every fourth
+    for (std::int64_t i = 0; i < c.layers; ++i) c.rotated.push_back((i + 1) % 4 != 0);
   if (family.softcaps) {
     c.attention_softcap = keys.positive_real("attn_logit_softcapping", 50);
     c.logit_softcap = keys.positive_real("final_logit_softcapping", 30);

@@ -1,5 +1,5 @@
 // Llama, and the families that are Llama with a switch or two: Mistral (a window), Qwen 2 (biases on queries, keys and
-// values), Qwen 3 (normalised queries and keys). Each layer is
+// values), Qwen 3 (normalised queries and keys), SmolLM3 (layers that are not rotated). Each layer is
 //
 //   x = x + attention(norm(x));   x = x + mlp(norm(x))
 #include "metal_candle/scope.hpp"
@@ -74,6 +74,23 @@ constexpr Family kFamilies[] = {
      .qk_norm = true,
      .window = Family::Window::when_used,
      .head_width = 128},
+    {.name = "smollm3",
+     .embed = embed,
+     .layer = layer,
+     .finish = finish,
+     .layer_norms = kNorms,
+     .gguf_norms = kGgufNorms,
+     .gguf_pairs_neighbours = true,
+     .architecture = "SmolLM3ForCausalLM",
+     .tied = true,
+     .asks_attention_bias = true,
+     .asks_mlp_bias = true,
+     .skips_rope = true,
+     .window = Family::Window::unrotated,
+     .rope_base = 2e6,
+     .bos = 128000,
+     .eos = 128001,
+     .pad = 128004},
 };
 
 }  // namespace

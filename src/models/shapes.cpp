@@ -42,6 +42,7 @@ nn::AttentionShape attention_shape(const ModelConfig& c, int layer) {
           .scale = c.attention_scale,
           .softcap = c.attention_softcap,
           .window = windowed ? c.window : 0,
+          .rotated = c.rotated.empty() || c.rotated[static_cast<std::size_t>(layer)],
           .qk_norm_eps = c.qk_norm ? c.norm_eps : -1};
 }
 
@@ -78,6 +79,8 @@ void ModelConfig::check() const {
   if (layers > 1 << 16) refuse(fmt::format("{} layers", layers));
   if (!windowed.empty() && static_cast<std::int64_t>(windowed.size()) != layers)
     refuse(fmt::format("windows are said of {} layers, there are {}", windowed.size(), layers));
+  if (!rotated.empty() && static_cast<std::int64_t>(rotated.size()) != layers)
+    refuse(fmt::format("rotation is said of {} layers, there are {}", rotated.size(), layers));
   if (std::find(windowed.begin(), windowed.end(), true) != windowed.end() && window <= 0)
     refuse(fmt::format("a window of {}", window));
 }

@@ -96,9 +96,9 @@ LazyTensor attention(const Weights& w, std::string_view module, const LazyTensor
     q = rms_norm(w, sub(module, ".q_norm"), q, shape.qk_norm_eps);
     k = rms_norm(w, sub(module, ".k_norm"), k, shape.qk_norm_eps);
   }
-  q = rope(q), k = rope(k);
+  if (shape.rotated) q = rope(q), k = rope(k);
   const double scale = shape.scale != 0 ? shape.scale : 1 / std::sqrt(static_cast<double>(shape.width));
-  AttentionOptions options{.scale = scale * rope.score_factor(),
+  AttentionOptions options{.scale = shape.rotated ? scale * rope.score_factor() : scale,
                            .window = shape.window,
                            .softcap = shape.softcap,
                            .query_offsets = offsets,

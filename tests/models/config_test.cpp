@@ -54,6 +54,14 @@ TEST(ModelConfig, ClassesFillWhatIsLeftOut) {
   EXPECT_EQ(ModelConfig::from_json(base("qwen3")).head_width, 128);
   EXPECT_TRUE(ModelConfig::from_json(base("qwen3")).qk_norm);
 
+  const ModelConfig smollm3 = ModelConfig::from_json(with(base("smollm3"), {{"num_hidden_layers", 9}}));
+  EXPECT_TRUE(smollm3.tied_embeddings);
+  EXPECT_EQ(smollm3.rope_base, 2e6);
+  EXPECT_EQ(smollm3.rotated, (std::vector<bool>{true, true, true, false, true, true, true, false, true}));
+  EXPECT_TRUE(smollm3.windowed.empty());
+  EXPECT_EQ(smollm3.eos, std::vector<std::int32_t>{128001});
+  EXPECT_EQ(smollm3.pad, 128004);
+
   const ModelConfig mistral = ModelConfig::from_json(base("mistral"));
   EXPECT_EQ(mistral.window, 4096);
   EXPECT_EQ(mistral.windowed, std::vector<bool>(3, true));
@@ -158,7 +166,7 @@ INSTANTIATE_TEST_SUITE_P(All, ConfigRoundTrip, testing::ValuesIn(case_names()),
 
 TEST(ModelConfig, RefusesWhatItDoesNotKnow) {
   EXPECT_THAT(refusal(base("mamba")), HasSubstr("model_type | config.json: model_type: expected one of llama, mistral, "
-                                                "qwen2, qwen3, gemma2 (an encoder is for "));
+                                                "qwen2, qwen3, smollm3, gemma2 (an encoder is for "));
   const auto rope = [](Json scaling) { return with(base(), {{"rope_scaling", std::move(scaling)}}); };
   EXPECT_THAT(refusal(rope(Json::object({{"rope_type", "longrope"}, {"factor", 2}}))),
               HasSubstr("one of default, linear, dynamic, llama3, yarn"));
@@ -189,6 +197,13 @@ TEST(ModelConfig, RefusesWhatContradicts) {
   EXPECT_THAT(refusal(with(base(), {{"eos_token_id", "</s>"}})), HasSubstr("eos_token_id | "));
   EXPECT_THAT(refusal(with(base("gemma2"), {{"layer_types", Json::array({"full_attention"})}})),
               HasSubstr("layer_types | "));
+  const auto places = [&](Json json) { return with(base("smollm3"), {{"no_rope_layers", std::move(json)}}); };
+  EXPECT_THAT(refusal(places(Json::array({1, 0}))), HasSubstr("no_rope_layers | "));
+  EXPECT_THAT(refusal(places(Json::array({1, 0, 2}))), HasSubstr("no_rope_layers[2] | "));
+  EXPECT_THAT(refusal(with(base("smollm3"), {{"no_rope_layer_interval", 0}})), HasSubstr("no_rope_layer_interval | "));
+  const Json windows = Json::array({"full_attention", "sliding_attention", "full_attention"});
+  EXPECT_THAT(refusal(with(base("smollm3"), {{"layer_types", windows}, {"sliding_window", 4}})),
+              HasSubstr("where use_sliding_window is false"));
   for (const char* key :
        {"model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}) {
     const Json whole = base();
