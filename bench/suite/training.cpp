@@ -2,6 +2,7 @@
 // of 512 tokens, AdamW. As PEFT has it, adapters are f32 and the base is f32 or bf16.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <metal_candle/autograd.hpp>
 #include <metal_candle/model.hpp>
 #include <metal_candle/optimizer.hpp>
@@ -100,7 +101,7 @@ void training(Suite& suite) {
     LoraTraining step(dtype);
     const double held = memory_status("VmRSS"), begin = now();
     step.run();
-    const double first = now() - begin, touched = memory_status("VmRSS") - held;
+    const double first = now() - begin, touched = std::max(0.0, memory_status("VmRSS") - held);
     const double touching = touch_fresh(touched);
     const BareWork by_hand = step.by_hand();
     Contest contest(suite);

@@ -135,6 +135,7 @@ void Lowering::fetch_in_passing() {
   bool can = streams(in);
   for (int k = 0; k < kernels_.map_reduce_count; ++k)
     can |= in.fn == kernels_.map_reduces[k].alone || in.fn == kernels_.map_reduces[k].keeping;
+  for (const Reduce r : {Reduce::argmax, Reduce::argmin}) can |= in.fn == kernels_.reduce[static_cast<int>(r)];
   if (!can) return;
   in.out.flags |= kFetch;
   b_.in_passing = code.fetches = true;

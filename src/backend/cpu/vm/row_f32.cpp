@@ -78,7 +78,7 @@ struct Best {
   }
 
   /// The column; `top` becomes the value.
-  HWY_INLINE int find(const float* a, int cols, float& top) {
+  HWY_INLINE int find(const float* a, int cols, const Fetcher& fetcher, float& top) {
     constexpr std::int32_t kNone = 1 << 30;  // no column of a block
     const int n = static_cast<int>(hn::Lanes(df));
     for (int i = 0; i < 4; ++i) value[i] = k(R::identity), from[i] = hn::Set(di, kNone);
@@ -86,6 +86,7 @@ struct Best {
     VI step = hn::Iota(di, 0);
     int c = 0;
     for (; c + 4 * n <= cols; c += 4 * n, step = hn::Add(step, hn::Set(di, 4 * n))) {
+      fetcher.four(c);
       const F x0 = load(a + c), x1 = load(a + c + n), x2 = load(a + c + 2 * n), x3 = load(a + c + 3 * n);
       take<0>(x0, step), take<1>(x1, step), take<2>(x2, step), take<3>(x3, step);
       nan = hn::Or(nan, hn::Or(either_nan(x0, x1).m, either_nan(x2, x3).m));
@@ -114,12 +115,13 @@ void arg_reduce(const Instr& in, const Frame& f) {
   const float* a = at<const float>(in.a, f);
   float* state = at<float>(in.b, f);
   std::int32_t* out = at<std::int32_t>(in.out, f);
+  const Fetcher fetcher(in, f);
   for (int r = 0; r < f.rows; ++r) {
     float best = f.col0 == 0 ? R::identity : state[0];
     std::int32_t where = f.col0 == 0 ? -1 : reinterpret_cast<const std::int32_t*>(state)[1];
     if (f.cols > 0 && best == best) {
       float top;
-      const int column = Best<R>().find(a, f.cols, top);
+      const int column = Best<R>().find(a, f.cols, fetcher, top);
       if (where < 0 || top != top || (std::is_same_v<R, Max> ? top > best : top < best)) {
         best = top;
         where = static_cast<std::int32_t>(f.col0) + column;
