@@ -71,8 +71,10 @@ struct Body {
   enum Ahead : std::uint8_t { kColumns, kRows } ahead_of = kColumns;
   int ahead_stage = -1;     // of kRows: where the next rows are fetched; -1: a share in every stage
   bool in_passing = false;  // instead an instruction of that stage, or of the only one, fetches line by line
-  bool in_turns = false;    // the last stage of a row runs in turns with the others of the next one
-  bool even = false;        // a block is one row, whole, and all that changes from row to row are addresses
+  bool overlaps = false;    // a row's last stage, one op, runs while the reductions of the next row do
+  Elementwise rest_op = Elementwise::kCount;  // that op
+  int rest_shift = 0;                         // and the share of it that each of those reductions takes: 1 / 2^shift
+  bool even = false;  // a block is one row, whole, and all that changes from row to row are addresses
 
   // Tasks: (batch × chunks of its rows, or ranges of task_rows) × ranges of task_cols.
   std::int64_t batch = 1, chunks = 1;

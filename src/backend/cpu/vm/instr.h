@@ -30,9 +30,10 @@ struct Base {
   std::int64_t stride;  // bytes between rows
 };
 
-// kStream: results go past the caches. kFetch: asks for the frame's lines while it works. kHalf: of an operand, not of
-// the instruction: it is bf16 in memory, for kernels that are some other's `reading_halves`.
-enum InstrFlags : std::uint16_t { kPad = 1, kFlat = 2, kStream = 4, kFetch = 8, kHalf = 16 };
+// kStream: results go past the caches. kFetch: asks for the frame's lines while it works. kRest: does the frame's rest of
+// another row meanwhile. kHalf: of an operand, not of the instruction: it is bf16 in memory, for kernels that are some
+// other's `reading_halves`.
+enum InstrFlags : std::uint16_t { kPad = 1, kFlat = 2, kStream = 4, kFetch = 8, kHalf = 16, kRest = 32 };
 
 struct Operand {
   std::uint16_t base = 0;
@@ -54,6 +55,16 @@ struct Access {
   std::int64_t gather_stride = 0, gather_extent = 0;
 };
 
+/// What is left to do of the row before the one at hand: one op with a value of that row, stored past the caches.
+struct Rest {
+  const float* from = nullptr;  // null: nothing is left
+  float* to = nullptr;
+  float by = 0;
+  std::int64_t begin = 0;                // column of it that belongs to column 0 of the stage at hand
+  Elementwise op = Elementwise::kCount;  // sub, mul or div
+  int shift = 0;                         // one column of it to 1, 2 or 4 of the stage's
+};
+
 struct Frame {
   Base* bases;
   int rows, cols;           // of the block; for row values rows = 1 and the rows lie along cols
@@ -64,6 +75,7 @@ struct Frame {
   std::atomic<int>* index_error;
   bool fetch_next;  // kFetch asks for what lies from here on, four bytes a column of the block
   const char* fetch;
+  Rest rest;  // kRest stores what belongs to the block's columns
 };
 
 struct Instr;

@@ -108,10 +108,7 @@ void Lowering::find_ahead() {
   const bool single = b_.stages.size() == 1 && b_.stages[0].loop.end - b_.stages[0].loop.begin < 2;
   b_.ahead_of = b_.stages.size() > 1 && row_bytes <= (96 << 10) ? Body::kRows : Body::kColumns;
   if (b_.block_rows == 1) b_.ahead_stage = fetching_stage(row_bytes);
-  if (takes_turns()) {
-    b_.in_turns = true;
-    b_.ahead_stage = static_cast<int>(b_.stages.size()) - 2;
-  }
+  if (overlap()) b_.ahead_stage = static_cast<int>(b_.stages.size()) - 2;
   fetch_in_passing();
   if (single && !b_.in_passing) {
     b_.ahead.clear();
@@ -132,9 +129,7 @@ void Lowering::fetch_in_passing() {
   if (code.loop.end - code.loop.begin != 1 || (b_.ahead_of == Body::kColumns && b_.stages.size() > 1)) return;
   if (code.cols != b_.stages[static_cast<std::size_t>(b_.ahead_from)].cols) return;
   Instr& in = b_.code[static_cast<std::size_t>(code.loop.begin)];
-  bool can = streams(in);
-  for (int k = 0; k < kernels_.map_reduce_count; ++k)
-    can |= in.fn == kernels_.map_reduces[k].alone || in.fn == kernels_.map_reduces[k].keeping;
+  bool can = streams(in) || reduces_walking(in);
   for (const Reduce r : {Reduce::argmax, Reduce::argmin}) can |= in.fn == kernels_.reduce[static_cast<int>(r)];
   if (!can) return;
   in.out.flags |= kFetch;
@@ -158,21 +153,48 @@ int Lowering::full_stores() const {
                                         [&](const KValue& v) { return is_store(v.op) && value(v.a).full; }));
 }
 
-/// Where a stage before the last computes much, memory would be idle meanwhile. Programs that read or write more arrays
-/// keep memory busy, and lose more by going back and forth between rows than they gain.
-bool Lowering::takes_turns() const {
+/// Where a stage before the last computes much, memory would be idle meanwhile: the last stage of a row, if it is one op
+/// with a value of the row, then runs inside the reductions of the next row. Programs that compute little, or read or
+/// write more arrays, keep memory busy.
+bool Lowering::overlap() {
   const int last = static_cast<int>(b_.stages.size()) - 1;
-  if (last == 0 || b_.stages.back().cols == 0 || b_.block_rows != 1 || tile_.buffer >= 0 || !b_.column_sums.empty())
-    return false;
+  if (b_.block_rows != 1 || tile_.buffer >= 0 || !b_.column_sums.empty() || full_stores() != 1) return false;
   if (b_.ahead_of != Body::kRows || b_.ahead_stage != last || b_.ahead.size() != 1) return false;
+  const bool heavy = std::any_of(p_.values.begin(), p_.values.end(), [&](const KValue& v) {
+    return v.stage < last && v.op == KOp::map && value(v.a).full &&
+           info(static_cast<Elementwise>(v.code)).cost == Cost::series;
+  });
   const std::int64_t cols = b_.stages.back().cols;
-  if (std::any_of(b_.stages.begin(), b_.stages.end(), [&](const StageCode& s) { return s.cols != cols; })) return false;
-  bool heavy = false;
-  for (const KValue& v : p_.values) {
-    heavy |= v.stage < last && v.op == KOp::map && value(v.a).full &&
-             info(static_cast<Elementwise>(v.code)).cost == Cost::series;
+  const Range loop = b_.stages.back().loop;
+  if (!heavy || (last != 1 && last != 2 && last != 4) || cols % (4 * kLanes) != 0 || loop.end - loop.begin != 1)
+    return false;
+  const Instr& rest = b_.code[static_cast<std::size_t>(loop.begin)];
+  for (const Elementwise op : {Elementwise::sub, Elementwise::mul, Elementwise::div})
+    if (streams(rest) && rest.fn == kernels_.map[static_cast<int>(op)][kVS]) b_.rest_op = op;
+  if (b_.rest_op == Elementwise::kCount) return false;
+  std::vector<Instr*> reductions;  // of each stage the last
+  for (int stage = 0; stage < last; ++stage) {
+    const StageCode& code = b_.stages[static_cast<std::size_t>(stage)];
+    for (int i = code.loop.end - 1; i >= code.loop.begin && code.cols == cols; --i) {
+      Instr& in = b_.code[static_cast<std::size_t>(i)];
+      if (!reduces_walking(in)) continue;
+      reductions.push_back(&in);
+      break;
+    }
   }
-  return heavy && full_stores() == 1;
+  if (static_cast<int>(reductions.size()) != last) return false;
+  b_.rest_shift = std::countr_zero(static_cast<unsigned>(last));
+  for (Instr* in : reductions) in->out.flags |= kRest;
+  return b_.overlaps = true;
+}
+
+bool Lowering::reduces_walking(const Instr& in) const {
+  bool does = false;
+  for (int k = 0; k < kernels_.map_reduce_count; ++k)
+    does |= in.fn == kernels_.map_reduces[k].alone || in.fn == kernels_.map_reduces[k].keeping;
+  for (const Reduce r : {Reduce::sum, Reduce::max, Reduce::min, Reduce::prod})
+    does |= in.fn == kernels_.reduce[static_cast<int>(r)];
+  return does;
 }
 
 /// Memory takes stores and gives what was asked for at the same time, at the rate of a copy. So the next rows are best
@@ -295,7 +317,7 @@ namespace {
 /// is fetched, an instruction fetches.
 bool is_even(const Body& b) {
   if (b.block_rows != 1 || b.dims > 1 || b.inner < b.rows || b.col_tasks != 1 || b.tile_buffer >= 0) return false;
-  if (b.in_turns || !b.column_sums.empty() || !(b.ahead.empty() || b.in_passing)) return false;
+  if (b.overlaps || !b.column_sums.empty() || !(b.ahead.empty() || b.in_passing)) return false;
   std::int64_t cols = -1;
   for (const StageCode& stage : b.stages) {
     if (stage.idle) continue;

@@ -209,7 +209,9 @@ class Lowering {
   void find_ahead();
   /// The stage that fetches the next row; -1: each a share.
   int fetching_stage(std::int64_t row_bytes) const;
-  bool takes_turns() const;
+  bool overlap();
+  /// One of the reductions that work for other rows meanwhile.
+  bool reduces_walking(const Instr& in) const;
   void fetch_in_passing();
   void cut_early_stores();
   int full_stores() const;

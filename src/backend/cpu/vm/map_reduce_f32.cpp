@@ -21,10 +21,10 @@ void map_reduce(const Instr& in, const Frame& f) {
   float* out = at<float>(in.out, f);
   float* state = at<float>(in.extra->state, f);
   float* kept = kKeep ? at<float>(in.extra->kept, f) : nullptr;
-  const Fetcher fetcher(in, f);
+  const Meanwhile meanwhile(in, f);
   for (int r = 0; r < f.rows; ++r) {
     F total;
-    if (reduce_row<R, kKeep>(e, kept, state, f, total, &fetcher)) put_row(lanes_of<R>(total), out, f);
+    if (reduce_row<R, kKeep>(e, kept, state, f, total, meanwhile)) put_row(lanes_of<R>(total), out, f);
     e.next();
     state = step(state, kReduceState);
     out = step(out, pitch(in.out, f));
@@ -57,12 +57,14 @@ void sum_of_squares_of(const Instr& in, const Frame& f) {
   auto sum = Binary<Op_add, kVV, kHalves>::of(in, f);
   float *out = at<float>(in.out, f), *state = at<float>(in.extra->state, f), *kept = at<float>(in.extra->kept, f);
   float* stored = kStored ? at<float>(in.c, f) : nullptr;
+  const Meanwhile meanwhile(in, f);
   for (int r = 0; r < f.rows; ++r) {
     const bool past = kStored && (in.out.flags & kStream) && head_of(stored, 4, 1) == 0;
     F total;
-    const bool whole =
-        past ? reduce_row<Sum, false>(Spread<kStored, kStored, kHalves>{sum, kept, stored}, nullptr, state, f, total)
-             : reduce_row<Sum, false>(Spread<kStored, false, kHalves>{sum, kept, stored}, nullptr, state, f, total);
+    const bool whole = past ? reduce_row<Sum, false>(Spread<kStored, kStored, kHalves>{sum, kept, stored}, nullptr,
+                                                     state, f, total, meanwhile)
+                            : reduce_row<Sum, false>(Spread<kStored, false, kHalves>{sum, kept, stored}, nullptr, state,
+                                                     f, total, meanwhile);
     if (whole) put_row(lanes_of<Sum>(total), out, f);
     sum.next();
     state = step(state, kReduceState);

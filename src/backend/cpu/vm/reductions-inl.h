@@ -77,12 +77,12 @@ struct Accumulators {
   }
   /// Columns [begin, end) of an expression; with kKeep its values are written to `kept`, too.
   template <bool kKeep, class E>
-  HWY_INLINE void add_row(const E& e, float* kept, int begin, int end, const Fetcher* fetcher = nullptr) {
+  HWY_INLINE void add_row(const E& e, float* kept, int begin, int end, const Meanwhile& meanwhile) {
     const int n = static_cast<int>(hn::Lanes(df));
     int c = begin;
     for (; c + 4 * n <= end; c += 4 * n) {
       F x[4];
-      if (fetcher) fetcher->four(c);
+      meanwhile.four(c);
       four(e, c, x);
       for (int i = 0; i < 4; ++i) {
         if constexpr (kKeep) store(x[i], kept + c + i * n);
@@ -124,7 +124,7 @@ HWY_INLINE void put_row(F value, float* out, const Frame& f) {
 /// One row of a block: chunk after chunk. True when the row is complete and `total` its reduction.
 template <class R, bool kKeep, class E>
 HWY_INLINE bool reduce_row(const E& e, float* kept, float* state, const Frame& f, F& total,
-                           const Fetcher* fetcher = nullptr) {
+                           const Meanwhile& meanwhile) {
   const int n = static_cast<int>(hn::Lanes(df));
   F before = f.col0 >= kReduceChunk ? load(state + 4 * n) : k(R::identity);  // of the group's complete chunks
   for (int c = 0;;) {
@@ -133,7 +133,7 @@ HWY_INLINE bool reduce_row(const E& e, float* kept, float* state, const Frame& f
     const std::int64_t end = at + some;
     Accumulators<R> acc;
     acc.begin(at % kReduceChunk == 0 ? nullptr : state);
-    acc.template add_row<kKeep>(e, kept, c, c + some, fetcher);
+    acc.template add_row<kKeep>(e, kept, c, c + some, meanwhile);
     c += some;
     const bool cut = end % kReduceChunk != 0 && end != f.stage_cols;  // within a chunk
     if (cut) {

@@ -26,9 +26,10 @@ void reduce(const Instr& in, const Frame& f) {
   const float* a = at<const float>(in.a, f);
   float* state = at<float>(in.b, f);
   float* out = at<float>(in.out, f);
+  const Meanwhile meanwhile(in, f);
   for (int r = 0; r < f.rows; ++r) {
     F total;
-    if (reduce_row<R, false>(Plain{a}, nullptr, state, f, total)) put_row(lanes_of<R>(total), out, f);
+    if (reduce_row<R, false>(Plain{a}, nullptr, state, f, total, meanwhile)) put_row(lanes_of<R>(total), out, f);
     a = step(a, pitch(in.a, f));
     state = step(state, kReduceState);
     out = step(out, pitch(in.out, f));

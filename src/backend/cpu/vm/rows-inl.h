@@ -100,7 +100,11 @@ HWY_INLINE void four(const E& e, int c, F* y) {
     F far = k(0);
     for (int i = 0; i < 4; ++i) y[i] = e.near(c + i * n, far);
     if (HWY_LIKELY(hn::AllFalse(df, (far > k(kFar)).m))) return;
-    for (int i = 0; i < 4; ++i) y[i] = part_of(e, c + i * n, n);
+    // One by one, not in a loop: with constant indices the results stay in registers.
+    y[0] = part_of(e, c, n);
+    y[1] = part_of(e, c + n, n);
+    y[2] = part_of(e, c + 2 * n, n);
+    y[3] = part_of(e, c + 3 * n, n);
   } else {
     for (int i = 0; i < 4; ++i) y[i] = e.all(c + i * n);
   }
@@ -116,6 +120,41 @@ struct Fetcher {
     constexpr int kBytes = 16 * static_cast<int>(hn::MaxLanes(df));
     if (p == nullptr) return;
     for (int at = 0; at < kBytes; at += 64) __builtin_prefetch(p + 4 * c + at, 0, 3);
+  }
+};
+
+/// What a reduction does for the rows beside its own, a little with every four vectors: it asks for the next one and
+/// stores what is left of the one before. So memory takes and gives while the processor computes.
+struct Meanwhile {
+  Fetcher fetcher;
+  const float* from = nullptr;
+  float* to = nullptr;
+  F by;
+  Elementwise op;
+  int shift;
+  HWY_INLINE Meanwhile(const Instr& in, const Frame& f)
+      : fetcher(in, f), by(k(f.rest.by)), op(f.rest.op), shift(f.rest.shift) {
+    if (!(in.out.flags & kRest) || f.rest.from == nullptr) return;
+    const std::int64_t column = f.rest.begin + (f.col0 >> shift);
+    from = f.rest.from + column;
+    to = f.rest.to + column;
+  }
+  HWY_INLINE void four(int c) const {
+    fetcher.four(c);
+    if (from == nullptr) return;
+    if (op == Elementwise::div) store_rest(c, [&](F x) HWY_ATTR { return x / by; });
+    else if (op == Elementwise::mul) store_rest(c, [&](F x) HWY_ATTR { return x * by; });
+    else store_rest(c, [&](F x) HWY_ATTR { return x - by; });
+  }
+
+ private:
+  template <class Fn>
+  HWY_INLINE void store_rest(int c, Fn fn) const {
+    const int n = static_cast<int>(hn::Lanes(df)), i = c >> shift;
+    const auto one = [&](int at) HWY_ATTR { hn::Stream(fn(load(from + at)).v, df, to + at); };
+    one(i);
+    if (shift < 2) one(i + n);
+    if (shift < 1) one(i + 2 * n), one(i + 3 * n);
   }
 };
 

@@ -43,7 +43,7 @@ class Runner {
     const std::int64_t c1 = c0 + b_.task_cols;
     if (b_.column_sums.empty()) {
       const std::int64_t begin = part * b_.task_rows, end = std::min(b_.rows, begin + b_.task_rows);
-      if (second != nullptr) turns(begin, end, *second);
+      if (second != nullptr) overlapping_rows(begin, end, *second);
       else if (b_.even) even_rows(begin, end);
       else rows(begin, end, c0, c1);
     } else {
@@ -99,36 +99,30 @@ class Runner {
     }
   }
 
-  /// The last stage of a row, which writes past the caches, in turns with the other stages of the next row: memory
-  /// takes what is written while the next row is computed.
-  void turns(std::int64_t begin, std::int64_t end, Runner& second) {
+  /// What the last stage of a row stores past the caches, the reductions of the next row store as they go along: memory
+  /// takes it while they compute.
+  void overlapping_rows(std::int64_t begin, std::int64_t end, Runner& second) {
     Runner *now = this, *before = &second;
     const StageCode& last = b_.stages.back();
-    const auto stages = static_cast<std::int64_t>(b_.stages.size());
     for (std::int64_t r = begin; r < end; ++r, std::swap(now, before)) {
       now->open(r, 1);
       now->ahead_rows_ = r + 1 < end && (r + 1) % b_.inner != 0;
-      std::int64_t stored = r == begin ? last.cols : 0;
+      now->f_.rest = r == begin ? Rest{} : before->rest_of_row();
+      if (r != begin && now->f_.rest.from == nullptr) before->walk(last, 0, last.cols);
       for (const StageCode& stage : b_.stages) {
         now->enter(stage, 0);
         if (&stage == &last) break;
-        for (std::int64_t c = 0; c < stage.cols; c += kTurn) {
-          now->columns(stage, c, std::min(kTurn, stage.cols - c), stage.cols);
-          const std::int64_t until = (&stage - b_.stages.data()) * last.cols + std::min(c + kTurn, stage.cols);
-          for (; stored < last.cols && stored * (stages - 1) < until; stored += kTurn)
-            before->columns(last, stored, std::min(kTurn, last.cols - stored), last.cols);
-        }
+        now->walk(stage, 0, stage.cols);
         now->execute_rows(stage.post, 1);
+        now->f_.rest.begin += stage.cols >> b_.rest_shift;
       }
       if (r != begin) before->execute_rows(last.post, 1);
     }
-    for (std::int64_t c = 0; c < last.cols; c += kTurn)
-      before->columns(last, c, std::min(kTurn, last.cols - c), last.cols);
+    before->walk(last, 0, last.cols);
     before->execute_rows(last.post, 1);
   }
 
  private:
-  static constexpr std::int64_t kTurn = 512;
   static constexpr std::int64_t kFar = 8 << 10;  // bytes; what lies behind the last column is asked for in vain
 
   void put_slot(const SlotUse& use, std::uint64_t bits) {
@@ -163,14 +157,7 @@ class Runner {
     for (const StageCode& stage : b_.stages) {
       if (stage.idle) continue;
       enter(stage, c0);
-      if (stage.loop.begin != stage.loop.end) {
-        const std::int64_t end = std::min(stage.cols, c1);
-        std::int64_t c = c0;
-        do {  // at least once: a reduction over no columns has a value, too
-          columns(stage, c, std::min<std::int64_t>(stage.piece, end - c), end);
-          c += stage.piece;
-        } while (c < end);
-      }
+      if (stage.loop.begin != stage.loop.end) walk(stage, c0, std::min(stage.cols, c1));
       if (c0 == 0) execute_rows(stage.post, n);
     }
   }
@@ -191,12 +178,29 @@ class Runner {
     place(stage);
     f_.rows = rows_;
   }
-  /// n columns from c of a stage that ends at `end`. Called often between stores past the caches, behind which whatever
-  /// else is written to memory waits: it writes little.
+  void walk(const StageCode& stage, std::int64_t c, std::int64_t end) {
+    do {  // at least once: a reduction over no columns has a value, too
+      columns(stage, c, std::min<std::int64_t>(stage.piece, end - c), end);
+      c += stage.piece;
+    } while (c < end);
+  }
+  /// The row's last stage as something that another row's reductions do. Nothing if its results do not begin at a line.
+  Rest rest_of_row() {
+    const StageCode& last = b_.stages.back();
+    const Instr& in = b_.code[static_cast<std::size_t>(last.loop.begin)];
+    move_to(last, 0);
+    float* to = at<float>(in.out, f_);
+    if (reinterpret_cast<std::uintptr_t>(to) % 64 != 0) return {};
+    return {at<const float>(in.a, f_), to, *at<const float>(in.b, f_), 0, b_.rest_op, b_.rest_shift};
+  }
+  void move_to(const StageCode& stage, std::int64_t c) {
+    for (int i = stage.moving.begin; i < stage.moving.end; ++i) bases_[1 + i].ptr = origins_[i] + c * b_.moving[i].step;
+  }
+  /// n columns from c of a stage that ends at `end`.
   void columns(const StageCode& stage, std::int64_t c, std::int64_t n, std::int64_t end) {
     f_.col0 = c;
     f_.cols = static_cast<int>(n);
-    for (int i = stage.moving.begin; i < stage.moving.end; ++i) bases_[1 + i].ptr = origins_[i] + c * b_.moving[i].step;
+    move_to(stage, c);
     if (!b_.in_passing) return columns_with_fetches(stage, c, end);
     if (f_.fetch_next) {
       const int i = b_.ahead[0];
@@ -357,13 +361,13 @@ std::unique_ptr<RowProgram> RowProgram::lower(const KernelProgram& program, Tile
 std::int64_t RowProgram::tasks() const { return body_->tasks; }
 
 std::size_t RowProgram::scratch_bytes() const {
-  return static_cast<std::size_t>(body_->scratch) * (body_->in_turns ? 2 : 1) + 64;
+  return static_cast<std::size_t>(body_->scratch) * (body_->overlaps ? 2 : 1) + 64;
 }
 
 void RowProgram::run(void* const* buffers, const std::uint64_t* slots, std::int64_t task, void* scratch,
                      std::atomic<int>* index_error) const {
   vm::Runner runner(*body_, buffers, slots, scratch, index_error);
-  if (!body_->in_turns) return runner.task(task, nullptr);
+  if (!body_->overlaps) return runner.task(task, nullptr);
   vm::Runner second(*body_, buffers, slots, static_cast<char*>(scratch) + body_->scratch, index_error);
   runner.task(task, &second);
 }

@@ -58,7 +58,11 @@ HWY_INLINE void four_of_both(const SiluTwin& e, int c, Two* y) {
     F far = k(0);
     for (int i = 0; i < 4; ++i) y[i] = e.near(c + i * n, far);
     if (HWY_LIKELY(hn::AllFalse(df, (far > k(kFar)).m))) return;
-    for (int i = 0; i < 4; ++i) y[i] = part_of_both(e, c + i * n, n);
+    // One by one: see `four`.
+    y[0] = part_of_both(e, c, n);
+    y[1] = part_of_both(e, c + n, n);
+    y[2] = part_of_both(e, c + 2 * n, n);
+    y[3] = part_of_both(e, c + 3 * n, n);
   } else {
     for (int i = 0; i < 4; ++i) y[i] = e.all(c + i * n);
   }

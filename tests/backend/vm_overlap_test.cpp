@@ -1,5 +1,6 @@
-// Rows whose last stage runs in turns with the next row, and functions that look at four vectors at once: the results
-// are those of one row, of one element.
+// Rows whose last stage runs inside the next row's reductions, and functions that look at four vectors at once: the
+// results are those of one row, of one element.
+#include "backend/cpu/vm/body.h"
 #include "vm_harness.h"
 
 namespace metal_candle::test {
@@ -7,46 +8,74 @@ namespace {
 
 using enum Elementwise;
 
-/// Softmax of x·slope, kept or made again, and the row's largest value; rows in two dimensions with gaps between.
-Case rows_in_turns(std::int64_t cols, bool stream, bool keep, bool in_place) {
-  const std::int64_t outer = 3, inner = 7, pitch = cols + 24;
+struct Overlap {
+  std::int64_t cols;
+  bool keep = true, in_place = false;  // exponentials kept or made again; over what is read
+  Elementwise rest = div;
+  int reductions = 2;
+  std::int64_t gap = 24;  // between rows: they begin at lines, or every second one does
+};
+
+/// exp(x·slope - top) ∘ a value of the row, after one to four reductions; rows in two dimensions with gaps between.
+Case overlapping(const Overlap& o, bool stream) {
+  const std::int64_t outer = 3, inner = 7, pitch = o.cols + o.gap, n = outer * (inner * pitch + 16);
   ProgramBuilder b({outer, inner});
   const auto matrix = [&](int buffer) {
-    KAccess a{.buffer = buffer, .dtype = DType::f32, .row_strides = {inner * pitch + 8, pitch}, .col_stride = 1};
+    KAccess a{.buffer = buffer, .dtype = DType::f32, .row_strides = {inner * pitch + 16, pitch}, .col_stride = 1};
     return a;
   };
-  b.stage(cols);
-  const int x = b.map(mul, b.load(matrix(0)), b.literal(0.75)), top = b.reduce(KOp::reduce_max, x);
-  b.stage(cols);
-  const int e = b.map(exp, b.map(sub, x, top));
-  if (keep) b.keep(e);
+  b.stage(o.cols);
+  int x = b.map(mul, b.load(matrix(0)), b.literal(0.75)), value = b.literal(0.5);
+  for (int i = o.reductions; i > 1; --i) {
+    value = b.reduce(i % 2 ? KOp::reduce_min : KOp::reduce_max, x);
+    b.stage(o.cols);
+  }
+  const int e = b.map(exp, b.map(sub, x, value));
+  if (o.keep) b.keep(e);
   const int sum = b.reduce(KOp::reduce_sum, e);
-  b.stage(cols);
-  KAccess out = matrix(in_place ? 0 : 1);
+  b.stage(o.cols);
+  KAccess out = matrix(o.in_place ? 0 : 1);
   out.stream = stream;
-  b.store(b.map(div, e, sum), out);
-  b.store(top, b.per_row(2));
-  const std::int64_t n = outer * (inner * pitch + 8);
+  b.store(b.map(o.rest, e, sum), out);
+  b.store(value, b.per_row(2));
   return {b.done(), {random_array(DType::f32, n, -6, 6), Array(DType::f32, n), Array(DType::f32, outer * inner)}, {}};
 }
 
-TEST(VmTurns, RowsAreWhatTheyAreAlone) {
-  for (std::int64_t cols : {4096, 4100, 5003, 9000})
-    for (bool keep : {true, false})
-      for (bool in_place : {false, true}) {
-        if (in_place && !keep) continue;  // what is written over would be evaluated again
-        SCOPED_TRACE(cols);
-        const Case alone = rows_in_turns(cols, false, keep, in_place),
-                   turns = rows_in_turns(cols, true, keep, in_place);
-        check(turns);
-        for_each_isa([&] {
-          const std::vector<Array> want = execute(alone), got = execute(turns);
-          for (std::size_t i = 0; i < got.size(); ++i) EXPECT_EQ(want[i].bytes, got[i].bytes) << "buffer " << i;
-        });
-      }
+void rows_are_what_they_are_alone(const Overlap& o) {
+  SCOPED_TRACE(std::string(info(o.rest).name) + " of " + std::to_string(o.cols) + " after " +
+               std::to_string(o.reductions) + (o.keep ? " kept" : "") + (o.in_place ? " in place" : ""));
+  const Case alone = overlapping(o, false), overlaps = overlapping(o, true);
+  check(overlaps);
+  for_each_isa([&] {
+    const std::vector<Array> want = execute(alone), got = execute(overlaps);
+    for (std::size_t i = 0; i < got.size(); ++i) EXPECT_EQ(want[i].bytes, got[i].bytes) << "buffer " << i;
+  });
 }
 
-TEST(VmTurns, StagesOfOtherWidthsAndGathers) {
+bool does_overlap(const Overlap& o) { return cpu::vm::lower_body(overlapping(o, true).program, {})->overlaps; }
+
+TEST(VmOverlap, RowsAreWhatTheyAreAlone) {
+  for (std::int64_t cols : {4096, 4100, 5003, 8960})
+    for (bool keep : {true, false})
+      for (bool in_place : {false, true})
+        if (keep || !in_place)  // what is written over would be evaluated again
+          rows_are_what_they_are_alone({cols, keep, in_place});
+  for (const Elementwise rest : {sub, mul, div})
+    for (int reductions : {1, 2, 3, 4})
+      for (std::int64_t gap : {16, 24}) rows_are_what_they_are_alone({4416, true, false, rest, reductions, gap});
+}
+
+TEST(VmOverlap, OneOpWithAValueOfTheRowRunsInsideTheNextRow) {
+  for (const Elementwise rest : {sub, mul, div})
+    for (int reductions : {1, 2, 4}) EXPECT_TRUE(does_overlap({4416, true, false, rest, reductions}));
+  EXPECT_TRUE(does_overlap({8960}));
+  EXPECT_FALSE(does_overlap({4100})) << "not whole blocks of four vectors";
+  EXPECT_FALSE(does_overlap({4096, false})) << "exponentials made again";
+  EXPECT_FALSE(does_overlap({4096, true, false, div, 3})) << "three reductions take no equal shares of it";
+  EXPECT_FALSE(does_overlap({4096, true, false, add}));
+}
+
+TEST(VmOverlap, StagesOfOtherWidthsAndGathers) {
   const std::int64_t rows = 29, cols = 4500, width = 700;
   ProgramBuilder b({rows});
   b.stage(cols);
@@ -111,7 +140,7 @@ const Streamed kStreamed[] = {
        b.store(b.map(mul, b.map(mul, h, scale), b.load(b.column_weights(1))), out);
      }}};
 
-TEST(VmTurns, WhatIsFetchedAheadChangesNothing) {
+TEST(VmOverlap, WhatIsFetchedAheadChangesNothing) {
   for (const Streamed& program : kStreamed)
     for (std::int64_t cols : {4096, 4099, 9001}) {
       SCOPED_TRACE(std::string(program.name) + " of " + std::to_string(cols));
@@ -139,7 +168,7 @@ TEST(VmTurns, WhatIsFetchedAheadChangesNothing) {
 }
 
 /// Reductions of one row alone are those of the row among others: what a block of one row writes differs.
-TEST(VmTurns, ReductionsOfOneRow) {
+TEST(VmOverlap, ReductionsOfOneRow) {
   for (std::int64_t cols : {1, 15, 16, 33, 300}) {
     SCOPED_TRACE(cols);
     const auto make = [&](std::int64_t rows) {
