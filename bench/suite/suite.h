@@ -19,7 +19,8 @@ struct Options {
   std::string model;  // a real one, a GGUF file; empty where there is none
   int rounds() const { return full ? 7 : 3; }
   double burst_seconds() const { return full ? 0.35 : 0.12; }
-  /// How often a burst that other processes disturbed is repeated, and the seconds of a run that may go into that.
+  /// How often a burst that other processes disturbed is repeated, and the seconds of a run that may go into that and
+  /// into further rounds.
   int repeats() const { return full ? 8 : 3; }
   double repeat_seconds() const { return full ? 180 : 30; }
   /// How long a peer may compile one piece of work.
@@ -30,7 +31,7 @@ struct Suite {
   Options options;
   Report report;
   Peers peers;
-  double repeated = 0;  // seconds spent so far on repeating bursts
+  double repeated = 0;  // seconds spent so far on repeating bursts and on further rounds
 };
 
 double now();
@@ -54,7 +55,8 @@ class Contest {
   /// PyTorch eager and, where asked for, compiled; both with and without reuse of its heap. What compiling and the
   /// first call took together becomes a note.
   Contest& torch(const std::string& work, bool compile);
-  /// A turn of each; `run` is as many rounds as the options say.
+  /// A turn of each; `run` is as many rounds as the options say, and up to three times as many where rounds of this
+  /// process's own work disagree.
   void round();
   void run();
 
@@ -80,6 +82,7 @@ class Contest {
   };
   const Contestant* find(const std::string& name) const;
   void take_turn(Contestant& c) const;
+  bool disagrees() const;
 
   Suite& suite_;
   std::vector<Contestant> contestants_;
