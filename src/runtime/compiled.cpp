@@ -111,7 +111,7 @@ void Recorded::take_graph(const Capture& capture, const std::vector<LazyTensor>&
   if (constant) constants = numbers.fetch_add(1, std::memory_order_relaxed) + 1;
 }
 
-/// A tensor like an input, without values.
+/// A tensor like an input, without values or memory: another thread may be giving the input its own.
 LazyTensor stand_in(const Tensor& t) {
   static const auto* error = new std::exception_ptr(std::make_exception_ptr(
       UserError(ErrorKind::argument, "compiled function: its inputs have no values while it is recorded")));
@@ -119,7 +119,7 @@ LazyTensor stand_in(const Tensor& t) {
   const Node& n = *t.node();
   const Storage& like = *n.storage.load(std::memory_order_acquire);
   const std::shared_ptr<void> owner = like.owner ? std::shared_ptr<void>(std::shared_ptr<void>(), &somebody) : nullptr;
-  Storage* s = Storage::make_external(nullptr, like.bytes, owner, like.device);
+  Storage* s = Storage::make_external(nullptr, 0, owner, like.device);
   s->frozen = like.frozen;
   s->error = *error;
   s->state.store(Storage::State::failed, std::memory_order_release);

@@ -3,11 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <thread>
 
 #include "metal_candle/error.hpp"
 #include "metal_candle/ops.hpp"
 #include "metal_candle/random.hpp"
+#include "runtime/queue.h"
 #include "tests/runtime/probe.h"
 
 namespace metal_candle::test {
@@ -208,6 +210,25 @@ TEST(CompiledFunction, TakesTensorsThatAreUnderWay) {
     const AsyncRun run = eval_async({.roots = {x}});
     EXPECT_EQ(values(f.function({Tensor(x)})[0])[0], 2 * static_cast<float>(i + 1) + 1);
   }
+}
+
+// Relaxed, so that ThreadSanitizer sees no order but that of the queue itself.
+TEST(CompiledFunction, RecordsWhileItsInputIsMade) {
+  GateForTest gate;
+  const LazyTensor x = LazyTensor(row({1, 2, 3})) + 1.0f;
+  const AsyncRun run = eval_async({.roots = {x}});
+  std::atomic<bool> recording{false};
+  std::thread opener([&] {
+    while (!recording.load(std::memory_order_relaxed)) std::this_thread::yield();
+    gate.open();
+  });
+  const CompiledFunction f([&](const Inputs& in) {
+    recording.store(true, std::memory_order_relaxed);
+    while (!run.done()) std::this_thread::yield();
+    return Inputs{in[0] * 2.0f};
+  });
+  EXPECT_EQ(values(f({Tensor(x)})[0]), (std::vector<float>{4, 6, 8}));
+  opener.join();
 }
 
 TEST(CompiledFunction, RunsOnSeveralThreads) {
