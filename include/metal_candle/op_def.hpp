@@ -155,7 +155,7 @@ struct KernelCall {
   const Attrs& attrs;
   void* scratch;                   // this thread's, `scratch` bytes, 64-byte aligned
   void* shared;                    // one for the call, `shared` bytes, lives through all passes
-  void (*fail)(const char* what);  // reports what only the data can show, e.g. an index out of range; returns
+  void (*fail)(const char* what);  // reports what only the data shows (an index out of range); copies, returns
 };
 /// A CPU kernel: `passes` rounds, each of `tasks` independent tasks; a round starts when the one before has ended.
 /// `tasks`, `scratch` and `shared` see shapes only (pointers are null), so that results never depend on threads.

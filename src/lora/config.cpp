@@ -151,16 +151,17 @@ template <class T, class Check>
 std::optional<Fault> fault_of_patterns(const char* field, const std::vector<std::pair<std::string, T>>& patterns,
                                        Check&& is_good) {
   for (const auto& [pattern, value] : patterns) {
-    if (!is_good(value)) return Fault{field, fmt::format("{} for \"{}\"", value, pattern)};
+    if (!is_good(value)) return Fault{field, fmt::format("{} of {} for \"{}\"", field, value, pattern)};
     if (auto fault = fault_of_pattern(field, pattern)) return fault;
   }
   return std::nullopt;
 }
 
 std::optional<Fault> fault_of(const LoRAConfig& c) {
-  const auto is_rank = [](std::int64_t r) { return r >= 1 && r <= 1 << 20; };
+  constexpr std::int64_t kMostRank = 1 << 20;
+  const auto is_rank = [](std::int64_t r) { return r >= 1 && r <= kMostRank; };
   const auto is_number = [](double x) { return std::isfinite(x); };
-  if (!is_rank(c.rank)) return Fault{"r", fmt::format("a rank of {}", c.rank)};
+  if (!is_rank(c.rank)) return Fault{"r", fmt::format("a rank of {}; it must be from 1 to {}", c.rank, kMostRank)};
   if (!is_number(c.alpha)) return Fault{"lora_alpha", "an alpha that is no number"};
   if (!(c.dropout >= 0 && c.dropout < 1))
     return Fault{"lora_dropout", fmt::format("a dropout of {}; it must lie in [0, 1)", c.dropout)};

@@ -20,7 +20,10 @@ void check(const OpCall& c) {
   if (!is_float(x.dtype()) || !is_float(w.dtype())) fail_dtype(c, "x and w must be of float types");
   if ((x.dtype() == DType::f64) != (w.dtype() == DType::f64)) fail_dtype(c, "f64 does not mix with other types");
   if (targets.dtype() != DType::i32 && targets.dtype() != DType::i64) fail_dtype(c, "targets must be i32 or i64");
-  if (x.rank() != 2 || w.rank() != 2 || x.dim(1) != w.dim(0)) fail_shape(c, "x must be [n, d] and w [d, v]");
+  const bool matrices = x.rank() == 2 && w.rank() == 2;
+  if (!matrices || x.dim(1) != w.dim(0))
+    fail_shape(c, std::string("x must be [n, d] and w [d, v]") +
+                      (matrices && x.dim(1) == w.dim(1) ? "; this w is [v, d], so give transpose(w)" : ""));
   if (targets.rank() != 1 || targets.dim(0) != x.dim(0)) fail_shape(c, "targets must be one per row");
   if (w.dim(1) == 0 || w.dim(1) > INT32_MAX)
     fail_shape(c, "there must be a class, and indices of classes must fit 31 bits");

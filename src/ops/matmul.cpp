@@ -15,7 +15,9 @@ Shape batch_of(const Shape& shape) { return Shape(shape.dims().first(static_cast
 Shape product_shape(const OpCall& c) {
   const Shape &a = c.inputs[0].shape(), &b = c.inputs[1].shape();
   if (a.rank() < 2 || b.rank() < 2) fail_shape(c, "both sides must be matrices");
-  if (a[a.rank() - 1] != b[b.rank() - 2]) fail_shape(c, "the inner extents differ");
+  const std::int64_t columns = a[a.rank() - 1], rows = b[b.rank() - 2];
+  if (columns != rows)
+    fail_shape(c, "the inner extents differ: " + std::to_string(columns) + " and " + std::to_string(rows));
   Shape shape = batch_of(a);
   if (!broadcast_into(shape, batch_of(b))) fail_shape(c, "the batch extents do not broadcast");
   shape.push_back(a[a.rank() - 2]);
@@ -60,6 +62,16 @@ void sample_matmul(SampleSink& s) {
   s.add({s.normal({17, 33}), s.normal({33, 19})});
 }
 
+/// Checkpoints store weights as [out, in]; one that looks so is told of.
+void require_layout(const LazyTensor& x, const LazyTensor& w) {
+  if (!x || !w || x.rank() == 0 || w.rank() < 2) return;  // matmul says what is wrong
+  const std::int64_t in = x.dim(-1);
+  if (in == w.dim(-2)) return;
+  std::string why = "the weight must be [in, out] with an `in` of " + std::to_string(in);
+  if (in == w.dim(-1)) why += "; this one is [out, in], so give transpose(weight)";
+  fail_shape({matmul_def, {}, {}}, why);
+}
+
 }  // namespace
 
 constinit const OpDef matmul_def{.name = "matmul",
@@ -93,6 +105,7 @@ LazyTensor matmul(const LazyTensor& a, const LazyTensor& b) {
 
 LazyTensor linear(const LazyTensor& x, const LazyTensor& w, const LazyTensor& bias) {
   const CalledAs named = bias ? CalledAs("linear", x, w, bias) : CalledAs("linear", x, w);
+  ops::require_layout(x, w);
   const LazyTensor y = matmul(x, w);
   if (!bias) return y;
   Shape shape = y.shape();

@@ -76,7 +76,9 @@ std::string RowReader::render(const Json& messages, const Json& row, bool prompt
 Sample RowReader::messages(const Json& row) const {
   const Json& messages = row.at("messages");
   if (!messages.is_array() || messages.size() == 0) messages.fail("a list of messages");
-  if (!chat_) messages.fail("\"text\" or \"prompt\" with \"completion\": the model has no chat template");
+  if (!chat_)
+    messages.fail(
+        "\"text\" or \"prompt\" with \"completion\": there is no chat template (ChatRenderer) that shows messages");
   const std::string rendered = render(messages, row, false);
   auto [ids, offsets] = tokenizer_.encode_with_offsets(rendered, {.add_special_tokens = false});
   Sample sample;

@@ -160,7 +160,7 @@ TEST(Executable, NamesTheStepWhoseIndexIsOutOfRange) {
         EXPECT_EQ(e.kind(), ErrorKind::index);
         EXPECT_EQ(e.op(), "embedding");
         EXPECT_EQ(e.scope(), "layer.3");
-        EXPECT_EQ(std::string(e.what()), "layer.3: embedding: index out of range");
+        EXPECT_EQ(std::string(e.what()), "layer.3: embedding: index 10 is out of range: an extent of 10 has -10 to 9");
       }
       EXPECT_EQ(t.result()[0], table[128]) << "the rest is computed";
     }

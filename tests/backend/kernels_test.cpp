@@ -212,7 +212,8 @@ TEST(ScatterAddKernel, InPlaceAndOutOfRange) {
   run_tasks(scatter_add_kernel, in, {in, 1}, {}, false);
   expect_same(base.values(), want);
   ASSERT_EQ(failures.size(), 2u);
-  EXPECT_NE(failures[0].find("out of range"), std::string::npos);
+  EXPECT_EQ(failures[0], "index -7 is out of range: an extent of 6 has -6 to 5");
+  EXPECT_EQ(failures[1], "index 6 is out of range: an extent of 6 has -6 to 5");
 }
 
 // ---- set_rows -------------------------------------------------------------------------------------------------------

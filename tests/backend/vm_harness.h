@@ -9,6 +9,7 @@
 #include <bit>
 #include <random>
 
+#include "backend/cpu/bad_index.h"
 #include "backend/cpu/vm/vm.h"
 #include "vm_builder.h"
 #include "vm_reference.h"
@@ -74,17 +75,17 @@ inline std::vector<Array> execute(const Case& c, bool* error = nullptr) {
   }
   const auto slots = slot_block(c);
   std::vector<unsigned char> scratch(program->scratch_bytes());
-  std::atomic<int> index_error{0};
+  cpu::BadIndex bad_index;
   for (std::int64_t t = program->tasks() - 1; t >= 0; --t) {
     std::fill(scratch.begin(), scratch.end(), 0xff);
-    program->run(pointers.data(), slots.data(), t, scratch.data(), &index_error);
+    program->run(pointers.data(), slots.data(), t, scratch.data(), &bad_index);
   }
   std::vector<Array> out = c.buffers;
   for (std::size_t i = 0; i < out.size(); ++i) {
     EXPECT_TRUE(copies[i]->intact()) << "buffer " << i << " written before its start";
     if (!out[i].bytes.empty()) std::memcpy(out[i].bytes.data(), copies[i]->data(), out[i].bytes.size());
   }
-  if (error) *error = index_error != 0;
+  if (error) *error = bad_index.extent >= 0;
   return out;
 }
 

@@ -16,6 +16,7 @@
 #include "metal_candle/ops.hpp"
 #include "metal_candle/runtime.hpp"
 #include "metal_candle/safetensors.hpp"
+#include "tests/support/errors.h"
 #include "tests/support/tiny_llama.h"
 
 namespace metal_candle {
@@ -256,7 +257,11 @@ TEST(LoRAAdapter, ConfigsThatFitNothingAreUserErrors) {
     EXPECT_THAT(e.what(), testing::HasSubstr("wq"));
     EXPECT_THAT(e.what(), testing::HasSubstr("q_proj"));
   }
-  EXPECT_THROW(LoRAAdapter::create(model, {.rank = 0}, Key(1)), UserError);
+  const auto refusal = [&](const LoRAConfig& config) {
+    return test::error_of([&] { LoRAAdapter::create(model, config, Key(1)); }, ErrorKind::argument);
+  };
+  EXPECT_EQ(refusal({.rank = 0}), "LoRA: a rank of 0; it must be from 1 to 1048576");
+  EXPECT_EQ(refusal({.rank_pattern = {{"q_proj", -3}}}), "LoRA: rank_pattern of -3 for \"q_proj\"");
   const LoRAAdapter a = LoRAAdapter::create(model, {}, Key(1));
   EXPECT_THROW(a.with({}), UserError);
 }

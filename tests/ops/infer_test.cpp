@@ -394,6 +394,27 @@ TEST(Matmul, ShapesTypesAndErrors) {
                 ErrorKind::shape),
             {"linear", "bias", "[2, 1]", "f32[5]"});
   error_of([] { linear(f32({2, 3}), f32({3, 4}), f32({7, 2, 4})); }, ErrorKind::shape);
+  EXPECT_EQ(error_of(
+                [] {
+                  linear(f32({2, 3}), f32({4, 3}));
+                },
+                ErrorKind::shape),
+            "linear: the weight must be [in, out] with an `in` of 3; this one is [out, in], so give transpose(weight) "
+            "(inputs: f32[2, 3], f32[4, 3])");
+  EXPECT_EQ(error_of(
+                [] {
+                  linear(f32({3}), f32({4, 2}));
+                },
+                ErrorKind::shape),
+            "linear: the weight must be [in, out] with an `in` of 3 (inputs: f32[3], f32[4, 2])");
+  EXPECT_EQ(
+      error_of(
+          [] {
+            linear_cross_entropy(f32({2, 3}), f32({4, 3}), of(DType::i32, {2}));
+          },
+          ErrorKind::shape),
+      "linear_cross_entropy: x must be [n, d] and w [d, v]; this w is [v, d], so give transpose(w) (inputs: f32[2, "
+      "3], f32[4, 3], i32[2])");
   for (const Shape& bias : {Shape{}, Shape{1}, Shape{2, 1}})
     EXPECT_EQ(linear(f32({2, 3}), f32({3, 4}), f32(bias)).shape(), Shape({2, 4}));
 }

@@ -1,5 +1,6 @@
 // What no tensor can be: sizes past all memory are refused when they are recorded, numbers that a type cannot hold when
 // they are given; and errors name the function that was called.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -17,6 +18,7 @@ namespace {
 
 using test::error_of;
 using test::expect_in;
+using testing::EndsWith;
 
 constexpr std::int64_t kOne = 1, kMax = std::numeric_limits<std::int64_t>::max();
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN(), kInf = std::numeric_limits<double>::infinity();
@@ -233,7 +235,29 @@ TEST(Names, OfWhatOnlyTheDataShowsAreSaidOnce) {
   const auto rows = Tensor::ones({3});
   const std::string said = error_of(
       [&] { scatter_add(rows, Tensor::from<std::int64_t>({3}, {1}), Tensor::ones({1})).eval(); }, ErrorKind::index);
-  EXPECT_EQ(said, "scatter_add: an index is out of range");
+  EXPECT_EQ(said, "scatter_add: index 3 is out of range: an extent of 3 has -3 to 2");
+  const auto ids = Tensor::from<std::int32_t>({1, 3, -4, 9}, {4});
+  const std::string first = "index 3 is out of range: an extent of 3 has -3 to 2";
+  EXPECT_THAT(error_of([&] { embedding(Tensor::ones({3, 5}), ids).eval(); }, ErrorKind::index), EndsWith(first));
+  EXPECT_THAT(error_of([&] { take_along_axis(rows, ids, 0).eval(); }, ErrorKind::index), EndsWith(first));
+  EXPECT_THAT(error_of([&] { take(Tensor::ones({0}), ids).eval(); }, ErrorKind::index),
+              EndsWith("index 1 is out of range: the extent is 0"));
+  EXPECT_THAT(error_of(
+                  [&] {
+                    linear_cross_entropy(Tensor::ones({4, 2}), Tensor::ones({2, 3}), ids).eval();
+                  },
+                  ErrorKind::index),
+              EndsWith("linear_cross_entropy: target 3 is not a class: there are 3"));
+  // Of many the first one is told, however many threads there are.
+  const auto many = Tensor::from<std::int32_t>({0, 1, 2, 3, 4}, {5});
+  const LazyTensor wide = expand(unsqueeze(many, 1), {5, 20000});
+  for (int run = 0; run < 20; ++run)
+    EXPECT_THAT(error_of(
+                    [&] {
+                      take_along_axis(Tensor::ones({3, 20000}), wide, 0).eval();
+                    },
+                    ErrorKind::index),
+                EndsWith(first));
 }
 
 TEST(Names, AnEmptyFunctionToCheckpointIsAnError) {

@@ -354,7 +354,7 @@ TEST(Dataset, ErrorsNameFileAndLine) {
   EXPECT_THAT(third(R"({"text": 3})"), testing::HasSubstr("text: expected a string, got 3"));
   EXPECT_THAT(third(R"({"messages": [{"role": "nobody", "content": "a"}]})"), testing::HasSubstr("no such role"));
   EXPECT_THAT(complaint(R"({"messages": [{"role": "user", "content": "a"}]})", {}),
-              testing::HasSubstr("no chat template"));
+              testing::HasSubstr("there is no chat template (ChatRenderer) that shows messages"));
   EXPECT_THAT(complaint("\n\n"), testing::HasSubstr("0 rows"));
   EXPECT_THAT(complaint(""), testing::HasSubstr("0 rows"));
 }

@@ -316,15 +316,15 @@ void CpuExecutable::collect_times(std::vector<TaskTime>& times) {
 CpuExecutable::Failure CpuExecutable::take_failures() {
   Failure first;
   for (int s : fallible_steps_) {
-    const char* what = steps_[static_cast<std::size_t>(s)]->take_failure();
-    if (what != nullptr && first.what == nullptr) first = {static_cast<std::size_t>(s), what};
+    std::string what = steps_[static_cast<std::size_t>(s)]->take_failure();
+    if (!what.empty() && first.what.empty()) first = {static_cast<std::size_t>(s), std::move(what)};
   }
   return first;
 }
 
 void CpuExecutable::report_failures(const Bindings& bindings) {
   const Failure failure = take_failures();
-  if (failure.what == nullptr) return;
+  if (failure.what.empty()) return;
   const std::string* const recorded_in = bindings.scope(*plan_, failure.step);
   const std::string scope = recorded_in ? *recorded_in : std::string(), &label = plan_->steps[failure.step].label;
   throw UserError(ErrorKind::index, (scope.empty() ? "" : scope + ": ") + label + ": " + failure.what, label, scope);

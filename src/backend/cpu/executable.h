@@ -37,7 +37,7 @@ class CpuExecutable final : public Executable {
   };
   struct Failure {
     std::size_t step = 0;
-    const char* what = nullptr;  // null: none failed
+    std::string what = {};  // empty: none failed
   };
 
   void lower_steps();

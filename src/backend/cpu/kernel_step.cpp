@@ -40,6 +40,7 @@ class KernelCallStep final : public Step {
 
   void run(const RunFrame&, int round, std::int64_t task, void* scratch, std::int64_t) override {
     running = this;
+    running_task = task;
     const base::InKernel marked;
     kernel_.run(call(scratch), round, task);
   }
@@ -53,8 +54,10 @@ class KernelCallStep final : public Step {
     return base ? base + o.offset * static_cast<std::int64_t>(size_of(o.dtype)) : nullptr;
   }
 
-  static void report(const char* what) { running->fail(what); }
-  static thread_local KernelCallStep* running;  // `fail` of a call says what, but not of which call
+  static void report(const char* what) { running->fail(what, running_task); }
+  // `fail` of a call says what, but not of which call.
+  static thread_local KernelCallStep* running;
+  static thread_local std::int64_t running_task;
 
   const KernelStep& step_;
   const CpuKernel& kernel_;
@@ -65,6 +68,7 @@ class KernelCallStep final : public Step {
 };
 
 thread_local KernelCallStep* KernelCallStep::running = nullptr;
+thread_local std::int64_t KernelCallStep::running_task = 0;
 
 }  // namespace
 

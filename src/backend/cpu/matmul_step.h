@@ -35,7 +35,7 @@ class MatmulCallStep final : public Step {
   void run(const RunFrame& frame, int round, std::int64_t task, void* scratch, std::int64_t before) override;
   std::int64_t pieces_to_fetch() const override;
   void fetch(std::int64_t piece) const override;
-  const char* take_failure() override { return second_ ? second_->take_failure() : nullptr; }
+  std::string take_failure() override { return second_ ? second_->take_failure() : std::string(); }
 
  private:
   void lower_epilogue(const Plan& plan, const KernelProgram& program);

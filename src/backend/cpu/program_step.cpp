@@ -3,6 +3,8 @@
 
 #include "backend/cpu/program_step.h"
 
+#include "backend/cpu/bad_index.h"
+
 namespace metal_candle::cpu {
 
 double program_flops(const KernelProgram& program) {
@@ -21,9 +23,9 @@ ProgramStep::ProgramStep(const KernelProgram& program, double nanoseconds)
 
 void ProgramStep::run(const RunFrame& frame, int, std::int64_t task, void* scratch, std::int64_t) {
   if (!fallible_) return program_->run(frame.buffers, frame.slots, task, scratch, nullptr);
-  std::atomic<int> out_of_range{0};
-  program_->run(frame.buffers, frame.slots, task, scratch, &out_of_range);
-  if (out_of_range.load(std::memory_order_relaxed) != 0) fail("index out of range");
+  BadIndex bad;
+  program_->run(frame.buffers, frame.slots, task, scratch, &bad);
+  if (bad.extent >= 0) fail(bad.str(), task);
 }
 
 std::unique_ptr<Step> lower_fused(const PlanStep& step) {

@@ -5,7 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <utility>
 
 #include "backend/backend.h"
 
@@ -48,22 +50,27 @@ class Step {
   virtual std::int64_t pieces_to_fetch() const { return 0; }
   virtual void fetch(std::int64_t) const {}
 
-  /// What only the data showed, or null; forgets it.
-  virtual const char* take_failure() {
-    return failure_.load(std::memory_order_relaxed) ? failure_.exchange(nullptr) : nullptr;
-  }
+  /// What only the data showed, or nothing; forgets it.
+  virtual std::string take_failure() { return failed_.exchange(false) ? std::exchange(failure_, {}) : std::string(); }
   virtual bool fallible() const { return false; }
   void set_shared(void* shared) { shared_ = shared; }
 
  protected:
-  void fail(const char* what) {
-    const char* none = nullptr;
-    failure_.compare_exchange_strong(none, what, std::memory_order_relaxed);
+  /// Of several failures the first task's is told, whichever thread came first.
+  void fail(std::string what, std::int64_t task) {
+    const std::lock_guard lock(failing_);
+    if (failed_ && failed_task_ <= task) return;
+    failure_ = std::move(what);
+    failed_task_ = task;
+    failed_ = true;
   }
   void* shared_ = nullptr;
 
  private:
-  std::atomic<const char*> failure_{nullptr};
+  std::mutex failing_;
+  std::atomic<bool> failed_{false};
+  std::int64_t failed_task_ = 0;
+  std::string failure_;
 };
 
 /// The plan outlives the step; buffers are the plan's.

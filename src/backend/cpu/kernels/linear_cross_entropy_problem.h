@@ -1,6 +1,8 @@
 // A call of linear_cross_entropy as its kernels see it.
 #pragma once
 
+#include <string>
+
 #include "backend/cpu/kernels/attention_tile.h"
 #include "ops/linear_cross_entropy.h"
 
@@ -77,7 +79,8 @@ struct ActiveRows {
         rows[(*count)++] = static_cast<std::int32_t>(row);
         continue;
       }
-      if (t != p.rule.ignore_index) call.fail("a target is not a class");
+      if (t != p.rule.ignore_index)
+        call.fail(("target " + std::to_string(t) + " is not a class: there are " + std::to_string(p.v)).c_str());
       ignored(row);
     }
   }

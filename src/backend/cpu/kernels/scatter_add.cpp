@@ -4,6 +4,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "backend/cpu/bad_index.h"
 #include "backend/cpu/kernels/tasks.h"
 #include "backend/cpu/kernels/types.h"
 
@@ -43,10 +44,10 @@ struct Chains {
     std::fill(first, first + (range.end - range.begin), -1);
     const KernelTensor& indices = c.inputs[1];
     for (std::int64_t i = plan.updates - 1; i >= 0; --i) {
-      std::int64_t row = read_index(indices.data, indices.dtype, i);
-      if (row < 0) row += plan.rows;
+      const std::int64_t index = read_index(indices.data, indices.dtype, i);
+      const std::int64_t row = index < 0 ? index + plan.rows : index;
       if (row < 0 || row >= plan.rows) {
-        if (report) c.fail("an index is out of range");
+        if (report) c.fail(BadIndex{index, plan.rows}.str().c_str());
         continue;
       }
       if (row < range.begin || row >= range.end) continue;

@@ -9,13 +9,16 @@
 // over the padding of all rows at once (kFlat). Arrays of the caller are never touched outside their elements.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "compiler/kernel_program.h"
 #include "metal_candle/elementwise.hpp"
+
+namespace metal_candle::cpu {
+struct BadIndex;
+}
 
 namespace metal_candle::cpu::vm {
 
@@ -72,7 +75,7 @@ struct Frame {
   std::int64_t row0, col0;  // of the block's first element
   std::int64_t stage_cols;
   void* const* buffers;
-  std::atomic<int>* index_error;
+  BadIndex* bad_index;
   bool fetch_next;  // kFetch asks for what lies from here on, four bytes a column of the block
   const char* fetch;
   Rest rest;  // kRest stores what belongs to the block's columns

@@ -14,8 +14,7 @@ namespace {
 
 class Runner {
  public:
-  Runner(const Body& body, void* const* buffers, const std::uint64_t* slots, void* scratch,
-         std::atomic<int>* index_error)
+  Runner(const Body& body, void* const* buffers, const std::uint64_t* slots, void* scratch, BadIndex* bad_index)
       : b_(body),
         scratch_(reinterpret_cast<char*>((reinterpret_cast<std::uintptr_t>(scratch) + 63) & ~std::uintptr_t{63})) {
     bases_ = reinterpret_cast<Base*>(scratch_);
@@ -24,7 +23,7 @@ class Runner {
     for (std::size_t i = 0; i < b_.moving.size(); ++i) bases_[1 + i].stride = b_.moving[i].stride;
     f_.bases = bases_;
     f_.buffers = buffers;
-    f_.index_error = index_error;
+    f_.bad_index = bad_index;
     f_.row_pitch = b_.pitch;
     if (!b_.constants.empty()) std::memcpy(scratch_ + b_.constants_offset, b_.constants.data(), b_.constants.size());
     for (const SlotUse& use : b_.slots) put_slot(use, slots[use.slot]);
@@ -365,10 +364,10 @@ std::size_t RowProgram::scratch_bytes() const {
 }
 
 void RowProgram::run(void* const* buffers, const std::uint64_t* slots, std::int64_t task, void* scratch,
-                     std::atomic<int>* index_error) const {
-  vm::Runner runner(*body_, buffers, slots, scratch, index_error);
+                     BadIndex* bad_index) const {
+  vm::Runner runner(*body_, buffers, slots, scratch, bad_index);
   if (!body_->overlaps) return runner.task(task, nullptr);
-  vm::Runner second(*body_, buffers, slots, static_cast<char*>(scratch) + body_->scratch, index_error);
+  vm::Runner second(*body_, buffers, slots, static_cast<char*>(scratch) + body_->scratch, bad_index);
   runner.task(task, &second);
 }
 

@@ -4,6 +4,7 @@
 // are what registers hold does not come here: kernels take such operands straight from memory.
 #include <cstring>
 
+#include "backend/cpu/bad_index.h"
 #include "backend/cpu/vm/instr.h"
 #include "backend/cpu/vm/scalar.h"
 
@@ -38,11 +39,11 @@ class RowWalk {
 
 /// Elements to add for a gathered index; false when it is out of range.
 bool gathered(const Access& a, const void* indices, std::int64_t i, const Frame& f, std::int64_t& add) {
-  std::int64_t index =
+  const std::int64_t given =
       a.gather64 ? static_cast<const std::int64_t*>(indices)[i] : static_cast<const std::int32_t*>(indices)[i];
-  if (index < 0) index += a.gather_extent;
+  const std::int64_t index = given < 0 ? given + a.gather_extent : given;
   const bool good = index >= 0 && index < a.gather_extent;
-  if (!good && f.index_error) f.index_error->store(1, std::memory_order_relaxed);
+  if (!good && f.bad_index && f.bad_index->extent < 0) *f.bad_index = {given, a.gather_extent};
   add = good ? index * a.gather_stride : 0;
   return good;
 }

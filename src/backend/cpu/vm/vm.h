@@ -11,7 +11,6 @@
 // a later stage loads or evaluates again.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -19,6 +18,8 @@
 #include "compiler/kernel_program.h"
 
 namespace metal_candle::cpu {
+
+struct BadIndex;
 
 namespace vm {
 struct Body;
@@ -47,9 +48,10 @@ class RowProgram {
   /// What a running thread needs, any alignment; contents do not matter and do not carry over.
   std::size_t scratch_bytes() const;
   /// buffers[i] is the base of KAccess::buffer i. slots are 8-byte entries: a double where the slot value's type is a
-  /// float, an int64 where it is an integer. index_error is set to 1 when a gather index is out of range (may be null).
+  /// float, an int64 where it is an integer. bad_index (may be null) becomes the first gather index out of range, unless
+  /// it is one already.
   void run(void* const* buffers, const std::uint64_t* slots, std::int64_t task, void* scratch,
-           std::atomic<int>* index_error) const;
+           BadIndex* bad_index) const;
 
   /// One stage, no reductions.
   static bool tileable(const KernelProgram& program);
