@@ -73,13 +73,6 @@ void save_model(const fs::path& folder, const Model& model, const fs::path& sour
                 const std::function<bool()>& stopped) {
   io::AtomicFolder output(folder);
   io::write_file(output.path() / "config.json", model.config().to_json(model.dtype()).dump(2) + "\n");
-  std::vector<TensorSource> tensors;
-  for (const auto& [path, tensor] : model.parameters())
-    tensors.push_back({path, tensor.dtype(), tensor.shape(), [&, t = tensor]() mutable {
-                         if (stopped && stopped()) throw FileError(FileFault::transfer, folder.string(), "", "stopped");
-                         return t.eval();
-                       }});
-  save_safetensors(output.path() / "model.safetensors", std::move(tensors), {{"format", "pt"}});
   if (fs::is_directory(source)) {
     copy_text_files(source, output.path());
   } else {
@@ -87,6 +80,13 @@ void save_model(const fs::path& folder, const Model& model, const fs::path& sour
     write_text_files(file, output.path());
     write_generation_config(file, model.config(), output.path());
   }
+  std::vector<TensorSource> tensors;
+  for (const auto& [path, tensor] : model.parameters())
+    tensors.push_back({path, tensor.dtype(), tensor.shape(), [&, t = tensor]() mutable {
+                         if (stopped && stopped()) throw FileError(FileFault::transfer, folder.string(), "", "stopped");
+                         return t.eval();
+                       }});
+  save_safetensors(output.path() / "model.safetensors", std::move(tensors), {{"format", "pt"}});
   output.commit();
 }
 

@@ -75,6 +75,16 @@ TEST(GgufValues, TemplatesWithNames) {
   EXPECT_EQ(rendered(Bundle::load(folder.path() / "again"), true), "t");
 }
 
+TEST(GgufValues, WithoutATokenizerAreRefusedBeforeWeightsAreWritten) {
+  const TempFolder folder;
+  const fs::path file = folder.write("model.gguf", with_values({}, 0));
+  const Model model = Model::load(file);
+  const auto save = [&] {
+    save_model(folder.path() / "folder", model, file, []() -> bool { throw std::logic_error("a weight is written"); });
+  };
+  EXPECT_THROW(save(), FileError);
+}
+
 TEST(GgufValues, AreKnownByTheirFirstBytes) {
   const TempFolder folder;
   const Bundle bundle = Bundle::load(folder.write("sha256-0123", with_tokenizer({}, 0)));
