@@ -124,10 +124,10 @@ class LoRAAdapter {
   /// Names of the adapted modules.
   std::vector<std::string> modules() const;
 
-  /// The model with the adapter's terms added to its weights, in f32, then rounded to the model's type. A tied head
-  /// that is no longer the embedding gets a weight of its own. Throws UserError naming the first weight that is not
-  /// finite.
-  Model merge(const Model& base) const;
+  /// The model with the adapter's terms added to its weights, in f32, then rounded once: to `dtype`, which all weights
+  /// get, or to the model's type. A tied head that is no longer the embedding gets a weight of its own. Throws UserError
+  /// naming the first merged weight that is not finite.
+  Model merge(const Model& base, std::optional<DType> dtype = {}) const;
 
  private:
   LoRAAdapter(LoRAConfig config, lora::Layout layout, ParamTree trainable, ParamTree replaced, DType dtype);

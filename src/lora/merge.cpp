@@ -29,7 +29,7 @@ void put(ParamTree& tree, const std::string& path, const LazyTensor& tensor) {
 
 }  // namespace
 
-Model LoRAAdapter::merge(const Model& base) const {
+Model LoRAAdapter::merge(const Model& base, std::optional<DType> dtype) const {
   const FewSizes few;  // a plan for each shape of a weight
   ParamTree merged = base.parameters();
   const auto now = [&](const std::string& path) { return merged.contains(path) ? merged[path] : base.weights()[path]; };
@@ -43,7 +43,8 @@ Model LoRAAdapter::merge(const Model& base) const {
     }
     put(merged, path, value);
   };
-  for (const auto& [path, tensor] : replaced_) replace(path, checked(path, tensor, base.weights()[path].dtype()));
+  const auto type_of = [&](const std::string& path) { return dtype.value_or(base.weights()[path].dtype()); };
+  for (const auto& [path, tensor] : replaced_) replace(path, checked(path, tensor, type_of(path)));
   auto tensor = trainable_.begin();
   for (const lora::Module& m : layout_->modules) {
     const LazyTensor &a = (tensor++)->second, &b = (tensor++)->second;
@@ -51,10 +52,12 @@ Model LoRAAdapter::merge(const Model& base) const {
     const LazyTensor weight = now(path);
     const LazyTensor delta =
         m.embedding ? matmul(transpose(in_f32(a)), transpose(in_f32(b))) : matmul(in_f32(b), in_f32(a));
-    replace(path, checked(path, in_f32(weight) + delta * m.scale, weight.dtype()));
+    replace(path, checked(path, in_f32(weight) + delta * m.scale, type_of(path)));
   }
-  for (const std::string& path : layout_->saved)
-    replace(path, checked(path, (tensor++)->second, base.weights()[path].dtype()));
+  for (const std::string& path : layout_->saved) replace(path, checked(path, (tensor++)->second, type_of(path)));
+  if (dtype)
+    for (auto& [path, value] : merged)
+      if (value.dtype() != *dtype) value = cast(value, *dtype).eval();
   return Model(config, merged);
 }
 

@@ -92,6 +92,19 @@ TEST(LoRAAdapter, MergingKeepsATiedHeadThatNobodyAdapts) {
   EXPECT_LT(largest_difference(logits(merged), logits(model, &adapter)), 2e-5);
 }
 
+TEST(LoRAAdapter, MergingIntoAnotherTypeRoundsOnce) {
+  for (const std::string name : kVariants) {
+    const Model model = model_of(name);
+    const LoRAAdapter adapter = LoRAAdapter::load(fixture(name), model);
+    const Model exact = adapter.merge(model), merged = adapter.merge(model, DType::bf16);
+    for (const auto& [path, tensor] : exact.parameters()) {
+      ASSERT_EQ(merged.parameters()[path].dtype(), DType::bf16) << path;
+      EXPECT_EQ(Tensor(merged.parameters()[path]).to_f64(), cast(tensor, DType::bf16).eval().to_f64()) << path;
+    }
+    EXPECT_EQ(merged.config().tied_embeddings, exact.config().tied_embeddings);
+  }
+}
+
 // A plan for each shape is what it takes, and nothing to warn of.
 TEST(LoRAAdapter, MergingWeightsOfManyShapesIsSilent) {
   const Model model = test::tiny_llama();
