@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -33,8 +34,8 @@ struct TextRow {
 /// first line: rows where that begins with {. A byte-order mark and CRLF are legal, lines beyond 64 MiB are not.
 class TextReader {
  public:
-  /// "-" is standard input.
-  explicit TextReader(const std::filesystem::path& path);
+  /// "-" is standard input. `stopped` is asked before each read and when a signal interrupts one: true is a FileError.
+  explicit TextReader(const std::filesystem::path& path, std::function<bool()> stopped = {});
   ~TextReader();
   TextReader(TextReader&&) noexcept;
   TextReader& operator=(TextReader&&) noexcept;

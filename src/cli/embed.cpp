@@ -6,6 +6,7 @@
 
 #include "cli/commands.h"
 #include "cli/report.h"
+#include "cli/signals.h"
 #include "metal_candle/embedding_files.hpp"
 #include "metal_candle/embeddings.hpp"
 #include "metal_candle/error.hpp"
@@ -20,7 +21,7 @@ using Clock = std::chrono::steady_clock;
 class Input {
  public:
   explicit Input(const Invocation& run) {
-    if (run.has("--input")) reader_.emplace(run.text("--input"));
+    if (run.has("--input")) reader_.emplace(run.text("--input"), EndsCleanly::seen);
     else texts_ = run.texts("--text");
   }
   std::optional<std::int64_t> count() const {
@@ -70,8 +71,10 @@ int embed(const Invocation& run) {
   const EmbedOptions options = embed_options(run);
   Input input(run);
   const EmbeddingModel model = EmbeddingModel::load(run.text("--model"), {.dtype = run.dtype()});
+  std::optional<EndsCleanly> signals;
   std::optional<EmbeddingWriter> writer;
   if (const auto output = run.maybe("--output")) {
+    signals.emplace();
     make_parents(*output);
     writer.emplace(*output, options.dimensions > 0 ? options.dimensions : model.width());
   }
@@ -83,6 +86,7 @@ int embed(const Invocation& run) {
     return static_cast<double>(texts) / std::chrono::duration<double>(Clock::now() - start).count();
   };
   const auto put = [&](std::int64_t index, std::span<const float> embedding) {
+    if (EndsCleanly::seen()) throw FileError(FileFault::transfer, run.text("--output"), "", "stopped");
     const Json id = input.next_id();
     if (writer) writer->add(embedding, id);
     if (!writer || run.json()) {

@@ -2,15 +2,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
-#include <atomic>
 #include <cmath>
-#include <csignal>
 #include <filesystem>
 
 #include "cli/commands.h"
 #include "cli/loading.h"
 #include "cli/report.h"
+#include "cli/signals.h"
 #include "metal_candle/error.hpp"
 #include "metal_candle/lora.hpp"
 #include "metal_candle/ops.hpp"
@@ -19,39 +17,19 @@ namespace metal_candle::cli {
 
 namespace {
 
-std::atomic<int> ended_by{0};
-
-extern "C" void note_end(int signal) { ended_by = signal; }
-
-/// While it lives, a signal that ends the command does so when what was written is gone, or whole.
-class EndsCleanly {
- public:
-  EndsCleanly() {
-    struct sigaction action = {};
-    action.sa_handler = note_end;
-    action.sa_flags = SA_RESTART;
-    for (std::size_t i = 0; i < kSignals.size(); ++i) {
-      sigaction(kSignals[i], nullptr, &before_[i]);
-      if (before_[i].sa_handler != SIG_IGN) sigaction(kSignals[i], &action, nullptr);  // nohup
-    }
-  }
-  ~EndsCleanly() {
-    for (std::size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &before_[i], nullptr);
-    if (ended_by != 0) std::raise(ended_by);
-  }
-  EndsCleanly(const EndsCleanly&) = delete;
-  EndsCleanly& operator=(const EndsCleanly&) = delete;
-
- private:
-  static constexpr std::array kSignals{SIGINT, SIGTERM, SIGHUP};
-  std::array<struct sigaction, kSignals.size()> before_ = {};
-};
+/// f16 ends at 65504, where every other type goes on.
+void require_finite(const Model& model, const std::string& source) {
+  for (const auto& [path, tensor] : model.parameters())
+    if (!std::isfinite(max(abs(cast(tensor, DType::f32))).eval().item<float>()))
+      throw FileError(FileFault::bad, source, path, "weights that f16 holds", "one beyond 65504 or not a number");
+}
 
 int write(const Invocation& run, const std::string& output, const Model& model) {
+  if (run.dtype() == DType::f16) require_finite(model, run.text("--model"));
   make_parents(output);
   {
     const EndsCleanly signals;
-    save_model(output, model, run.text("--model"), [] { return ended_by != 0; });
+    save_model(output, model, run.text("--model"), EndsCleanly::seen);
   }
   if (run.json()) write_event(Json::object({{"event", "result"}, {"output", output}, {"dtype", name(model.dtype())}}));
   else say(run, fmt::format("{}: a {} model in {}", output, model.config().family, name(model.dtype())));
@@ -71,25 +49,15 @@ void refuse_existing(const std::string& output) {
     throw FileError(FileFault::create, output, "", "a folder that is new or empty", "one that is neither");
 }
 
-/// f16 ends at 65504, where every other type goes on.
-void require_finite(const Model& model, const std::string& source) {
-  for (const auto& [path, tensor] : model.parameters())
-    if (!std::isfinite(max(abs(cast(tensor, DType::f32))).eval().item<float>()))
-      throw FileError(FileFault::bad, source, path, "weights that f16 holds", "one beyond 65504 or not a number");
-}
-
-Model load_as_stored(const Invocation& run) {
-  const std::string& source = run.text("--model");
-  const bool named = run.dtype() || !std::filesystem::exists(source);  // what is not there, loading says
-  Model model = Model::load(source, {.dtype = named ? run.dtype() : stored_dtype(source)});
-  if (run.dtype() == DType::f16) require_finite(model, source);
-  return model;
+Model load_as_stored(const std::string& source) {
+  const bool there = std::filesystem::exists(source);  // what is not, loading says
+  return Model::load(source, {.dtype = there ? std::optional(stored_dtype(source)) : std::nullopt});
 }
 
 /// Weights that are not finite are a fault of what the files hold.
 Model merged_of(const LoRAAdapter& adapter, const Model& model, const Invocation& run) {
   try {
-    return adapter.merge(model);
+    return adapter.merge(model, run.dtype());
   } catch (const OutOfMemory&) {
     throw;
   } catch (const FileError&) {
@@ -104,14 +72,17 @@ Model merged_of(const LoRAAdapter& adapter, const Model& model, const Invocation
 int merge(const Invocation& run) {
   const std::string &output = run.text("--output"), &adapter = run.text("--adapter");
   refuse_existing(output);
-  const Model model = load_as_stored(run);
+  // What a folder has is mapped and need not fit into memory; a GGUF file is decoded, and f32 would take twice the room.
+  const std::string& source = run.text("--model");
+  const bool decoded = run.dtype() && !std::filesystem::is_directory(source);
+  const Model model = decoded ? load_model(run) : load_as_stored(source);
   return write(run, output, merged_of(LoRAAdapter::load(adapter, model), model, run));
 }
 
 int convert(const Invocation& run) {
   const std::string& output = run.text("--output");
   refuse_existing(output);
-  return write(run, output, load_as_stored(run));
+  return write(run, output, run.dtype() ? load_model(run) : load_as_stored(run.text("--model")));
 }
 
 }  // namespace metal_candle::cli

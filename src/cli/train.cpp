@@ -12,6 +12,7 @@
 #include "cli/commands.h"
 #include "cli/loading.h"
 #include "cli/report.h"
+#include "cli/signals.h"
 #include "cli/train_options.h"
 #include "metal_candle/dataset.hpp"
 #include "metal_candle/error.hpp"
@@ -34,6 +35,7 @@ std::atomic<int> got_signal{0};
   _exit(signal == SIGINT ? kInterrupted : kStopped);
 }
 
+/// Ends the command: at once, or, while a trainer runs, after the step under way.
 extern "C" void stop_training(int signal) {
   if (over) return;
   Trainer* trainer = running.load();
@@ -42,34 +44,6 @@ extern "C" void stop_training(int signal) {
   if (got_signal.exchange(signal) == SIGINT && signal == SIGINT) _exit(kInterrupted);
   trainer->request_stop();
 }
-
-/// While it lives, SIGINT, SIGTERM and SIGHUP (the terminal was closed) end the command: at once, or, while a trainer
-/// runs, after the step under way.
-class Signals {
- public:
-  Signals() {
-    struct sigaction action = {};
-    action.sa_handler = stop_training;
-    action.sa_flags = SA_RESTART;
-    sigaction(SIGINT, &action, &interrupt_);
-    sigaction(SIGTERM, &action, &terminate_);
-    sigaction(SIGHUP, nullptr, &hang_up_);
-    if (hang_up_.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, nullptr);  // nohup
-    action.sa_handler = SIG_IGN;  // a reader that went away is an error of the write
-    sigaction(SIGPIPE, &action, &pipe_);
-  }
-  ~Signals() {
-    sigaction(SIGINT, &interrupt_, nullptr);
-    sigaction(SIGTERM, &terminate_, nullptr);
-    sigaction(SIGHUP, &hang_up_, nullptr);
-    sigaction(SIGPIPE, &pipe_, nullptr);
-  }
-  Signals(const Signals&) = delete;
-  Signals& operator=(const Signals&) = delete;
-
- private:
-  struct sigaction interrupt_ = {}, terminate_ = {}, hang_up_ = {}, pipe_ = {};
-};
 
 /// While it lives, signals are the trainer's; afterwards they come too late to change anything.
 class UnderWay {
@@ -238,7 +212,8 @@ int finished(const Invocation& run, const TrainResult& result) {
 }  // namespace
 
 int train(const Invocation& given) {
-  const Signals signals;
+  const SignalHandlers signals(stop_training, SA_RESTART);
+  std::signal(SIGPIPE, SIG_IGN);  // a reader that went away is an error of the write
   Invocation run = given;
   add_settings(run);
   run.prepare();

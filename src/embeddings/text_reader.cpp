@@ -37,8 +37,9 @@ class Descriptor {
   Descriptor(const Descriptor&) = delete;
   Descriptor& operator=(const Descriptor&) = delete;
 
-  std::size_t read(char* to, std::size_t size, const std::string& name) const {
+  std::size_t read(char* to, std::size_t size, const std::string& name, const std::function<bool()>& stopped) const {
     for (;;) {
+      if (stopped && stopped()) throw FileError(FileFault::transfer, name, "", "stopped");
       const ssize_t got = ::read(fd_, to, size);
       if (got >= 0) return static_cast<std::size_t>(got);
       if (errno != EINTR) throw FileError(FileFault::transfer, name, "", "to be read", std::strerror(errno));
@@ -67,6 +68,7 @@ void check_utf8(const std::string& line, const std::string& place) {
 struct TextReader::Impl {
   std::filesystem::path path;
   std::string name;
+  std::function<bool()> stopped;
   Descriptor file;
   std::optional<bool> jsonl;
   std::string buffer;
@@ -75,7 +77,8 @@ struct TextReader::Impl {
   std::int64_t line = 0;
   bool ended = false;
 
-  explicit Impl(const std::filesystem::path& p) : path(p), name(p == "-" ? "standard input" : p.string()), file(p) {
+  Impl(const std::filesystem::path& p, std::function<bool()> stop)
+      : path(p), name(p == "-" ? "standard input" : p.string()), stopped(std::move(stop)), file(p) {
     if (path.extension() == ".jsonl") jsonl = true;
     if (path.extension() == ".txt") jsonl = false;
     while (buffer.size() < 3 && more()) {
@@ -89,7 +92,7 @@ struct TextReader::Impl {
     buffer.erase(0, std::exchange(at, 0));
     const std::size_t size = buffer.size();
     buffer.resize(size + kBuffer);
-    const std::size_t got = file.read(buffer.data() + size, kBuffer, name);
+    const std::size_t got = file.read(buffer.data() + size, kBuffer, name, stopped);
     buffer.resize(size + got);
     ended = got == 0;
     return !ended;
@@ -129,7 +132,8 @@ struct TextReader::Impl {
   }
 };
 
-TextReader::TextReader(const std::filesystem::path& path) : impl_(std::make_unique<Impl>(path)) {}
+TextReader::TextReader(const std::filesystem::path& path, std::function<bool()> stopped)
+    : impl_(std::make_unique<Impl>(path, std::move(stopped))) {}
 TextReader::~TextReader() = default;
 TextReader::TextReader(TextReader&&) noexcept = default;
 TextReader& TextReader::operator=(TextReader&&) noexcept = default;

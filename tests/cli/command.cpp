@@ -116,7 +116,15 @@ const fs::path& playground() {
   return folder.path;
 }
 
-std::string model() { return (playground() / "model").string(); }
+std::string model() { return at("model"); }
+
+std::string at(const std::string& name) { return (playground() / name).string(); }
+
+std::vector<std::string> keys(const Json& object) {
+  std::vector<std::string> out;
+  for (const JsonMember& member : object.items()) out.emplace_back(member.key);
+  return out;
+}
 
 Ran command(const std::vector<std::string>& arguments, const std::vector<std::string>& environment,
             const std::string& input) {

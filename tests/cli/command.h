@@ -30,5 +30,9 @@ Ran signalled_early(const std::vector<std::string>& arguments, int signal);
 /// and the .jsonl files that the tests use.
 const std::filesystem::path& playground();
 std::string model();
+/// A path in it.
+std::string at(const std::string& name);
+
+std::vector<std::string> keys(const Json& object);
 
 }  // namespace metal_candle::test

@@ -1,8 +1,10 @@
 // The commands embed and search.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <cmath>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 
@@ -15,8 +17,6 @@ namespace {
 
 using testing::HasSubstr;
 using testing::IsEmpty;
-
-std::string at(const char* name) { return (playground() / name).string(); }
 
 std::vector<double> numbers(const Json& list) {
   std::vector<double> out;
@@ -70,6 +70,21 @@ TEST(EmbedCommand, WritesFiles) {
   const Ran piped = command({"embed", "--model", model(), "--input", "-", "--json"}, {}, "Hello\nworld\n");
   ASSERT_EQ(piped.code, 0) << piped.err;
   EXPECT_EQ(numbers(piped.events().at(1).at("embedding")), row);
+}
+
+TEST(EmbedCommand, KilledItLeavesNothing) {
+  const std::string folder = at("embed_killed"), pipe = at("texts.pipe");
+  std::filesystem::create_directory(folder);
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  std::fstream held(pipe);  // reading never ends
+  held << "Hello\n" << std::flush;
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) {
+    const Ran ran =
+        signalled_early({"embed", "--model", model(), "--input", pipe, "--output", folder + "/e.npy"}, signal);
+    EXPECT_EQ(ran.code, 128 + signal) << ran.err;
+    EXPECT_TRUE(std::filesystem::is_empty(folder)) << signal;
+    held << "Hello\n" << std::flush;
+  }
 }
 
 TEST(EmbedCommand, CutsDimensions) {

@@ -24,7 +24,6 @@ using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
 
-std::string at(const char* name) { return (playground() / name).string(); }
 void write(const fs::path& file, const std::string& text) { std::ofstream(file, std::ios::binary) << text; }
 
 fs::path copy_of_model(const char* name) {
