@@ -114,7 +114,9 @@ class PassesOff {
 };
 std::vector<std::string> compiler_passes();
 
-/// What the plan of these roots looks like, without computing anything.
+/// What the plan of these roots looks like, without computing anything. A line a step: its phase, the ops fused in it,
+/// its rows and the columns of each stage (of a product its rows, columns and inner extent), what it reads and writes
+/// (leaves, temporaries t0.., outputs; `over`: in the other's place), and the scope of one of its ops.
 std::string explain(const std::vector<LazyTensor>& roots);
 /// What evaluating them takes for temporaries, in bytes; nothing is computed.
 std::size_t temporary_bytes(const std::vector<LazyTensor>& roots);
@@ -129,7 +131,8 @@ MemoryNeeds memory_needs(const std::vector<EvalOptions>& runs);
 
 // ---- settings ------------------------------------------------------------------------------------------------------
 
-/// Threads that compute, the evaluating one included. 0: as many as the process may use. Results do not depend on it.
+/// Threads that compute, the evaluating one included (at most 4,096). 0: as many as the process may use. Results do not
+/// depend on it.
 void set_threads(int count);
 int threads();
 /// Bytes that tensors, temporaries and caches may take together; 0: no limit. Beyond it OutOfMemory is thrown.

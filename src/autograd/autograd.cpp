@@ -35,9 +35,10 @@ bool may_come_from(const std::vector<Origins>& lost, const LazyTensor& t) {
   return std::any_of(lost.begin(), lost.end(), [&](const Origins& o) { return o.may_include(t.node()->origins); });
 }
 
-// Gradients of the wanted tensors, zeros where there are none.
+// Gradients of the wanted tensors, zeros where there are none. called(i) is what errors call the i-th.
+template <class Called>
 Tensors gradients(const std::string& function, std::span<const LazyTensor> outputs,
-                  std::span<const LazyTensor> cotangents, std::span<const LazyTensor> wanted) {
+                  std::span<const LazyTensor> cotangents, std::span<const LazyTensor> wanted, const Called& called) {
   const autograd::BackwardResult result = autograd::backward({outputs, cotangents, wanted});
   Tensors grads = result.grads;
   for (std::size_t i = 0; i < grads.size(); ++i) {
@@ -47,7 +48,7 @@ Tensors gradients(const std::string& function, std::span<const LazyTensor> outpu
     if (grads[i].defined()) continue;
     if (!result.reached[i] && may_come_from(result.lost, wanted[i]))
       fail(ErrorKind::argument, function,
-           "there is no way to " + counted("parameter", i) +
+           "there is no way to " + called(i) +
                ", but a tensor on the way was evaluated before grad and has lost its history; take grad first, or use "
                "stop_gradient of that tensor if it is data");
     grads[i] = zero_like(wanted[i]);
@@ -55,20 +56,28 @@ Tensors gradients(const std::string& function, std::span<const LazyTensor> outpu
   return grads;
 }
 
-}  // namespace
-
-std::vector<LazyTensor> grad(const LazyTensor& loss, const std::vector<LazyTensor>& parameters) {
+template <class Called>
+Tensors gradients_of_loss(const LazyTensor& loss, std::span<const LazyTensor> parameters, const Called& called) {
   require_float(loss, "grad", "the loss");
   if (loss.numel() != 1)
     fail(ErrorKind::shape, "grad", "the loss has shape " + loss.shape().str() + " and must be one number");
-  for (std::size_t i = 0; i < parameters.size(); ++i) require_parameter(parameters[i], "grad", counted("parameter", i));
+  for (std::size_t i = 0; i < parameters.size(); ++i) require_parameter(parameters[i], "grad", called(i));
   const Scope scope("grad");
   const LazyTensor one = ones(loss.shape(), loss.dtype());
-  return gradients("grad", {&loss, 1}, {&one, 1}, parameters);
+  return gradients("grad", {&loss, 1}, {&one, 1}, parameters, called);
+}
+
+}  // namespace
+
+std::vector<LazyTensor> grad(const LazyTensor& loss, const std::vector<LazyTensor>& parameters) {
+  return gradients_of_loss(loss, parameters, [](std::size_t i) { return counted("parameter", i); });
 }
 
 ParamTree grad(const LazyTensor& loss, const ParamTree& parameters) {
-  return parameters.with(grad(loss, parameters.tensors()));
+  const auto path = [&](std::size_t i) {
+    return "parameter \"" + parameters.begin()[static_cast<std::ptrdiff_t>(i)].first + '"';
+  };
+  return parameters.with(gradients_of_loss(loss, parameters.tensors(), path));
 }
 
 std::pair<LazyTensor, ParamTree> value_and_grad(const std::function<LazyTensor(const ParamTree&)>& f,
@@ -84,7 +93,8 @@ std::vector<LazyTensor> vjp(const std::vector<LazyTensor>& outputs, const std::v
   if (outputs.size() != cotangents.size())
     fail(ErrorKind::argument, "vjp",
          std::to_string(outputs.size()) + " outputs and " + std::to_string(cotangents.size()) + " cotangents");
-  for (std::size_t i = 0; i < inputs.size(); ++i) require_parameter(inputs[i], "vjp", counted("input", i));
+  const auto input = [](std::size_t i) { return counted("input", i); };
+  for (std::size_t i = 0; i < inputs.size(); ++i) require_parameter(inputs[i], "vjp", input(i));
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     require_float(outputs[i], "vjp", counted("output", i));
     require_float(cotangents[i], "vjp", counted("cotangent", i));
@@ -94,7 +104,7 @@ std::vector<LazyTensor> vjp(const std::vector<LazyTensor>& outputs, const std::v
                cotangents[i].shape().str());
   }
   const Scope scope("grad");
-  return gradients("vjp", outputs, cotangents, inputs);
+  return gradients("vjp", outputs, cotangents, inputs, input);
 }
 
 }  // namespace metal_candle

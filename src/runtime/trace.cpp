@@ -219,7 +219,7 @@ void Trace::save(const std::string& path) const {
   if (good && std::rename(temporary.c_str(), path.c_str()) == 0) return;
   const std::string why = std::strerror(errno);
   std::remove(temporary.c_str());
-  throw UserError(ErrorKind::file, fmt::format("Trace::save: {}: {}", path, why));
+  throw FileError(FileFault::create, path, "", "cannot be written: " + why);
 }
 
 std::string Trace::profile(double ceiling_gbs) const {

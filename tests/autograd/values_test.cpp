@@ -118,6 +118,15 @@ TEST(Grad, OfALostHistoryIsAnErrorAndNotZero) {
   } catch (const UserError& e) {
     EXPECT_NE(std::string(e.what()).find("evaluated before grad"), std::string::npos) << e.what();
   }
+  // What it was called is what the error calls it.
+  const auto evaluates = [](const ParamTree& p) {
+    const LazyTensor hidden = p["layer.w"] * 2;
+    hidden.eval();
+    return sum(hidden * p["b"]);
+  };
+  const ParamTree named{{"b", Tensor::ones({2})}, {"layer.w", Tensor::ones({2})}};
+  test::expect_in(test::error_of([&] { value_and_grad(evaluates, named); }, ErrorKind::argument),
+                  {"\"layer.w\"", "evaluated before grad"});
   // Data that was computed beforehand is no such case: every parameter is found.
   const LazyTensor x = (Tensor::ones({2}) * 2).eval();
   EXPECT_EQ(values(grad(sum(w * x), {w})[0]), Doubles({2, 2}));

@@ -135,7 +135,13 @@ TEST(TraceTest, ChromeJson) {
   for (const char* part : {R"("traceEvents":[)", R"("ph":"X")", R"("thread_name")", R"(a \"quoted\" name)"})
     EXPECT_NE(text.str().find(part), std::string::npos) << part;
   std::remove(path.c_str());
-  EXPECT_THROW(trace.save("/nonexistent/folder/trace.json"), UserError);
+  try {
+    trace.save("/nonexistent/folder/trace.json");
+    ADD_FAILURE() << "no error";
+  } catch (const FileError& e) {
+    EXPECT_EQ(e.fault(), FileFault::create);
+    EXPECT_EQ(e.file(), "/nonexistent/folder/trace.json");
+  }
 }
 
 TEST(TraceTest, Profile) {
