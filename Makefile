@@ -30,6 +30,13 @@ build: ## Build the library, the examples and the tests into build/
 	@$(call configure,$(PRESET))
 	@$(call compile,$(PRESET))
 
+# What `demo` and `install` need: no tests.
+.PHONY: program
+program:
+	@tools/setup.sh build test
+	@$(call configure,$(PRESET))
+	@$(call compile,$(PRESET)) --target metal-candle example_demo
+
 .PHONY: test
 test: build ## Build and run the tests, but for those labelled slow
 	@ctest --preset $(PRESET) --parallel $(JOBS)
@@ -42,7 +49,7 @@ test-slow: build ## The slow tests: an x86-64 without extensions, arm64, both em
 	@ctest --test-dir build --label-regex slow --output-on-failure --no-tests=error
 
 .PHONY: demo
-demo: build ## A model learns a task, another finds texts by meaning; fetches both (93, 84 MB), or MODEL=, EMBED_MODEL=PATH
+demo: program ## A model learns a task, another finds texts by meaning; fetches both (93, 84 MB), or MODEL=, EMBED_MODEL=PATH
 	@model=$$(tools/fetch_model.sh language) && encoder=$$(tools/fetch_model.sh encoder) && \
 	  build/examples/example_demo "$$model" examples/commands build/demo $(STEPS) "$$encoder"
 
@@ -92,7 +99,7 @@ tsan: ## Build and test under ThreadSanitizer
 	@if setarch -R true 2>/dev/null; then steady="setarch -R"; fi; $${steady:-} ctest --preset tsan --parallel $(JOBS)
 
 .PHONY: install
-install: build ## Install the library, its headers and its CMake package into PREFIX (/usr/local)
+install: program ## Install the library, its headers and its CMake package into PREFIX (/usr/local)
 	@cmake --install build --prefix "$(PREFIX)"
 
 .PHONY: clean
