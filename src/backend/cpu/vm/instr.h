@@ -125,14 +125,16 @@ struct Halves {
   Kernel plain, reading_halves;
 };
 
+inline constexpr int kMostPairs = 96, kMostMapReduces = 32, kMostHalves = 96;
+
 // Kernels of one instruction set; null where there is none (an op outside its domain).
 struct VectorKernels {
   Kernel map[static_cast<int>(Elementwise::kCount)][3];  // f32: unary (VV only), binary, compare; i32 logic
-  Pair pairs[96];                                        // f32: two ops in one pass; operands a, b of the first, c
+  Pair pairs[kMostPairs];                                // f32: two ops in one pass; operands a, b of the first, c
   int pair_count;
-  MapReduce map_reduces[32];
+  MapReduce map_reduces[kMostMapReduces];
   int map_reduce_count;
-  Halves halves[96];
+  Halves halves[kMostHalves];
   int halves_count;
   Kernel silu_twin;          // f32: silu(a) · c, and its slope times (b · d) beside it
   Kernel sum_of_squares[2];  // f32: of a + b, which is kept; and stored at c, too

@@ -2,6 +2,7 @@
 #include "backend/cpu/vm/targets.h"
 
 #include <atomic>
+#include <string>
 
 #include "hwy/highway.h"
 #include "hwy/targets.h"
@@ -9,6 +10,7 @@
 #include "backend/cpu/vm/instr.h"
 #include "backend/cpu/vm/kernel_parts.h"
 #include "backend/cpu/vm/vm.h"
+#include "metal_candle/error.hpp"
 
 namespace metal_candle::cpu {
 namespace vm {
@@ -28,6 +30,8 @@ VectorKernels make_table() {
 std::atomic<const VectorKernels*> forced{nullptr};
 
 }  // namespace
+
+void table_is_full(const char* list) { throw InternalError(std::string("too few places for the kernels' ") + list); }
 
 const VectorKernels& vector_kernels() {
   if (const VectorKernels* table = forced.load(std::memory_order_acquire)) return *table;

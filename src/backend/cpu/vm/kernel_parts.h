@@ -10,5 +10,7 @@ void fill_row_f32(VectorKernels& table);
 void fill_map_reduce_f32(VectorKernels& table);  // after maps and pairs
 void fill_twin_f32(VectorKernels& table);
 void fill_memory(VectorKernels& table);
+/// Which list of the table has too few places (instr.h).
+[[noreturn]] void table_is_full(const char* list);
 
 }  // namespace metal_candle::cpu::vm

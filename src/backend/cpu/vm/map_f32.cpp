@@ -30,6 +30,7 @@ void set_binary(Kernel* forms) {
 }
 
 void add_halves(VectorKernels& table, Kernel plain, Kernel reading_halves) {
+  if (table.halves_count == kMostHalves) table_is_full("halves");
   table.halves[table.halves_count++] = {plain, reading_halves};
 }
 template <class Op>

@@ -83,6 +83,7 @@ struct Adder {
   VectorKernels& table;
   template <class R, class E>
   void add(Kernel map, Reduce op) {
+    if (table.map_reduce_count == kMostMapReduces) table_is_full("map_reduces");
     table.map_reduces[table.map_reduce_count++] = {map, op, map_reduce<R, E, false>, map_reduce<R, E, true>};
   }
   /// And for operands in bf16, if the map has a kernel for them.

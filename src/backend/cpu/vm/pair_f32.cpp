@@ -29,11 +29,13 @@ void outer(const Instr& in, const Frame& f) {
 struct Adder {
   VectorKernels& table;
   void add(Elementwise first, Form first_form, Elementwise second, PairForm form, Kernel kernel) {
+    if (table.pair_count == kMostPairs) table_is_full("pairs");
     table.pairs[table.pair_count++] = {first, first_form, second, form, kernel};
   }
   /// And for operands in bf16.
   void add(Elementwise first, Form first_form, Elementwise second, PairForm form, Kernel kernel, Kernel halves) {
     add(first, first_form, second, form, kernel);
+    if (table.halves_count == kMostHalves) table_is_full("halves");
     table.halves[table.halves_count++] = {kernel, halves};
   }
   template <class First, Form kForm, class Second, bool kWalks>
