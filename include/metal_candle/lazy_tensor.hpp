@@ -62,7 +62,8 @@ class LazyTensor {
   static LazyTensor from_slice(std::span<const T> values, const Shape& shape);
 
   bool defined() const { return node_ != nullptr; }
-  explicit operator bool() const { return defined(); }
+  /// Neither whether there is a tensor nor what it holds: `defined()`, or `eval().item<bool>()`.
+  explicit operator bool() const = delete;
   DType dtype() const;
   const Shape& shape() const;
   int rank() const { return shape().rank(); }

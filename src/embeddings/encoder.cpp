@@ -79,7 +79,7 @@ class Encoder : public Backbone {
   /// serves every pass, wherever its texts begin: a smaller pass reads its corner.
   LazyTensor distances(std::int64_t tokens) const {
     const std::lock_guard lock(lock_);
-    if (!distances_ || distances_.dim(1) < tokens) {
+    if (!distances_.defined() || distances_.dim(1) < tokens) {
       const auto n = static_cast<std::size_t>(tokens);
       std::vector<std::int32_t> buckets(n * n);
       for (std::size_t i = 0; i < n; ++i)

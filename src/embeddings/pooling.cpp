@@ -49,7 +49,7 @@ class Pool {
     return cast(take(of, index(which)), DType::f32) * any_;
   }
   LazyTensor total() {
-    if (!total_) total_ = sum_of(in_f32());
+    if (!total_.defined()) total_ = sum_of(in_f32());
     return total_;
   }
   LazyTensor sum_of(const LazyTensor& x) const {

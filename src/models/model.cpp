@@ -58,7 +58,7 @@ bool ends_with(std::string_view text, std::string_view end) {
 }
 
 void check_batch(const Batch& batch) {
-  if (!batch.ids || !batch.positions) fail(ErrorKind::argument, "a batch has ids and positions");
+  if (!batch.ids.defined() || !batch.positions.defined()) fail(ErrorKind::argument, "a batch has ids and positions");
   if (batch.ids.rank() != 1) fail(ErrorKind::shape, "ids are [t], not " + batch.ids.shape().str());
   for (const auto& [what, t] : {std::pair("positions", batch.positions), std::pair("lengths", batch.lengths)})
     if (t.defined() && t.shape() != batch.ids.shape())
@@ -122,7 +122,7 @@ LazyTensor Model::hidden(const nn::Weights& w, const Batch& batch, const Forward
 }
 
 LazyTensor Model::hidden(const nn::Weights& w, const Batch& batch, nn::KeyValues& cache) const {
-  if (!batch.offsets) fail(ErrorKind::argument, "a batch that goes on from a cache needs offsets");
+  if (!batch.offsets.defined()) fail(ErrorKind::argument, "a batch that goes on from a cache needs offsets");
   return state_->pass(w, batch, &cache, {});
 }
 

@@ -115,7 +115,8 @@ Rope::Rope(const RopeTable& table, const LazyTensor& positions, const LazyTensor
   const LiteralScope literal;
   const auto wide = [](const LazyTensor& t) { return cast(t, DType::f64); };
   const auto original = static_cast<double>(s.original_positions), d = static_cast<double>(table.width);
-  const LazyTensor length = maximum(wide(lengths ? lengths : max(positions, {0}, true) + 1), original);  // [t] or [1]
+  const LazyTensor length =
+      maximum(wide(lengths.defined() ? lengths : max(positions, {0}, true) + 1), original);  // [t] or [1]
   const LazyTensor growth = length * (s.factor / original) - (s.factor - 1);
   const LazyTensor log_base = log(growth) * (d / (d - 2)) + std::log(table.base);
   const LazyTensor steps = iota({1, 1, table.width / 2}, 2, DType::f64) * (-2 / d);
@@ -126,7 +127,7 @@ Rope::Rope(const RopeTable& table, const LazyTensor& positions, const LazyTensor
 }
 
 LazyTensor Rope::operator()(const LazyTensor& x) const {
-  if (!cosine_) return rope(x, positions_, table_->base, table_->frequencies);
+  if (!cosine_.defined()) return rope(x, positions_, table_->base, table_->frequencies);
   const std::int64_t half = table_->width / 2;
   const LazyTensor wide = x.dtype() == DType::f32 ? x : cast(x, DType::f32);
   const LazyTensor a = slice(wide, -1, 0, half), b = slice(wide, -1, half, 2 * half);

@@ -44,7 +44,7 @@ Weights::Weights(const ParamTree& base) {
 }
 
 Weights& Weights::adapt(std::string_view module, LoraTerm term) {
-  if (!term.a || !term.b) fail(fmt::format("a term for \"{}\" has an empty tensor", module));
+  if (!term.a.defined() || !term.b.defined()) fail(fmt::format("a term for \"{}\" has an empty tensor", module));
   const Shape& weight = (*this)[joined(module, ".weight")].shape();
   if (!fits(term, weight))
     fail(fmt::format("a term of a {}, b {} for \"{}\", whose weight is {}", term.a.shape().str(), term.b.shape().str(),
@@ -57,7 +57,7 @@ Weights& Weights::adapt(std::string_view module, LoraTerm term) {
 }
 
 Weights& Weights::replace(std::string_view path, LazyTensor tensor) {
-  if (!tensor) fail(fmt::format("an empty tensor for \"{}\"", path));
+  if (!tensor.defined()) fail(fmt::format("an empty tensor for \"{}\"", path));
   const Shape& shape = (*this)[path].shape();
   if (tensor.shape() != shape)
     fail(fmt::format("\"{}\" is {}, not {}", path, shape.str(), tensor.shape().str()), ErrorKind::shape);

@@ -132,7 +132,7 @@ class Places {
       key_index = row(iota({e_.tk}, 0, DType::i64));
     }
     LazyTensor seen = less(key_index, used);
-    if (sequence_ok) seen = logical_and(seen, sequence_ok);
+    if (sequence_ok.defined()) seen = logical_and(seen, sequence_ok);
     const LazyTensor qp =
         rule_.has(kQueryPositions) ? reshape(get(kQueryPositions), {e_.b, e_.tq, 1}) : used - queries + query_index;
     const LazyTensor kp = rule_.has(kKeyPositions) ? reshape(get(kKeyPositions), {e_.b, 1, e_.tk}) : key_index;
@@ -241,7 +241,7 @@ Tensors decompose_attention_grad(const OpCall& c) {
   LazyTensor delta = sum(dout * out, {-1}, true);
   if (rule.has(kLseGrad)) delta = delta - x.by_row(in.back());
   const LazyTensor ds = p * (matmul(dout, transpose(x.v)) - delta);
-  const LazyTensor weights = (x.slope ? ds * x.slope : ds) * rule.scale;
+  const LazyTensor weights = (x.slope.defined() ? ds * x.slope : ds) * rule.scale;
   const auto per_key = [&](const LazyTensor& w, const LazyTensor& rows) {
     return sum(matmul(transpose(w), rows), {2}, true);
   };
@@ -259,10 +259,10 @@ Tensors attention_vjp(const VjpCall& c) {
   Tensors in(c.inputs.begin(), c.inputs.begin() + kAttentionInputs);
   in.push_back(c.outputs[0]);
   in.push_back(c.outputs[1]);
-  in.push_back(c.grads[0] ? to_type(c.grads[0], c.outputs[0].dtype())
-                          : zeros(c.outputs[0].shape(), c.outputs[0].dtype()));
+  in.push_back(c.grads[0].defined() ? to_type(c.grads[0], c.outputs[0].dtype())
+                                    : zeros(c.outputs[0].shape(), c.outputs[0].dtype()));
   in.insert(in.end(), c.inputs.begin() + kAttentionInputs, c.inputs.end());
-  if (c.grads[1]) {
+  if (c.grads[1].defined()) {
     rule.inputs |= kLseGrad;
     in.push_back(to_type(c.grads[1], c.outputs[1].dtype()));
   }
@@ -375,7 +375,7 @@ LazyTensor attention(const LazyTensor& q, const LazyTensor& k, const LazyTensor&
   Tensors given{q, k, v};
   for (const LazyTensor* t :
        {&o.query_offsets, &o.key_offsets, &o.key_lengths, &o.query_positions, &o.key_positions, &o.bias})
-    if (*t) given.push_back(*t);
+    if (t->defined()) given.push_back(*t);
   const CalledAs named("attention", given);
   Tensors in(given.begin(), given.begin() + ops::kAttentionInputs);
   ops::require_defined(ops::attention_def, in);
@@ -387,20 +387,21 @@ LazyTensor attention(const LazyTensor& q, const LazyTensor& k, const LazyTensor&
   rule.scale = o.scale != 0 ? o.scale : 1 / std::sqrt(static_cast<double>(std::max<std::int64_t>(1, q.dim(-1))));
   rule.softcap = o.softcap;
   const auto add = [&](ops::AttentionInput which, const LazyTensor& x) {
-    if (!x) return;
+    if (!x.defined()) return;
     rule.inputs |= which;
     in.push_back(x);
   };
   const auto positions = [&](const LazyTensor& p, const LazyTensor& of) {
-    return p && q.rank() == 4 && p.rank() == 1 ? expand(unsqueeze(p, 0), {of.dim(0), p.dim(0)}) : p;
+    return p.defined() && q.rank() == 4 && p.rank() == 1 ? expand(unsqueeze(p, 0), {of.dim(0), p.dim(0)}) : p;
   };
   add(ops::kQueryOffsets, o.query_offsets);
   // Self-attention needs to say it only once.
-  add(ops::kKeyOffsets, o.key_offsets || !o.query_offsets || q.dim(0) != k.dim(0) ? o.key_offsets : o.query_offsets);
+  const bool said = o.key_offsets.defined() || !o.query_offsets.defined() || q.dim(0) != k.dim(0);
+  add(ops::kKeyOffsets, said ? o.key_offsets : o.query_offsets);
   add(ops::kKeyLengths, o.key_lengths);
   add(ops::kQueryPositions, positions(o.query_positions, q));
   add(ops::kKeyPositions, positions(o.key_positions, k));
-  if (o.bias) add(ops::kBias, attention_bias(o.bias, q, k));
+  if (o.bias.defined()) add(ops::kBias, attention_bias(o.bias, q, k));
   return record_all(ops::attention_def, in, rule.attrs())[0];
 }
 

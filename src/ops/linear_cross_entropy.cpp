@@ -90,9 +90,9 @@ Tensors dense_vjp(const VjpCall& c) {
   const Dense m(c.inputs, c.attrs);
   const LazyTensor p = softmax(m.logits, 1), error = m.error(p);
   LazyTensor slope = full({}, 0.0, p.dtype()), dw = slope;  // d / d logits
-  if (c.grads[0]) slope = slope + error * unsqueeze(c.grads[0], 1);
-  if (c.grads[1]) slope = slope + p * unsqueeze(c.grads[1], 1);
-  if (c.grads[2]) {
+  if (c.grads[0].defined()) slope = slope + error * unsqueeze(c.grads[0], 1);
+  if (c.grads[1].defined()) slope = slope + p * unsqueeze(c.grads[1], 1);
+  if (c.grads[2].defined()) {
     const LazyTensor g = widened(c.grads[2]), of_error = matmul(g, m.w);
     slope = slope + p * (of_error - sum(p * of_error, {1}, true));
     dw = matmul(transpose(g), error);
@@ -104,7 +104,7 @@ Tensors dense_vjp(const VjpCall& c) {
 }
 
 Tensors forward_vjp(const VjpCall& c) {
-  if (c.grads[1] || c.grads[2]) return dense_vjp(c);
+  if (c.grads[1].defined() || c.grads[2].defined()) return dense_vjp(c);
   Tensors out(3);
   const LazyTensor& g = c.grads[0];
   if (c.needs[0]) {

@@ -64,7 +64,7 @@ void sample_matmul(SampleSink& s) {
 
 /// Checkpoints store weights as [out, in]; one that looks so is told of.
 void require_layout(const LazyTensor& x, const LazyTensor& w) {
-  if (!x || !w || x.rank() == 0 || w.rank() < 2) return;  // matmul says what is wrong
+  if (!x.defined() || !w.defined() || x.rank() == 0 || w.rank() < 2) return;  // matmul says what is wrong
   const std::int64_t in = x.dim(-1);
   if (in == w.dim(-2)) return;
   std::string why = "the weight must be [in, out] with an `in` of " + std::to_string(in);
@@ -104,10 +104,10 @@ LazyTensor matmul(const LazyTensor& a, const LazyTensor& b) {
 }
 
 LazyTensor linear(const LazyTensor& x, const LazyTensor& w, const LazyTensor& bias) {
-  const CalledAs named = bias ? CalledAs("linear", x, w, bias) : CalledAs("linear", x, w);
+  const CalledAs named = bias.defined() ? CalledAs("linear", x, w, bias) : CalledAs("linear", x, w);
   ops::require_layout(x, w);
   const LazyTensor y = matmul(x, w);
-  if (!bias) return y;
+  if (!bias.defined()) return y;
   Shape shape = y.shape();
   if (!ops::broadcast_into(shape, bias.shape()) || shape != y.shape()) {
     fail_shape({ops::matmul_def, {}, {}}, "the bias does not broadcast to " + y.shape().str());

@@ -97,11 +97,11 @@ void infer_layer_norm(const OpCall& c, InferResult& r) {
   const LayerNormInputs in(c.inputs, c.attrs);
   if (in.x.rank() == 0) fail_shape(c, "there is no axis to normalise");
   DType dtype = float_type(in.x.dtype());
-  if (in.weight) {
+  if (in.weight.defined()) {
     check_parameter(c, in.weight, "weight");
     dtype = promote(dtype, in.weight.dtype());
   }
-  if (in.bias) {
+  if (in.bias.defined()) {
     check_parameter(c, in.bias, "bias");
     dtype = promote(dtype, in.bias.dtype());
   }
@@ -113,11 +113,11 @@ Tensors decompose_layer_norm(const OpCall& c) {
   const Centred centred(in.x, c.attrs);
   LazyTensor y = centred.values * centred.inverse;
   DType dtype = float_type(in.x.dtype());
-  if (in.weight) {
+  if (in.weight.defined()) {
     y = y * widened(in.weight);
     dtype = promote(dtype, in.weight.dtype());
   }
-  if (in.bias) {
+  if (in.bias.defined()) {
     y = y + widened(in.bias);
     dtype = promote(dtype, in.bias.dtype());
   }
@@ -131,7 +131,7 @@ Tensors layer_norm_vjp(const VjpCall& c) {
   const LazyTensor n = centred.values * centred.inverse, g = widened(c.grads[0]);
   Tensors out(c.inputs.size());
   if (c.needs[0]) {
-    const LazyTensor gn = in.weight ? g * widened(in.weight) : g;
+    const LazyTensor gn = in.weight.defined() ? g * widened(in.weight) : g;
     out[0] = to_type((gn - row_mean(gn) - n * row_mean(gn * n)) * centred.inverse, in.x.dtype());
   }
   if (needed(in.weight_at)) out[static_cast<std::size_t>(in.weight_at)] = over_rows(g * n, in.weight);
@@ -177,15 +177,16 @@ LazyTensor rms_norm(const LazyTensor& x, double eps) {
   return record(ops::rms_norm_def, {x}, attrs);
 }
 LazyTensor rms_norm(const LazyTensor& x, const LazyTensor& weight, double eps) {
-  if (!weight) return rms_norm(x, eps);
+  if (!weight.defined()) return rms_norm(x, eps);
   Attrs attrs;
   attrs.push(eps);
   return record(ops::rms_norm_def, {x, weight}, attrs);
 }
 LazyTensor layer_norm(const LazyTensor& x, const LazyTensor& weight, const LazyTensor& bias, double eps) {
   const Attrs attrs = ops::layer_norm_attrs(eps, weight.defined(), bias.defined());
-  if (weight && bias) return record(ops::layer_norm_def, {x, weight, bias}, attrs);
-  if (weight || bias) return record(ops::layer_norm_def, {x, weight ? weight : bias}, attrs);
+  if (weight.defined() && bias.defined()) return record(ops::layer_norm_def, {x, weight, bias}, attrs);
+  if (weight.defined() || bias.defined())
+    return record(ops::layer_norm_def, {x, weight.defined() ? weight : bias}, attrs);
   return record(ops::layer_norm_def, {x}, attrs);
 }
 LazyTensor LazyTensor::rms_norm(double eps) const { return metal_candle::rms_norm(*this, eps); }

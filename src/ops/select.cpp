@@ -134,9 +134,9 @@ LazyTensor where(const LazyTensor& condition, const LazyTensor& a, const LazyTen
   // A number made with `scalar` is as weak here as it is beside an operator.
   Scalar s(0);
   bool literal = false;
-  if (a && b && as_scalar(a, s, literal) && !as_scalar(b, s, literal))
+  if (a.defined() && b.defined() && as_scalar(a, s, literal) && !as_scalar(b, s, literal))
     return ops::choose(condition, cast(a, ops::weak_type(b.dtype(), s)), b);
-  if (a && b && as_scalar(b, s, literal) && !as_scalar(a, s, literal))
+  if (a.defined() && b.defined() && as_scalar(b, s, literal) && !as_scalar(a, s, literal))
     return ops::choose(condition, a, cast(b, ops::weak_type(a.dtype(), s)));
   return ops::choose(condition, a, b);
 }
@@ -197,7 +197,7 @@ LazyTensor powi(const LazyTensor& x, int exponent) {
   if (exponent > 4 && is_float(x.dtype())) return pow(x, Scalar(static_cast<double>(exponent)));
   LazyTensor result, factor = x;  // the factor is x, x², x⁴, ...
   for (int rest = exponent;; factor = square(factor)) {
-    if (rest & 1) result = result ? result * factor : factor;
+    if (rest & 1) result = result.defined() ? result * factor : factor;
     if ((rest >>= 1) == 0) return result;
   }
 }

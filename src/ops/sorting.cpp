@@ -31,7 +31,7 @@ LazyTensor spread(const LazyTensor& g, const LazyTensor& indices, const Shape& s
 }
 
 Tensors sort_vjp(const VjpCall& c) {
-  if (!c.grads[0]) return Tensors(1);
+  if (!c.grads[0].defined()) return Tensors(1);
   return {spread(c.grads[0], c.outputs[1], c.inputs[0].shape(), static_cast<int>(c.attrs[0]))};
 }
 
@@ -60,7 +60,7 @@ Tensors decompose_topk(const OpCall& c) {
 }
 
 Tensors topk_vjp(const VjpCall& c) {
-  if (!c.grads[0]) return Tensors(1);
+  if (!c.grads[0].defined()) return Tensors(1);
   return {spread(c.grads[0], c.outputs[1], c.inputs[0].shape(), c.inputs[0].rank() - 1)};
 }
 

@@ -180,7 +180,8 @@ std::shared_ptr<const Recorded> CompiledFunction::State::record(const std::vecto
   }
   std::vector<LazyTensor> roots;
   for (const LazyTensor& result : function(stand_ins)) {
-    if (!result) throw UserError(ErrorKind::argument, "compiled function: a result is an empty tensor handle");
+    if (!result.defined())
+      throw UserError(ErrorKind::argument, "compiled function: a result is an empty tensor handle");
     const auto same = [&](const LazyTensor& t) { return t.node() == result.node(); };
     const auto at = std::find_if(stand_ins.begin(), stand_ins.end(), same);
     const bool given = at != stand_ins.end(), there = !given && result.is_evaluated();
@@ -261,7 +262,7 @@ void CompiledFunction::run(const std::vector<Tensor>& inputs, std::vector<Tensor
   if (&inputs == &results)
     throw UserError(ErrorKind::argument, "compiled function: its inputs and its results are one list");
   for (const Tensor& t : inputs)
-    if (!t) throw UserError(ErrorKind::argument, "compiled function: an input is an empty tensor handle");
+    if (!t.defined()) throw UserError(ErrorKind::argument, "compiled function: an input is an empty tensor handle");
   for (const int i : state_->options.donate)
     if (i < 0 || static_cast<std::size_t>(i) >= inputs.size())
       throw UserError(ErrorKind::argument, "compiled function: it donates an input that is not given");

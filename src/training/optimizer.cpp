@@ -59,7 +59,7 @@ struct Numbers {
         apply(std::move(applied)) {}
 
   LazyTensor chosen(const LazyTensor& now, const LazyTensor& before) const {
-    return apply ? where(apply, now, before) : now;
+    return apply.defined() ? where(apply, now, before) : now;
   }
 };
 
@@ -100,7 +100,7 @@ AdamWStep adamw(const ParamTree& parameters, const ParamTree& gradients, const A
   check(options);
   check_floats(parameters, "a parameter");
   check_floats(gradients, "a gradient");
-  require(!apply || (apply.dtype() == DType::boolean && apply.rank() == 0), "apply must be one bool");
+  require(!apply.defined() || (apply.dtype() == DType::boolean && apply.rank() == 0), "apply must be one bool");
   check_same_paths(parameters, gradients, "gradients");
   check_same_paths(parameters, state.first, "first moments");
   check_same_paths(parameters, state.second, "second moments");
@@ -126,9 +126,9 @@ LazyTensor global_norm(const ParamTree& gradients) {
   LazyTensor total;
   for (const auto& [path, g] : gradients) {
     const LazyTensor part = sum(square(as_type(g, DType::f32)));
-    total = total ? total + part : part;
+    total = total.defined() ? total + part : part;
   }
-  return total ? sqrt(total) : zeros({});
+  return total.defined() ? sqrt(total) : zeros({});
 }
 
 Clipped clip_by_global_norm(const ParamTree& gradients, double max_norm) {

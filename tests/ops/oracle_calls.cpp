@@ -96,7 +96,7 @@ void add_places(Calls& c) {
   c["set_rows"] = [](const A& a) -> Results { return {set_rows(a["base"], a["indices"], a["rows"])}; };
   c["concat"] = [](const A& a) -> Results {
     Results parts{a["a"], a["b"]};
-    if (a["c"]) parts.push_back(a["c"]);
+    if (a["c"].defined()) parts.push_back(a["c"]);
     return {concat(parts, a.axis())};
   };
   c["stack"] = [](const A& a) -> Results { return {stack({a["a"], a["b"]}, a.axis())}; };
@@ -151,7 +151,7 @@ void add_attention(Calls& c) {
                        .key_lengths = a["key_lengths"],
                        .query_positions = a["q_pos"],
                        .key_positions = a["k_pos"],
-                       .bias = a["bias"] ? a["bias"] : a["mask"]};
+                       .bias = a["bias"].defined() ? a["bias"] : a["mask"]};
     return {attention(a["q"], a["k"], a["v"], o)};
   };
 }

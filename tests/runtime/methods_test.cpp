@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "metal_candle/metal_candle.hpp"
 #include "tests/support/errors.h"
@@ -15,6 +16,9 @@ Values values(const LazyTensor& t) { return t.eval().to_f64(); }
 
 const Tensor kX = Tensor::from<float>({3, -1, 2, 0.5f, 4, -2}, {2, 3});
 const Tensor kZ = Tensor::from<float>({1, -1, 5, 0.25f, 8, -3}, {2, 3});
+
+// `if (x < y)` would be true of every tensor.
+static_assert(!std::is_constructible_v<bool, LazyTensor> && !std::is_constructible_v<bool, Tensor>);
 
 TEST(Methods, NumbersAreOperands) {
   EXPECT_EQ(values(kX.maximum(1.0)), (Values{3, 1, 2, 1, 4, 1}));
