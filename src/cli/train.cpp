@@ -209,6 +209,18 @@ int finished(const Invocation& run, const TrainResult& result) {
   return kDone;
 }
 
+/// A run is resumed as it began; who wants to go on otherwise is told how.
+Trainer make_trainer(const Invocation& run, const Model& model, Examples examples, const TrainOptions& options) {
+  try {
+    return Trainer(model, std::move(examples.train), std::move(examples.valid), options);
+  } catch (const FileError& e) {
+    if (!e.field().starts_with("identity.") || e.field() == "identity.weights") throw;
+    throw FileError(e.fault(), e.file(), e.field(), e.expected(),
+                    fmt::format("{}; to train its adapter further, give --init-adapter {} and a new --output", e.got(),
+                                run.text("--output")));
+  }
+}
+
 }  // namespace
 
 int train(const Invocation& given) {
@@ -237,8 +249,7 @@ int train(const Invocation& given) {
   options.config_text = as_toml(run, anew);
   const Bundle bundle = load_bundle(run);
   check_init_adapter(run, options, bundle.model);
-  Examples examples = load_examples(run, bundle, options);
-  Trainer trainer(bundle.model, std::move(examples.train), std::move(examples.valid), options);
+  Trainer trainer = make_trainer(run, bundle.model, load_examples(run, bundle, options), options);
   if (run.has("--dry-run")) return dry_run(run, trainer);
   if (trainer.step() > 0) say(run, fmt::format("going on from step {} of {}", trainer.step(), trainer.total_steps()));
   TrainResult result;

@@ -3,9 +3,11 @@
 
 #include <fmt/format.h>
 #include <fmt/ostream.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <limits>
@@ -14,6 +16,7 @@
 #define TOML_EXCEPTIONS 0
 #include <toml++/toml.h>
 
+#include "cli/report.h"
 #include "metal_candle/error.hpp"
 
 namespace metal_candle::cli {
@@ -37,11 +40,29 @@ std::vector<const Option*> settings(const Command& command) {
   return out;
 }
 
+constexpr std::string_view kVariables = "METAL_CANDLE_";
+
 std::string environment_name(const Option& option) {
-  std::string out = "METAL_CANDLE_";
+  std::string out(kVariables);
   for (const char c : option.name.substr(2))
     out += c == '-' ? '_' : static_cast<char>(c >= 'a' && c <= 'z' ? c - 32 : c);
   return out;
+}
+
+/// One that nothing reads was meant to be another.
+void warn_of_unknown_variables(const Invocation& run) {
+  std::set<std::string> known;
+  for (const Option* option : settings(run.command()))
+    known.insert(environment_name(*option).substr(kVariables.size()));
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    std::string_view name(*variable, std::strcspn(*variable, "="));
+    if (!name.starts_with(kVariables)) continue;
+    name.remove_prefix(kVariables.size());
+    if (known.count(std::string(name)) > 0) continue;
+    const auto near = nearest(name, {known.begin(), known.end()});
+    warn(run, fmt::format("{}{} is no variable that train reads{}", kVariables, name,
+                          near ? fmt::format("; did you mean {}{}?", kVariables, *near) : ""));
+  }
 }
 
 std::string text_of(const toml::node& node, const std::string& file, const std::string& key) {
@@ -97,6 +118,7 @@ void add_settings(Invocation& run) {
   for (const Option* option : settings(run.command()))
     if (const std::string name = environment_name(*option); const char* value = std::getenv(name.c_str()))
       run.set_default(option->name, value, {name});
+  warn_of_unknown_variables(run);
   if (run.has("--config")) add_file(run, run.text("--config"));
   run.yield("--steps", "--epochs"), run.yield("--epochs", "--steps");
   for (const char* brought : {"--rank", "--alpha", "--rslora", "--target-modules"})

@@ -11,6 +11,7 @@
 #include <map>
 
 #include "metal_candle/json.hpp"
+#include "metal_candle/safetensors.hpp"
 #include "tests/cli/command.h"
 
 namespace metal_candle::test {
@@ -70,6 +71,32 @@ TEST(TrainCommand, TrainsMergesAndRunsTheResult) {
     return command(all).events().at(0).at("tokens");
   };
   EXPECT_EQ(line({"--model", model(), "--adapter", out}), line({"--model", at("merged")}));
+}
+
+TEST(TrainCommand, AFinishedRunSaysHowToGoOn) {
+  const std::string out = at("finished"), more = at("finished_more");
+  ASSERT_EQ(command(training(out, {"--steps", "2"})).code, 0);
+  const Ran longer = command(training(out, {"--steps", "4", "--resume"}));
+  EXPECT_EQ(longer.code, 65) << longer.err;
+  EXPECT_THAT(longer.err,
+              AllOf(HasSubstr("options.steps"), HasSubstr("--init-adapter " + out + " and a new --output")));
+  EXPECT_EQ(command(training(more, {"--steps", "2", "--init-adapter", out})).code, 0);
+}
+
+TEST(TrainCommand, MergedIntoAnotherTypeItIsRoundedOnce) {
+  const std::string out = at("rounded"), exact = at("rounded_f32"), bf16 = at("rounded_bf16"),
+                    once = at("rounded_once");
+  ASSERT_EQ(command(training(out, {"--steps", "4", "--learning-rate", "0.01"})).code, 0);
+  ASSERT_EQ(command({"merge", "--model", model(), "--adapter", out, "--output", exact}).code, 0);
+  ASSERT_EQ(command({"convert", "--model", exact, "--output", once, "--dtype", "bf16"}).code, 0);
+  ASSERT_EQ(command({"merge", "--model", model(), "--adapter", out, "--output", bf16, "--dtype", "bf16"}).code, 0);
+  const SafeTensors got = SafeTensors::open(bf16 + "/model.safetensors");
+  const SafeTensors want = SafeTensors::open(once + "/model.safetensors");
+  ASSERT_EQ(got.tensors().size(), want.tensors().size());
+  for (const TensorInfo& t : got.tensors()) {
+    EXPECT_EQ(t.dtype, DType::bf16) << t.name;
+    EXPECT_EQ(got.load(t.name).to_f64(), want.load(t.name).to_f64()) << t.name;
+  }
 }
 
 TEST(TrainCommand, StopsOnSignalsAndGoesOn) {
@@ -161,6 +188,13 @@ TEST(TrainCommand, FlagsOverEnvironmentOverFile) {
   EXPECT_THAT(ran.out, AllOf(HasSubstr("rank = 7\n"), HasSubstr("learning-rate = 0.5\n"), HasSubstr("warmup = 5\n"),
                              HasSubstr("target-modules = \"q_proj,v_proj\"\n"), HasSubstr("packing = true\n"),
                              HasSubstr("alpha = 14\n")));
+  EXPECT_EQ(ran.err, "");
+  const Ran misspelt = command({"train", "--config", config, "--print-config"},
+                               {"METAL_CANDLE_LERNING_RATE=0.5", "METAL_CANDLE_XYZZYPLUGH=1"});
+  EXPECT_EQ(misspelt.code, 0);
+  EXPECT_THAT(misspelt.err, AllOf(HasSubstr("METAL_CANDLE_LERNING_RATE is no variable that train reads; did you mean "
+                                            "METAL_CANDLE_LEARNING_RATE?\n"),
+                                  HasSubstr("METAL_CANDLE_XYZZYPLUGH is no variable that train reads\n")));
   // What it prints is a file that says the same.
   const std::string again = at("again.toml");
   std::ofstream(again) << ran.out;
