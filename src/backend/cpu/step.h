@@ -51,7 +51,11 @@ class Step {
   virtual void fetch(std::int64_t) const {}
 
   /// What only the data showed, or nothing; forgets it.
-  virtual std::string take_failure() { return failed_.exchange(false) ? std::exchange(failure_, {}) : std::string(); }
+  virtual std::string take_failure() {
+    if (!failed_.load(std::memory_order_relaxed)) return {};
+    failed_ = false;
+    return std::exchange(failure_, {});
+  }
   virtual bool fallible() const { return false; }
   void set_shared(void* shared) { shared_ = shared; }
 
