@@ -106,7 +106,7 @@ LazyTensor matmul(const LazyTensor& a, const LazyTensor& b) {
 LazyTensor linear(const LazyTensor& x, const LazyTensor& w, const LazyTensor& bias) {
   const CalledAs named = bias.defined() ? CalledAs("linear", x, w, bias) : CalledAs("linear", x, w);
   ops::require_layout(x, w);
-  const LazyTensor y = matmul(x, w);
+  LazyTensor y = matmul(x, w);
   if (!bias.defined()) return y;
   Shape shape = y.shape();
   if (!ops::broadcast_into(shape, bias.shape()) || shape != y.shape()) {

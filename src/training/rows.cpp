@@ -80,7 +80,9 @@ Sample RowReader::messages(const Json& row) const {
     messages.fail(
         "\"text\" or \"prompt\" with \"completion\": there is no chat template (ChatRenderer) that shows messages");
   const std::string rendered = render(messages, row, false);
-  auto [ids, offsets] = tokenizer_.encode_with_offsets(rendered, {.add_special_tokens = false});
+  Tokenizer::Encoding encoding = tokenizer_.encode_with_offsets(rendered, {.add_special_tokens = false});
+  const auto& ids = encoding.ids;
+  const auto& offsets = encoding.offsets;
   Sample sample;
   sample.supervised.assign(ids.size(), false);
   std::size_t token = 0;
@@ -105,7 +107,7 @@ Sample RowReader::messages(const Json& row) const {
     if (end == ids.size() || !ends(end)) continue;
     for (std::size_t t = more ? token : end; t <= end; ++t) sample.supervised[t] = true;
   }
-  sample.tokens = std::move(ids);
+  sample.tokens = std::move(encoding.ids);
   return sample;
 }
 
