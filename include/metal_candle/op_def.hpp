@@ -168,6 +168,9 @@ struct CpuKernel {
   bool takes_strides = false;
   /// Output 0 may take the place of this input when nobody else needs it; -1 for none.
   int in_place_input = -1;
+  /// About how many simple operations all tasks take together, from shapes only; so little work is not worth a second
+  /// thread. Without it, as many as go with reading and writing the operands.
+  double (*work)(const KernelCall&) = nullptr;
 };
 
 struct OpDef {

@@ -108,5 +108,17 @@ TEST(TopkKernel, LongRowsAreCutInRanges) {
   }
 }
 
+/// Far more than their bytes tell: what is too little for threads by its bytes is not.
+TEST(SortKernels, SayWhatTheyCompute) {
+  const auto work = [](const CpuKernel& kernel, std::int64_t rows, std::int64_t n, const Attrs& attrs) {
+    const std::vector<KernelTensor> inputs{{nullptr, DType::f32, {rows, n}, {n, 1}}};
+    return kernel.work({.inputs = inputs, .outputs = {}, .attrs = attrs, .scratch = {}, .shared = {}, .fail = {}});
+  };
+  EXPECT_GT(work(sort_kernel, 4, 2000, {1, 0}), 4 * 2000 * 100);
+  EXPECT_GT(work(topk_kernel, 4, 2000, {50}), 4 * 2000 * 4);
+  EXPECT_EQ(work(sort_kernel, 0, 2000, {1, 0}), 0);
+  EXPECT_EQ(work(topk_kernel, 4, 0, {0}), 0);
+}
+
 }  // namespace
 }  // namespace metal_candle::cpu::test

@@ -3,10 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -227,6 +230,31 @@ TEST(OutsideOp, AFailureBesideAnExceptionIsNotToldByTheNextRun) {
     program(0.5, false).eval();
     EXPECT_EQ(trace.events().size(), 2 * events);
   }
+}
+
+/// Two tasks over one number, each of which waits until the other has begun.
+std::atomic<int> begun{0};
+const CpuKernel meeting_kernel{.run =
+                                   [](const KernelCall& c, int, std::int64_t task) {
+                                     ++begun;
+                                     for (int waits = 0; begun < 2 && waits < 20000; ++waits)
+                                       std::this_thread::sleep_for(std::chrono::microseconds(100));
+                                     if (task == 0) *c.outputs[0].as<float>() = static_cast<float>(begun);
+                                   },
+                               .tasks = [](const KernelCall&, int) -> std::int64_t { return 2; },
+                               .work = [](const KernelCall&) { return 1e6; }};
+const OpDef meeting_def{.name = "meeting",
+                        .kind = OpKind::kernel,
+                        .infer = infer_first,
+                        .decompose = nullptr,
+                        .vjp = NoGrad{},
+                        .samples = nullptr,
+                        .cpu = &meeting_kernel};
+
+TEST(OutsideOp, WhoseKernelSaysWhatItComputesGetsThreads) {
+  set_threads(2);
+  EXPECT_EQ(record(meeting_def, {Tensor::ones({1})}).eval().item<float>(), 2);
+  set_threads(0);
 }
 
 void (*inside)() = nullptr;

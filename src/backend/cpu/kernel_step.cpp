@@ -21,7 +21,8 @@ class KernelCallStep final : public Step {
     for (int pass = 0; pass < kernel_.passes; ++pass) tasks_.push_back(kernel_.tasks(shapes, pass));
     if (kernel_.scratch) scratch_ = kernel_.scratch(shapes);
     if (kernel_.shared) shared_size_ = kernel_.shared(shapes);
-    nanoseconds_ = estimate(2 * std::max(bytes, step.bytes), step.flops, 4);
+    const double work = kernel_.work ? kernel_.work(shapes) : 0;
+    nanoseconds_ = estimate(2 * std::max(bytes, step.bytes), std::max(work, step.flops), 4);
   }
 
   int rounds() const override { return kernel_.passes; }

@@ -1,6 +1,7 @@
 #include "backend/cpu/kernels/sort.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "backend/cpu/kernels/sort_key.h"
 #include "backend/cpu/kernels/tasks.h"
@@ -26,6 +27,13 @@ struct Lanes {
 std::int64_t tasks(const KernelCall& c, int) {
   const Lanes lanes(c);
   return task_count(lanes.length * lanes.count * 64, lanes.count);
+}
+
+// Comparing and moving, for each time that a lane is halved.
+double work(const KernelCall& c) {
+  const Lanes lanes(c);
+  return 12.0 * static_cast<double>(lanes.length * lanes.count) *
+         std::bit_width(static_cast<std::uint64_t>(lanes.length));
 }
 
 std::size_t scratch(const KernelCall& c) {
@@ -56,6 +64,6 @@ void run(const KernelCall& c, int, std::int64_t task) {
 
 }  // namespace
 
-const CpuKernel sort_kernel{.run = run, .tasks = tasks, .scratch = scratch};
+const CpuKernel sort_kernel{.run = run, .tasks = tasks, .scratch = scratch, .work = work};
 
 }  // namespace metal_candle::cpu

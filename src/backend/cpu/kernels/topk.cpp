@@ -1,6 +1,7 @@
 #include "backend/cpu/kernels/topk.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "backend/cpu/kernels/sort_key.h"
 #include "backend/cpu/kernels/tasks.h"
@@ -24,6 +25,13 @@ struct Plan {
 std::int64_t tasks(const KernelCall& c, int pass) {
   const Plan plan(c);
   return pass == 0 ? plan.rows * plan.ranges : plan.k == 0 ? 0 : plan.rows;
+}
+
+// A key and a comparison an element, and a heap of the best of each range that most of its elements leave alone.
+double work(const KernelCall& c) {
+  const Plan plan(c);
+  const double heaps = static_cast<double>(plan.ranges * plan.k) * std::bit_width(static_cast<std::uint64_t>(plan.k));
+  return static_cast<double>(plan.rows) * (4.0 * static_cast<double>(plan.length) + 24.0 * heaps);
 }
 
 std::size_t shared(const KernelCall& c) {
@@ -72,6 +80,6 @@ void run(const KernelCall& c, int pass, std::int64_t task) {
 
 }  // namespace
 
-const CpuKernel topk_kernel{.run = run, .tasks = tasks, .passes = 2, .shared = shared};
+const CpuKernel topk_kernel{.run = run, .tasks = tasks, .passes = 2, .shared = shared, .work = work};
 
 }  // namespace metal_candle::cpu
