@@ -132,11 +132,11 @@ bool Contest::disagrees() const {
 void Contest::run() {
   const int rounds = suite_.options.rounds();
   for (int i = 0; i < rounds; ++i) round();
-  for (int i = rounds; i < kMostRounds * rounds && disagrees() && suite_.repeated < suite_.options.repeat_seconds();
+  for (int i = rounds; i < kMostRounds * rounds && disagrees() && suite_.further < suite_.options.repeat_seconds();
        ++i) {
     const double begin = now();
     round();
-    suite_.repeated += now() - begin;
+    suite_.further += now() - begin;
   }
 }
 

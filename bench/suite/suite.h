@@ -19,8 +19,8 @@ struct Options {
   std::string model;  // a real one, a GGUF file; empty where there is none
   int rounds() const { return full ? 7 : 3; }
   double burst_seconds() const { return full ? 0.35 : 0.12; }
-  /// How often a burst that other processes disturbed is repeated, and the seconds of a run that may go into that and
-  /// into further rounds.
+  /// How often a burst that other processes disturbed is repeated, and the seconds of a run that may go into that, and
+  /// as many into further rounds.
   int repeats() const { return full ? 8 : 3; }
   double repeat_seconds() const { return full ? 180 : 30; }
   /// How long a peer may compile one piece of work.
@@ -31,7 +31,8 @@ struct Suite {
   Options options;
   Report report;
   Peers peers;
-  double repeated = 0;  // seconds spent so far on repeating bursts and on further rounds
+  double repeated = 0;  // seconds spent so far on repeating bursts
+  double further = 0;   // and on further rounds
 };
 
 double now();

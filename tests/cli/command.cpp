@@ -1,6 +1,7 @@
 #include "tests/cli/command.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -137,8 +138,8 @@ Ran command(const std::vector<std::string>& arguments, const std::vector<std::st
 
 Ran shell(const std::string& line) {
   const fs::path out = playground() / "out", err = playground() / "err";
-  const int status = std::system(
-      (std::string(METAL_CANDLE_COMMAND) + " " + line + " 2>" + err.string() + " >" + out.string()).c_str());
+  const std::string redirected = fmt::format("{} {} 2>{} >{}", METAL_CANDLE_COMMAND, line, err.string(), out.string());
+  const int status = std::system(redirected.c_str());
   return {code_of(status), text_of(out), text_of(err)};
 }
 
