@@ -17,6 +17,7 @@ target_compile_options(mc_options INTERFACE
   -Wno-missing-field-initializers  # a member left out has a default
   -ffp-contract=off)  # a*b+c rounds twice, everywhere: op bodies write fma where they mean it
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  target_compile_options(mc_options INTERFACE -fpch-preprocess)  # for ccache
   # GCC notes an ABI change of its version 10 wherever a vector type is passed, and GCC 12 sees memcpy overlap in most
   # sums of std::string.
   target_compile_options(mc_options INTERFACE -Wno-psabi -Wno-restrict)
