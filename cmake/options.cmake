@@ -49,7 +49,7 @@ if(NOT DEFINED CMAKE_CXX_COMPILER_LAUNCHER)
   find_program(METAL_CANDLE_CCACHE ccache)
   mark_as_advanced(METAL_CANDLE_CCACHE)
   if(METAL_CANDLE_CCACHE)
-    # Without that it keeps nothing that was compiled with precompiled headers, as the tests are.
+    # Without that it keeps nothing that was compiled with precompiled headers, as rooms and tests are.
     set(CMAKE_CXX_COMPILER_LAUNCHER
       "${CMAKE_COMMAND}" -E env CCACHE_SLOPPINESS=pch_defines,time_macros ${METAL_CANDLE_CCACHE})
   endif()

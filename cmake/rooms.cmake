@@ -16,7 +16,7 @@ function(mc_room folder)
   set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE ON)
   target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/include" "${PROJECT_SOURCE_DIR}/src")
   target_link_libraries(${target} PRIVATE mc_options fmt::fmt Threads::Threads ${arg_LINK})
-  # A third of what a source takes to compile is reading these.
+  # What most sources read, read once.
   if(target STREQUAL mc_base)
     target_precompile_headers(${target} PRIVATE <algorithm> <functional> <map> <memory> <string> <vector> <fmt/format.h>)
   else()
