@@ -21,6 +21,8 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # GCC notes an ABI change of its version 10 wherever a vector type is passed, and GCC 12 sees memcpy overlap in most
   # sums of std::string.
   target_compile_options(mc_options INTERFACE -Wno-psabi -Wno-restrict)
+  # Where sources are compiled together, GCC takes a class for one of a header's that has members of a source's own types.
+  target_compile_options(mc_options INTERFACE $<$<BOOL:${CMAKE_UNITY_BUILD}>:-Wno-subobject-linkage>)
 endif()
 if(METAL_CANDLE_WERROR)
   target_compile_options(mc_options INTERFACE -Werror)
@@ -51,6 +53,6 @@ if(NOT DEFINED CMAKE_CXX_COMPILER_LAUNCHER)
   if(METAL_CANDLE_CCACHE)
     # Without that it keeps nothing that was compiled with precompiled headers, as rooms and tests are.
     set(CMAKE_CXX_COMPILER_LAUNCHER
-      "${CMAKE_COMMAND}" -E env CCACHE_SLOPPINESS=pch_defines,time_macros ${METAL_CANDLE_CCACHE})
+      env CCACHE_SLOPPINESS=pch_defines,time_macros ${METAL_CANDLE_CCACHE})
   endif()
 endif()

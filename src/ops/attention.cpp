@@ -18,10 +18,10 @@ namespace {
 
 constexpr double kMinusInf = -std::numeric_limits<double>::infinity();
 
-struct Extents {
+struct Sizes {
   std::int64_t b = 1, tq, tk, h, hk, d, dv;
   bool batched;
-  explicit Extents(std::span<const LazyTensor> in) : batched(in[0].rank() == 4) {
+  explicit Sizes(std::span<const LazyTensor> in) : batched(in[0].rank() == 4) {
     if (batched) b = in[0].dim(0);
     tq = in[0].dim(-3);
     h = in[0].dim(-2);
@@ -52,7 +52,7 @@ void check_operands(const OpCall& c) {
 }
 
 void check_optional(const OpCall& c, const AttentionRule& rule, int fixed) {
-  const Extents e(c.inputs);
+  const Sizes e(c.inputs);
   const auto input = [&](AttentionInput which) { return c.inputs[static_cast<std::size_t>(rule.place(which, fixed))]; };
   std::int64_t sequences = e.b;
   if (rule.has(kQueryOffsets) != rule.has(kKeyOffsets))
@@ -88,7 +88,7 @@ void infer_attention(const OpCall& c, InferResult& r) {
   check_operands(c);
   check_optional(c, AttentionRule(c.attrs), kAttentionInputs);
   const LazyTensor& q = c.inputs[0];
-  const Extents e(c.inputs);
+  const Sizes e(c.inputs);
   Shape out = q.shape();
   out[out.rank() - 1] = e.dv;
   r.add(q.dtype(), out);
@@ -98,7 +98,7 @@ void infer_attention(const OpCall& c, InferResult& r) {
 void infer_attention_grad(const OpCall& c, InferResult& r) {
   const AttentionRule rule(c.attrs);
   for (std::size_t i = 0; i < 3; ++i) r.add(c.inputs[i].dtype(), c.inputs[i].shape());
-  const Extents e(c.inputs);
+  const Sizes e(c.inputs);
   if (rule.has(kBias))
     r.add(compute_type(c.inputs[0].dtype()), e.batched ? Shape{e.b, e.h, e.tq, e.tk} : Shape{e.h, e.tq, e.tk});
 }
@@ -157,13 +157,13 @@ class Places {
   std::span<const LazyTensor> in_;
   const AttentionRule& rule_;
   int fixed_;
-  Extents e_;
+  Sizes e_;
 };
 
 /// Everything as [b, hk, group, t, ..].
 struct Dense {
   AttentionRule rule;
-  Extents e;
+  Sizes e;
   LazyTensor q, k, v;
   LazyTensor scores;  // -inf where nothing is seen
   LazyTensor slope;   // d score / d (q·k·scale), where that is not 1
@@ -209,7 +209,7 @@ bool nothing_to_do(std::span<const LazyTensor> in) {
 
 Tensors decompose_attention(const OpCall& c) {
   const LazyTensor& q = c.inputs[0];
-  const Extents e(c.inputs);
+  const Sizes e(c.inputs);
   Shape shape = q.shape();
   shape[shape.rank() - 1] = e.dv;
   if (e.tk == 0 || e.b * e.tq * e.h == 0)
@@ -226,7 +226,7 @@ Tensors decompose_attention(const OpCall& c) {
 Tensors decompose_attention_grad(const OpCall& c) {
   const auto& in = c.inputs;
   const AttentionRule rule(c.attrs);
-  const Extents e(in);
+  const Sizes e(in);
   if (nothing_to_do(in)) {
     Tensors none = {zeros(in[0].shape(), in[0].dtype()), zeros(in[1].shape(), in[1].dtype()),
                     zeros(in[2].shape(), in[2].dtype())};

@@ -64,6 +64,13 @@ Tensors weights_for(const Tensors& outputs) {
 
 }  // namespace
 
+std::vector<const OpDef*> differentiable() {
+  std::vector<const OpDef*> result;
+  for (const OpDef* op : ops::all())
+    if (!op->vjp.none() && op->samples && op != &ops::identity_def) result.push_back(op);
+  return result;
+}
+
 Function call_of(const OpDef& op, const Attrs& attrs) {
   return [&op, attrs](const Tensors& inputs) {
     Tensors outputs = record_all(op, inputs, attrs);

@@ -4,10 +4,14 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "metal_candle/op_def.hpp"
 
 namespace metal_candle::test {
+
+/// Ops of the library that have gradients and samples.
+std::vector<const OpDef*> differentiable();
 
 /// Outputs from inputs. Only f64 inputs are varied; outputs of other types are ignored.
 using Function = std::function<Tensors(const Tensors&)>;

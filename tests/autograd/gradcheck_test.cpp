@@ -39,13 +39,7 @@ TEST_P(EveryOp, HasTheGradientOfItsDecomposition) {
   }
 }
 
-std::vector<const OpDef*> differentiable() {
-  std::vector<const OpDef*> result;
-  for (const OpDef* op : ops::all())
-    if (!op->vjp.none() && op->samples && op != &ops::identity_def) result.push_back(op);
-  return result;
-}
-INSTANTIATE_TEST_SUITE_P(Table, EveryOp, testing::ValuesIn(differentiable()),
+INSTANTIATE_TEST_SUITE_P(Table, EveryOp, testing::ValuesIn(test::differentiable()),
                          [](const auto& info) { return std::string(info.param->name); });
 
 class Twice : public testing::TestWithParam<const OpDef*> {};

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cmath>
-#include <limits>
 #include <random>
 
 #include "backend/cpu/kernels/attention.h"
@@ -12,7 +11,6 @@
 namespace metal_candle::cpu::test {
 
 using ops::AttentionRule;
-constexpr double kInf = std::numeric_limits<double>::infinity();
 
 struct Part {
   std::int64_t queries, slots, used;

@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <limits>
 
 #include "backend/cpu/kernels/concat.h"
 #include "backend/cpu/kernels/cumsum.h"
@@ -17,8 +16,6 @@
 
 namespace metal_candle::cpu::test {
 namespace {
-
-constexpr double kInf = std::numeric_limits<double>::infinity();
 
 // ---- concat ---------------------------------------------------------------------------------------------------------
 

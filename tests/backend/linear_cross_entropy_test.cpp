@@ -16,8 +16,6 @@
 namespace metal_candle::cpu::test {
 namespace {
 
-constexpr double kInf = std::numeric_limits<double>::infinity();
-
 enum class Layout { classes_last, embedding, neither };  // [d, v]; a transposed [v, d]; strides of two
 
 struct Case {

@@ -6,7 +6,6 @@ namespace metal_candle::test {
 namespace {
 
 using enum Elementwise;
-const double kInf = std::numeric_limits<double>::infinity();
 const std::int64_t kColumns[] = {0, 1, 2, 3, 15, 16, 17, 63, 64, 100, 1023, 1024, 1025, 4096, 5000};
 const std::int64_t kRows[] = {0, 1, 2, 3, 7, 64};
 

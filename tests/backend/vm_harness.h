@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <bit>
+#include <limits>
 #include <random>
 
 #include "backend/cpu/bad_index.h"
@@ -17,6 +18,8 @@
 namespace metal_candle::test {
 
 using reference::Array;
+
+constexpr double kInf = std::numeric_limits<double>::infinity(), kNan = std::numeric_limits<double>::quiet_NaN();
 
 class GuardedCopy {
  public:

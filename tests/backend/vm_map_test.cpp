@@ -8,8 +8,6 @@ namespace metal_candle::test {
 namespace {
 
 using enum Elementwise;
-const double kInf = std::numeric_limits<double>::infinity();
-const double kNan = std::numeric_limits<double>::quiet_NaN();
 
 struct Domain {
   Elementwise op;

@@ -6,8 +6,6 @@ namespace metal_candle::test {
 namespace {
 
 using enum Elementwise;
-const double kInf = std::numeric_limits<double>::infinity();
-const double kNan = std::numeric_limits<double>::quiet_NaN();
 
 TEST(VmReduce, AllOpsAllTypes) {
   for (DType dtype : {DType::f32, DType::f64, DType::i32, DType::i64, DType::bf16}) {

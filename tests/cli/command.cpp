@@ -30,14 +30,6 @@ struct Folder {
   ~Folder() { fs::remove_all(path); }
 };
 
-std::string text_of(const fs::path& file) {
-  std::ostringstream text;
-  text << std::ifstream(file, std::ios::binary).rdbuf();
-  return text.str();
-}
-
-void write(const fs::path& file, const std::string& text) { std::ofstream(file, std::ios::binary) << text; }
-
 void make_model(const fs::path& folder) {
   const fs::path source = folder / "source";
   fs::create_directories(source);
@@ -80,6 +72,14 @@ pid_t start(const std::vector<std::string>& arguments, const std::vector<std::st
 int code_of(int status) { return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status); }
 
 }  // namespace
+
+std::string text_of(const fs::path& file) {
+  std::ostringstream text;
+  text << std::ifstream(file, std::ios::binary).rdbuf();
+  return text.str();
+}
+
+void write(const fs::path& file, const std::string& text) { std::ofstream(file, std::ios::binary) << text; }
 
 std::vector<Json> Ran::events() const {
   std::vector<Json> list;

@@ -33,6 +33,10 @@ std::string model();
 /// A path in it.
 std::string at(const std::string& name);
 
+/// All of a file.
+std::string text_of(const std::filesystem::path& file);
+void write(const std::filesystem::path& file, const std::string& text);
+
 std::vector<std::string> keys(const Json& object);
 
 }  // namespace metal_candle::test

@@ -24,8 +24,6 @@ using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
 
-void write(const fs::path& file, const std::string& text) { std::ofstream(file, std::ios::binary) << text; }
-
 fs::path copy_of_model(const char* name) {
   const fs::path to = playground() / name;
   fs::remove_all(to);
@@ -44,7 +42,7 @@ std::pair<std::string, std::int64_t> model_with_more_rows() {
   return {to.string(), first};
 }
 
-std::vector<std::string> training(const std::string& output, const std::vector<std::string>& more,
+std::vector<std::string> one_step(const std::string& output, const std::vector<std::string>& more,
                                   const std::string& of = model()) {
   std::vector<std::string> line = {"train",    "--model",      of,        "--data",  at("train.jsonl"),
                                    "--output", output,         "--dtype", "f32",     "--rank",
@@ -91,7 +89,7 @@ TEST(Limits, TokensWithoutAnEmbeddingNameTheTokenizer) {
   refused({"score", "--model", m, "--data", texts}, "new_texts.jsonl:2");
   refused({"generate", "--model", m, "--prompt", "a <new> one"}, "more_tokens");
   refused({"generate", "--model", m, "--prompts", prompts}, "new_prompts.jsonl:2");
-  refused(training(at("never_trained"), {"--data", texts}, m), "new_texts.jsonl:2");
+  refused(one_step(at("never_trained"), {"--data", texts}, m), "new_texts.jsonl:2");
 }
 
 TEST(Limits, RowsAreCutToTheContext) {
@@ -100,15 +98,15 @@ TEST(Limits, RowsAreCutToTheContext) {
   for (const char* longest : {"1024", "4096"}) {
     const std::string out = at("cut");
     fs::remove_all(out);
-    const Ran dry = command(training(out, {"--data", rows, "--max-length", longest, "--dry-run"}));
+    const Ran dry = command(one_step(out, {"--data", rows, "--max-length", longest, "--dry-run"}));
     EXPECT_EQ(dry.code, 0) << dry.err;
     EXPECT_THAT(dry.err, HasSubstr("1 of 2 rows are cut to 128 tokens, the model's context"));
-    const Ran ran = command(training(out, {"--data", rows, "--max-length", longest, "--batch-size", "2", "--json"}));
+    const Ran ran = command(one_step(out, {"--data", rows, "--max-length", longest, "--batch-size", "2", "--json"}));
     EXPECT_EQ(ran.code, 0) << ran.err;
     EXPECT_THAT(ran.err, HasSubstr("1 of 2 rows are cut to 128 tokens, the model's context"));
     EXPECT_LE(ran.events().at(0).at("tokens").as_int64(), 128 + 16);
   }
-  const Ran ran = command(training(at("cut"), {"--data", rows, "--max-length", "50", "--dry-run"}));
+  const Ran ran = command(one_step(at("cut"), {"--data", rows, "--max-length", "50", "--dry-run"}));
   EXPECT_THAT(ran.err, HasSubstr("cut to 50 tokens, --max-length"));
 }
 
@@ -218,7 +216,7 @@ TEST(Limits, WeightsThatAreNotFiniteNameTheModel) {
   const fs::path folder =
       copy_with("not_finite", "model.layers.0.self_attn.q_proj.weight", std::numeric_limits<float>::quiet_NaN());
   const std::string adapter = at("finite_adapter"), m = folder.string();
-  ASSERT_EQ(command(training(adapter, {})).code, 0);
+  ASSERT_EQ(command(one_step(adapter, {})).code, 0);
   for (const std::vector<std::string>& line :
        {std::vector<std::string>{"generate", "--model", m, "--prompt", "a b"},
         {"generate", "--model", m, "--prompt", "a b", "--temperature", "1"},
@@ -234,7 +232,7 @@ TEST(Limits, WeightsThatAreNotFiniteNameTheModel) {
 TEST(Limits, WeightsBeyondAHalfAreNotWrittenAsInfinities) {
   const std::string m = copy_with("beyond_f16", "model.embed_tokens.weight", 7e4F).string(), out = at("as_f16");
   const std::string adapter = at("adapter_for_f16");
-  ASSERT_EQ(command(training(adapter, {})).code, 0);
+  ASSERT_EQ(command(one_step(adapter, {})).code, 0);
   for (const std::vector<std::string>& line :
        {std::vector<std::string>{"convert", "--model", m}, {"merge", "--model", m, "--adapter", adapter}}) {
     std::vector<std::string> words = line;
@@ -262,20 +260,20 @@ TEST(Limits, RowsWithNothingToLearnAreListed) {
   const std::string rows = at("nothing.jsonl");
   const std::string none = R"({"messages": [{"role": "user", "content": "x"}]})";
   write(rows, "{\"text\": \"fine\"}\n" + none + "\n\n" + none + "\n");
-  const Ran ran = command(training(at("left_out"), {"--data", rows, "--dry-run"}));
+  const Ran ran = command(one_step(at("left_out"), {"--data", rows, "--dry-run"}));
   EXPECT_EQ(ran.code, 0) << ran.err;
   EXPECT_THAT(ran.err, HasSubstr("nothing.jsonl: 2 of 3 rows have nothing to learn and are left out: lines 2, 4\n"));
   write(
       rows,
       "{\"text\": \"fine\"}\n{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}, {\"role\": \"assistant\"}]}\n");
-  const Ran empty = command(training(at("left_out"), {"--data", rows, "--dry-run"}));
+  const Ran empty = command(one_step(at("left_out"), {"--data", rows, "--dry-run"}));
   EXPECT_EQ(empty.code, 65);
   EXPECT_THAT(empty.err, AllOf(HasSubstr("nothing.jsonl:2"), HasSubstr("content")));
 }
 
 TEST(Limits, AnAdapterToBeginWithIsNotContradicted) {
   const std::string first = at("first_adapter");
-  ASSERT_EQ(command(training(first, {"--target-modules", "q,v", "--alpha", "6"})).code, 0);
+  ASSERT_EQ(command(one_step(first, {"--target-modules", "q,v", "--alpha", "6"})).code, 0);
   const auto again = [&](const std::vector<std::string>& more) {
     const std::string out = at("second_adapter");
     fs::remove_all(out);
@@ -311,19 +309,19 @@ TEST(Limits, AnAdapterToBeginWithIsNotContradicted) {
 }
 
 TEST(Limits, FlagsThatCannotMeanAnything) {
-  const Ran every = command(training(at("no_early"), {"--eval-every", "2"}));
+  const Ran every = command(one_step(at("no_early"), {"--eval-every", "2"}));
   EXPECT_EQ(every.code, 2);
   EXPECT_THAT(every.err, AllOf(HasSubstr("--eval-every"), HasSubstr("--valid")));
-  const Ran early = command(training(at("no_early"), {"--early-stop", "2"}));
+  const Ran early = command(one_step(at("no_early"), {"--early-stop", "2"}));
   EXPECT_EQ(early.code, 2);
   EXPECT_THAT(early.err, AllOf(HasSubstr("--early-stop"), HasSubstr("--valid")));
-  const Ran once = command(training(at("once"), {"--early-stop", "2", "--valid", at("valid.jsonl")}));
+  const Ran once = command(one_step(at("once"), {"--early-stop", "2", "--valid", at("valid.jsonl")}));
   EXPECT_EQ(once.code, 2);
   EXPECT_THAT(once.err, HasSubstr("--early-stop needs --eval-every"));
-  const Ran alpha = command(training(at("no_alpha"), {"--alpha", "0"}));
+  const Ran alpha = command(one_step(at("no_alpha"), {"--alpha", "0"}));
   EXPECT_EQ(alpha.code, 2);
   EXPECT_THAT(alpha.err, HasSubstr("--alpha"));
-  const Ran typo = command(training(at("no_typo"), {"--target-modules", "q_proj,vproj"}));
+  const Ran typo = command(one_step(at("no_typo"), {"--target-modules", "q_proj,vproj"}));
   EXPECT_EQ(typo.code, 2);
   EXPECT_THAT(typo.err, AllOf(HasSubstr("\"vproj\""), HasSubstr("v_proj")));
   const std::string toml = at("table.toml");
@@ -336,7 +334,7 @@ TEST(Limits, FlagsThatCannotMeanAnything) {
 
 TEST(Limits, OutputsMakeTheFoldersAboveThem) {
   const std::string adapter = at("deep/er/adapter"), merged = at("other/deep/merged");
-  ASSERT_EQ(command(training(adapter, {})).code, 0);
+  ASSERT_EQ(command(one_step(adapter, {})).code, 0);
   const Ran merge = command({"merge", "--model", model(), "--adapter", adapter, "--output", merged});
   EXPECT_EQ(merge.code, 0) << merge.err;
   write(at("a_file"), "x");
@@ -385,18 +383,13 @@ TEST(Limits, RowsComeFromStandardInputToo) {
   EXPECT_EQ(bad.code, 65);
   EXPECT_THAT(bad.err, HasSubstr("standard input:2: column 8: expected"));
   // train, too, and from pipes; the rows of a file make the same adapter.
-  const auto text_in = [](const std::string& file) {
-    std::ostringstream text;
-    text << std::ifstream(file, std::ios::binary).rdbuf();
-    return text.str();
-  };
-  const auto weights = [&](const char* output) { return text_in(at(output) + "/adapter_model.safetensors"); };
-  ASSERT_EQ(command(training(at("from_file"), {})).code, 0);
-  const Ran input = command(training(at("from_input"), {"--data", "-"}), {}, text_in(at("train.jsonl")));
+  const auto weights = [&](const char* output) { return text_of(at(output) + "/adapter_model.safetensors"); };
+  ASSERT_EQ(command(one_step(at("from_file"), {})).code, 0);
+  const Ran input = command(one_step(at("from_input"), {"--data", "-"}), {}, text_of(at("train.jsonl")));
   ASSERT_EQ(input.code, 0) << input.err;
   EXPECT_EQ(weights("from_input"), weights("from_file"));
   std::string line;
-  for (const std::string& word : training(at("from_pipe"), {"--data", "/dev/stdin"})) line += " " + word;
+  for (const std::string& word : one_step(at("from_pipe"), {"--data", "/dev/stdin"})) line += " " + word;
   const Ran pipe = shell("--version >/dev/null; cat " + at("train.jsonl") + " | " METAL_CANDLE_COMMAND + line);
   ASSERT_EQ(pipe.code, 0) << pipe.err;
   EXPECT_EQ(weights("from_pipe"), weights("from_file"));
@@ -465,14 +458,14 @@ TEST(Limits, ADryRunForeseesTheMemoryOfARun) {
     std::string what;
     for (const std::string& word : how) what += word + " ";
     fs::remove_all(out);
-    const Ran run = command(training(out, more, m));
+    const Ran run = command(one_step(out, more, m));
     ASSERT_EQ(run.code, 0) << run.err;
     double taken = 0;
     for (const Json& e : run.events())
       if (const Json* peak = e.find("peak_bytes")) taken = std::max(taken, peak->as_double());
     fs::remove_all(out);
     more.emplace_back("--dry-run");
-    const Ran dry = command(training(out, more, m));
+    const Ran dry = command(one_step(out, more, m));
     ASSERT_EQ(dry.code, 0) << dry.err;
     const double said = dry.events().at(0).at("peak_bytes").as_double();
     EXPECT_GT(said, 0.9 * taken) << what;

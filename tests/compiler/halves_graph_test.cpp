@@ -157,9 +157,9 @@ TEST(Halves, HaveTheirGradientsThroughMaxAndMin) {
 // ---- random graphs --------------------------------------------------------------------------------------------------
 
 /// Chains of cheap ops and reductions. Wherever a value meets its own extreme the counts are exact.
-class Generator {
+class HalvesGraph {
  public:
-  Generator(std::uint64_t seed, DType dtype) : rng_(seed), dtype_(dtype) {}
+  HalvesGraph(std::uint64_t seed, DType dtype) : rng_(seed), dtype_(dtype) {}
 
   /// Numbers that must be 0, and a gradient, which must be finite.
   std::vector<LazyTensor> run() {
@@ -224,7 +224,7 @@ class Generator {
 TEST(Halves, RandomGraphsMeetTheirExtremes) {
   for (std::uint64_t seed = 0; seed < 400; ++seed) {
     for (const DType dtype : kHalves) {
-      Generator generator(seed, dtype);
+      HalvesGraph generator(seed, dtype);
       const std::vector<LazyTensor> roots = generator.run();
       eval(roots);
       for (std::size_t r = 0; r < roots.size(); ++r)

@@ -73,9 +73,9 @@ TEST(IntegerGraphs, CastsBetweenFusedOpsChangeValues) {
 }
 
 /// Whole numbers of every integer type, bools, and floats only where they are exact.
-class Generator {
+class IntegerGraph {
  public:
-  explicit Generator(std::uint64_t seed) : rng_(seed) {}
+  explicit IntegerGraph(std::uint64_t seed) : rng_(seed) {}
 
   std::vector<LazyTensor> run(int ops) {
     for (const DType t : kTypes)
@@ -182,7 +182,7 @@ class Generator {
 
 std::vector<Values> values(std::uint64_t seed, Mode mode, int ops) {
   const ModeGuard guard(mode);
-  const std::vector<LazyTensor> roots = Generator(seed).run(ops);
+  const std::vector<LazyTensor> roots = IntegerGraph(seed).run(ops);
   eval(roots);
   std::vector<Values> out;
   for (const LazyTensor& r : roots) out.push_back(Tensor(r).to_f64());

@@ -13,9 +13,9 @@
 namespace metal_candle::test {
 namespace {
 
-class Generator {
+class RandomGraph {
  public:
-  Generator(std::uint64_t seed, DType dtype) : rng_(seed), dtype_(dtype) {}
+  RandomGraph(std::uint64_t seed, DType dtype) : rng_(seed), dtype_(dtype) {}
 
   std::vector<LazyTensor> run(int ops) {
     for (int i = 0; i < 4; ++i) pool_.push_back(leaf({pick(1, 4), pick(1, 5), 8}));
@@ -179,7 +179,7 @@ class Generator {
 
 std::vector<std::vector<double>> values(std::uint64_t seed, DType dtype, Mode mode, int ops) {
   const ModeGuard guard(mode);
-  const std::vector<LazyTensor> roots = Generator(seed, dtype).run(ops);
+  const std::vector<LazyTensor> roots = RandomGraph(seed, dtype).run(ops);
   eval(roots);
   std::vector<std::vector<double>> out;
   for (const LazyTensor& r : roots) out.push_back(Tensor(r).to_f64());

@@ -82,9 +82,9 @@ TEST(ViewGraphs, ReductionsOfWhatWasReshaped) {
 
 // ---- random graphs --------------------------------------------------------------------------------------------------
 
-class Generator {
+class ViewGraph {
  public:
-  Generator(std::uint64_t seed, DType dtype) : rng_(seed), dtype_(dtype) {}
+  ViewGraph(std::uint64_t seed, DType dtype) : rng_(seed), dtype_(dtype) {}
 
   /// Some values, and gradients by two leaves.
   std::vector<LazyTensor> run() {
@@ -230,11 +230,11 @@ class Generator {
 
 void check(std::uint64_t seed, DType dtype, double bound) {
   std::vector<Values> wanted;
-  for (const LazyTensor& root : Generator(seed, dtype).run()) wanted.push_back(reference(root));
+  for (const LazyTensor& root : ViewGraph(seed, dtype).run()) wanted.push_back(reference(root));
   for (const Mode mode : kModes) {
     leave_numbers();
     const ModeGuard guard(mode);
-    const std::vector<LazyTensor> roots = Generator(seed, dtype).run();
+    const std::vector<LazyTensor> roots = ViewGraph(seed, dtype).run();
     eval(roots);
     for (std::size_t i = 0; i < roots.size(); ++i)
       expect_near(Tensor(roots[i]).to_f64(), wanted[i], bound,

@@ -35,7 +35,7 @@ std::vector<std::string> texts_of(const std::filesystem::path& path) {
   return texts;
 }
 
-std::string error_of(const std::filesystem::path& path) {
+std::string reading_error(const std::filesystem::path& path) {
   try {
     rows_of(path);
   } catch (const FileError& e) {
@@ -73,17 +73,18 @@ TEST(TextReader, ReadsRows) {
 
 TEST(TextReader, RefusesWhatIsNoRow) {
   const TempFolder folder;
-  EXPECT_THAT(error_of(folder.write("a.jsonl", "{\"text\": \"a\"}\n\n{\"text\": 5}\n")), HasSubstr("a.jsonl:3: text"));
-  EXPECT_THAT(error_of(folder.write("a.jsonl", "{\"txt\": \"a\"}\n")), HasSubstr("a.jsonl:1: text"));
-  EXPECT_THAT(error_of(folder.write("a.jsonl", "[]\n")), HasSubstr("a.jsonl:1"));
-  EXPECT_THAT(error_of(folder.write("a.jsonl", "{\"text\": \"a\", \"id\": 1.5}\n")),
+  EXPECT_THAT(reading_error(folder.write("a.jsonl", "{\"text\": \"a\"}\n\n{\"text\": 5}\n")),
+              HasSubstr("a.jsonl:3: text"));
+  EXPECT_THAT(reading_error(folder.write("a.jsonl", "{\"txt\": \"a\"}\n")), HasSubstr("a.jsonl:1: text"));
+  EXPECT_THAT(reading_error(folder.write("a.jsonl", "[]\n")), HasSubstr("a.jsonl:1"));
+  EXPECT_THAT(reading_error(folder.write("a.jsonl", "{\"text\": \"a\", \"id\": 1.5}\n")),
               HasSubstr("id: expected a string or a whole number"));
-  EXPECT_THAT(error_of(folder.write("a.jsonl", "{\"text\"\n")), HasSubstr("a.jsonl:1"));
-  EXPECT_THAT(error_of(folder.write("a.txt", "caf\xc3\xa9\ncaf\xe9\n")),
+  EXPECT_THAT(reading_error(folder.write("a.jsonl", "{\"text\"\n")), HasSubstr("a.jsonl:1"));
+  EXPECT_THAT(reading_error(folder.write("a.txt", "caf\xc3\xa9\ncaf\xe9\n")),
               HasSubstr("a.txt:2: expected UTF-8, got byte 0xe9 behind 3 others"));
-  EXPECT_THAT(error_of(folder / "none"), HasSubstr("none"));
-  EXPECT_THAT(error_of(folder.path()), HasSubstr("a folder"));
-  EXPECT_THAT(error_of(folder.write("long.txt", std::string((64u << 20) + 1, 'x'))),
+  EXPECT_THAT(reading_error(folder / "none"), HasSubstr("none"));
+  EXPECT_THAT(reading_error(folder.path()), HasSubstr("a folder"));
+  EXPECT_THAT(reading_error(folder.write("long.txt", std::string((64u << 20) + 1, 'x'))),
               HasSubstr("long.txt:1: expected a line of at most 64 MiB"));
 }
 

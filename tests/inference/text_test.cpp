@@ -65,7 +65,7 @@ std::string tokenizer_json() {
 
 Tokenizer letters() { return Tokenizer::from_json(tokenizer_json(), "letters"); }
 
-GenerateOptions greedy(int count, std::vector<std::string> stop = {}) {
+GenerateOptions until(int count, std::vector<std::string> stop = {}) {
   GenerateOptions o;
   o.max_tokens = count;
   o.ignore_eos = true;
@@ -142,7 +142,7 @@ TEST(TextOutput, ShowsTheRestAtTheEnd) {
 TEST(GeneratedText, IsItsPiecesAndItsTokens) {
   Generator generator(tiny_model("llama"), letters());
   std::string pieces;
-  const Generated g = generator.generate("hello you", greedy(40), [&](const Piece& p) {
+  const Generated g = generator.generate("hello you", until(40), [&](const Piece& p) {
     pieces += p.text;
     return true;
   });
@@ -153,12 +153,12 @@ TEST(GeneratedText, IsItsPiecesAndItsTokens) {
 
 TEST(GeneratedText, EndsBeforeAStop) {
   Generator generator(tiny_model("llama"), letters());
-  const Generated whole = generator.generate("hello you", greedy(40));
+  const Generated whole = generator.generate("hello you", until(40));
   ASSERT_GT(whole.text.size(), 12u);
   const std::string stop = whole.text.substr(7, 3);
   const std::size_t at = whole.text.find(stop);
   std::string pieces;
-  const Generated g = generator.generate("hello you", greedy(40, {"not there", stop}), [&](const Piece& p) {
+  const Generated g = generator.generate("hello you", until(40, {"not there", stop}), [&](const Piece& p) {
     pieces += p.text;
     return true;
   });
@@ -172,7 +172,7 @@ TEST(GeneratedText, EndsBeforeAStop) {
 }
 
 TEST(GeneratedText, AStopThatTheEndBringsIsWhyItEnded) {
-  GenerateOptions o = greedy(3, {"\xEF\xBF\xBD"});
+  GenerateOptions o = until(3, {"\xEF\xBF\xBD"});
   o.logit_bias = {{28, 1000}};
   const Generated g = Generator(tiny_model("llama"), letters()).generate("hello you", o);
   EXPECT_EQ(g.tokens.size(), 3u);
@@ -182,8 +182,8 @@ TEST(GeneratedText, AStopThatTheEndBringsIsWhyItEnded) {
 
 TEST(GeneratedText, AnEndTokenIsNoPartOfIt) {
   const Model model = tiny_model("llama");
-  const Generated whole = Generator(model, letters()).generate("hello you", greedy(12));
-  GenerateOptions o = greedy(12);
+  const Generated whole = Generator(model, letters()).generate("hello you", until(12));
+  GenerateOptions o = until(12);
   o.stop_tokens = {whole.tokens[5]};
   const Generated g = Generator(model, letters()).generate("hello you", o);
   auto tokens = g.tokens;
@@ -194,16 +194,16 @@ TEST(GeneratedText, AnEndTokenIsNoPartOfIt) {
 TEST(GeneratedText, NeedsATokenizer) {
   Generator generator(tiny_model("llama"));
   EXPECT_THROW(generator.generate("hello"), UserError);
-  EXPECT_THROW(generator.generate(std::vector<std::int32_t>{1}, greedy(3, {"x"})), UserError);
-  EXPECT_EQ(generator.generate(std::vector<std::int32_t>{1}, greedy(3)).text, "");
+  EXPECT_THROW(generator.generate(std::vector<std::int32_t>{1}, until(3, {"x"})), UserError);
+  EXPECT_EQ(generator.generate(std::vector<std::int32_t>{1}, until(3)).text, "");
 }
 
 // ---- streams --------------------------------------------------------------------------------------------------------
 
 TEST(Stream, BringsWhatGenerateGives) {
   Generator generator(tiny_model("qwen2"), letters());
-  const Generated want = generator.generate("hello", greedy(30));
-  GenerationStream stream = generator.stream("hello", greedy(30));
+  const Generated want = generator.generate("hello", until(30));
+  GenerationStream stream = generator.stream("hello", until(30));
   std::string text;
   std::vector<std::int32_t> tokens;
   while (const auto piece = stream.next()) {
@@ -218,18 +218,18 @@ TEST(Stream, BringsWhatGenerateGives) {
 
 TEST(Stream, IsCancelled) {
   Generator generator(tiny_model("llama"), letters());
-  GenerationStream stream = generator.stream("hello", greedy(50));
+  GenerationStream stream = generator.stream("hello", until(50));
   ASSERT_TRUE(stream.next().has_value());
   stream.cancel();
   const Generated g = stream.result();
   EXPECT_EQ(g.finish, g.tokens.size() < 50 ? Finish::cancelled : Finish::length);  // it may have been quicker
-  { const GenerationStream dropped = generator.stream("hello", greedy(50)); }
-  EXPECT_EQ(generator.generate("hello", greedy(5)).tokens.size(), 5u);
+  { const GenerationStream dropped = generator.stream("hello", until(50)); }
+  EXPECT_EQ(generator.generate("hello", until(5)).tokens.size(), 5u);
 }
 
 TEST(Stream, TellsWhatWentWrong) {
   Generator generator(tiny_model("llama"), letters(), {.context = 4});
-  GenerationStream stream = generator.stream("hello", greedy(5));
+  GenerationStream stream = generator.stream("hello", until(5));
   EXPECT_THROW(stream.next(), UserError);
   EXPECT_THROW(stream.result(), UserError);
 }
@@ -246,14 +246,14 @@ bool refused(const std::function<void()>& call) {
 TEST(Stream, IsNotTakenIntoAChildOfFork) {
   if (!kForks) GTEST_SKIP();
   Generator generator(tiny_model("llama"), letters());
-  const Generated want = generator.generate("hello", greedy(5));
-  GenerationStream stream = generator.stream("hello", greedy(5));
+  const Generated want = generator.generate("hello", until(5));
+  GenerationStream stream = generator.stream("hello", until(5));
   EXPECT_TRUE(in_child([&] {
     GenerationStream moved = std::move(stream);
     return refused([&] { moved.next(); }) && refused([&] { moved.result(); });
   }));
   EXPECT_EQ(stream.result().tokens, want.tokens);
-  EXPECT_TRUE(in_child([&] { return generator.generate("hello", greedy(5)).tokens == want.tokens; }));
+  EXPECT_TRUE(in_child([&] { return generator.generate("hello", until(5)).tokens == want.tokens; }));
 }
 
 TEST(Generator, WhatAnotherThreadWasUsingIsRefusedInAChildOfFork) {
@@ -261,7 +261,7 @@ TEST(Generator, WhatAnotherThreadWasUsingIsRefusedInAChildOfFork) {
   Generator generator(tiny_model("llama"), letters());
   std::atomic<bool> begun{false}, go_on{false};
   std::thread other([&] {
-    generator.generate("hello", greedy(5), [&](const Piece&) {
+    generator.generate("hello", until(5), [&](const Piece&) {
       begun = true;
       begun.notify_all();
       go_on.wait(false);
@@ -269,11 +269,11 @@ TEST(Generator, WhatAnotherThreadWasUsingIsRefusedInAChildOfFork) {
     });
   });
   begun.wait(false);
-  EXPECT_TRUE(in_child([&] { return refused([&] { generator.generate("hello", greedy(5)); }); }));
+  EXPECT_TRUE(in_child([&] { return refused([&] { generator.generate("hello", until(5)); }); }));
   go_on = true;
   go_on.notify_all();
   other.join();
-  EXPECT_EQ(generator.generate("hello", greedy(5)).tokens.size(), 5u);
+  EXPECT_EQ(generator.generate("hello", until(5)).tokens.size(), 5u);
 }
 
 // ---- bundles --------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@
 namespace metal_candle {
 namespace {
 
-std::filesystem::path fixture(const std::string& name) {
+std::filesystem::path folder_of(const std::string& name) {
   return std::filesystem::path(METAL_CANDLE_TESTS_DIR) / "fixtures/lora" / name;
 }
 
@@ -22,9 +22,9 @@ std::vector<float> say(const AdapterRegistry& registry) {
 
 TEST(AdapterRegistry, LogitsChangeAndComeBackBitForBitWithoutANewPlan) {
   AdapterRegistry registry(test::tiny_llama());
-  registry.load("one", fixture("training/first"));
-  registry.load("two", fixture("training/last"));
-  registry.load("other ranks", fixture("patterns"));
+  registry.load("one", folder_of("training/first"));
+  registry.load("two", folder_of("training/last"));
+  registry.load("other ranks", folder_of("patterns"));
   const std::vector<float> base = say(registry);
   registry.use("one");
   const std::vector<float> one = say(registry);
@@ -52,8 +52,8 @@ TEST(AdapterRegistry, LogitsChangeAndComeBackBitForBitWithoutANewPlan) {
 
 TEST(AdapterRegistry, SwitchesInLessThanFiveMilliseconds) {
   AdapterRegistry registry(test::tiny_llama());
-  registry.load("one", fixture("training/first"));
-  registry.load("two", fixture("training/last"));
+  registry.load("one", folder_of("training/first"));
+  registry.load("two", folder_of("training/last"));
   const auto begin = std::chrono::steady_clock::now();
   constexpr int kSwitches = 200;
   for (int i = 0; i < kSwitches; ++i) {
@@ -67,11 +67,11 @@ TEST(AdapterRegistry, SwitchesInLessThanFiveMilliseconds) {
 TEST(AdapterRegistry, NamesAndErrors) {
   AdapterRegistry registry(test::tiny_llama());
   EXPECT_EQ(registry.active(), "");
-  registry.load("a", fixture("plain"));
+  registry.load("a", folder_of("plain"));
   EXPECT_EQ(registry.names(), std::vector<std::string>{"a"});
   EXPECT_THROW(registry.use("b"), UserError);
-  EXPECT_THROW(registry.load("", fixture("plain")), UserError);
-  EXPECT_THROW(registry.load("a", fixture("nowhere")), FileError);
+  EXPECT_THROW(registry.load("", folder_of("plain")), UserError);
+  EXPECT_THROW(registry.load("a", folder_of("nowhere")), FileError);
   registry.use("a");
   EXPECT_EQ(registry.active(), "a");
   const std::vector<float> with_a = say(registry);

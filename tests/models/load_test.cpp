@@ -64,7 +64,7 @@ void expect_weights(const Model& got, const Model& want, double tolerance = 0) {
   }
 }
 
-std::string refusal(const fs::path& path) {
+std::string load_refusal(const fs::path& path) {
   try {
     Model::load(path, {.dtype = DType::f32});
   } catch (const FileError& e) {
@@ -118,7 +118,7 @@ TEST(LoadModel, AHeadOfItsOwnIsNotTied) {
   EXPECT_FALSE(Json::load(copy.path() / "config.json").at("tie_word_embeddings").as_bool());
   tensors.back().second = Tensor::zeros({31, 23});
   save_safetensors(folder.path() / "model.safetensors", tensors);
-  EXPECT_THAT(refusal(folder.path()), HasSubstr("lm_head.weight"));
+  EXPECT_THAT(load_refusal(folder.path()), HasSubstr("lm_head.weight"));
 }
 
 TEST(SaveModel, LeavesNothingWhenItIsStopped) {
@@ -212,16 +212,16 @@ TEST(LoadModel, TensorsWithoutAPlaceAreRefusedByName) {
   tensors.emplace_back("model.layers.0.self_attn.rotary_emb.inv_freq", Tensor::zeros({4}));
   tensors.emplace_back("score.weight", Tensor::zeros({4}));
   save_safetensors(folder.path() / "model.safetensors", tensors);
-  EXPECT_EQ(refusal(folder.path()), "accepted");
+  EXPECT_EQ(load_refusal(folder.path()), "accepted");
   for (const char* name : {"lm_head.bias", "model.norm.bias"}) {
     auto more = tensors;
     more.emplace_back(name, Tensor::zeros({24}));
     save_safetensors(folder.path() / "model.safetensors", more);
-    EXPECT_THAT(refusal(folder.path()), HasSubstr(name));
+    EXPECT_THAT(load_refusal(folder.path()), HasSubstr(name));
   }
   tensors.emplace_back("model.layers.1.self_attn.q_proj.bias", Tensor::zeros({24}));
   save_safetensors(folder.path() / "model.safetensors", tensors);
-  EXPECT_THAT(refusal(folder.path()), HasSubstr("model.layers.1.self_attn.q_proj.bias"));
+  EXPECT_THAT(load_refusal(folder.path()), HasSubstr("model.layers.1.self_attn.q_proj.bias"));
 
   // The same factors under a name of the same length that says nothing to us.
   std::ifstream in(METAL_CANDLE_TESTS_DIR "/fixtures/models/llama_llama3.gguf", std::ios::binary);
@@ -230,9 +230,9 @@ TEST(LoadModel, TensorsWithoutAPlaceAreRefusedByName) {
   const std::size_t at = bytes.find(known);
   ASSERT_NE(at, std::string::npos);
   folder.write("model.gguf", bytes);
-  EXPECT_EQ(refusal(folder.path() / "model.gguf"), "accepted");
+  EXPECT_EQ(load_refusal(folder.path() / "model.gguf"), "accepted");
   folder.write("model.gguf", bytes.replace(at, known.size(), unknown));
-  EXPECT_THAT(refusal(folder.path() / "model.gguf"), HasSubstr(unknown));
+  EXPECT_THAT(load_refusal(folder.path() / "model.gguf"), HasSubstr(unknown));
 }
 
 TEST(StoredDType, IsWhatMostBytesHave) {
@@ -248,28 +248,28 @@ TEST(StoredDType, IsWhatMostBytesHave) {
 }
 
 TEST(LoadModel, SaysWhatIsWrong) {
-  EXPECT_THAT(refusal("/nowhere/at/all"), HasSubstr("/nowhere/at/all"));
+  EXPECT_THAT(load_refusal("/nowhere/at/all"), HasSubstr("/nowhere/at/all"));
   const Folder empty;
-  EXPECT_THAT(refusal(empty.path()), HasSubstr("config.json"));
+  EXPECT_THAT(load_refusal(empty.path()), HasSubstr("config.json"));
   empty.write("adapter_config.json", "{}");
-  EXPECT_THAT(refusal(empty.path()), HasSubstr("expected a model (config.json), got an adapter"));
+  EXPECT_THAT(load_refusal(empty.path()), HasSubstr("expected a model (config.json), got an adapter"));
   const Folder folder = tiny_folder("llama");
   auto tensors = tensors_of(tiny_model("llama").parameters());
   const NamedTensor head = tensors.back();
   ASSERT_EQ(head.first, "lm_head.weight");
   tensors.pop_back();
   save_safetensors(folder.path() / "model.safetensors", tensors);
-  EXPECT_THAT(refusal(folder.path()), testing::AllOf(HasSubstr("lm_head.weight"), HasSubstr("[31, 24]")));
+  EXPECT_THAT(load_refusal(folder.path()), testing::AllOf(HasSubstr("lm_head.weight"), HasSubstr("[31, 24]")));
   tensors.emplace_back("lm_head.weight", Tensor::zeros({31, 23}));
   save_safetensors(folder.path() / "model.safetensors", tensors);
-  EXPECT_THAT(refusal(folder.path()), testing::AllOf(HasSubstr("[31, 24]"), HasSubstr("[31, 23]")));
+  EXPECT_THAT(load_refusal(folder.path()), testing::AllOf(HasSubstr("[31, 24]"), HasSubstr("[31, 23]")));
   tensors.back().second = Tensor::zeros({31, 24}, DType::i32);
   save_safetensors(folder.path() / "model.safetensors", tensors);
-  EXPECT_THAT(refusal(folder.path()), HasSubstr("lm_head.weight"));
+  EXPECT_THAT(load_refusal(folder.path()), HasSubstr("lm_head.weight"));
   folder.write("config.json", "{\"model_type\": \"bloom\"}");
-  EXPECT_THAT(refusal(folder.path()), HasSubstr("one of llama"));
+  EXPECT_THAT(load_refusal(folder.path()), HasSubstr("one of llama"));
   folder.write("model.gguf", "GGUF but not really");
-  EXPECT_THAT(refusal(folder.path() / "model.gguf"), HasSubstr("model.gguf"));
+  EXPECT_THAT(load_refusal(folder.path() / "model.gguf"), HasSubstr("model.gguf"));
   EXPECT_THROW(Model::load(folder.path(), {.dtype = DType::i32}), UserError);
 }
 

@@ -17,7 +17,6 @@
 namespace metal_candle {
 namespace {
 
-void no_infer(const OpCall&, InferResult&) {}
 const OpDef placeholder_def{.name = "placeholder",
                             .kind = OpKind::leaf,
                             .infer = no_infer,

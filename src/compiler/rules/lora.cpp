@@ -14,8 +14,6 @@ namespace {
 constexpr std::int64_t kMaxRank = 512;
 constexpr int kMaxDepth = 8;
 
-void no_infer(const OpCall&, InferResult&) {}
-
 class LoraFolder {
  public:
   explicit LoraFolder(ComputationGraph& graph) : uses_(use_counts(graph)), rewriter_(graph) {}

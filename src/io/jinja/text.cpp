@@ -46,7 +46,7 @@ void append_title(std::u32string& out, char32_t c) {
   if (c == kSharpS) out += U"Ss";
   else out += static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c)));
 }
-char32_t lower(char32_t c) { return static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))); }
+char32_t small(char32_t c) { return static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))); }
 
 bool is_mark_or_number(char32_t c) {
   const auto k = category(c);
@@ -132,7 +132,7 @@ std::string upper(std::string_view text) {
 
 std::string lower(std::string_view text) {
   std::u32string codes = decode(text);
-  for (char32_t& c : codes) c = lower(c);
+  for (char32_t& c : codes) c = small(c);
   return encode(codes);
 }
 
@@ -141,7 +141,7 @@ std::string capitalize(std::string_view text) {
   bool first = true;
   for (char32_t c : decode(text)) {
     if (std::exchange(first, false)) append_title(out, c);
-    else out += lower(c);
+    else out += small(c);
   }
   return encode(out);
 }
@@ -150,7 +150,7 @@ std::string title(std::string_view text) {
   std::u32string out;
   bool within = false;
   for (char32_t c : decode(text)) {
-    if (within) out += lower(c);
+    if (within) out += small(c);
     else append_title(out, c);
     within = is_cased(c);
   }
@@ -161,7 +161,7 @@ std::string swap_case(std::string_view text) {
   std::u32string out;
   for (char32_t c : decode(text)) {
     if (is_small(c)) append_upper(out, c);
-    else out += is_large(c) ? lower(c) : c;
+    else out += is_large(c) ? small(c) : c;
   }
   return encode(out);
 }

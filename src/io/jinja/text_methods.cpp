@@ -20,7 +20,7 @@ Value texts(std::vector<std::string> parts) {
 }
 
 template <std::string (*function)(std::string_view)>
-Value mapped(const Value& self, const Parameters&) {
+Value with_text(const Value& self, const Parameters&) {
   spend_text(self.text().size());
   return Value(function(self.text()), self.is_markup());
 }
@@ -123,7 +123,7 @@ Value count(const Value& self, const Parameters& p) {
   return found;
 }
 
-Value replace(const Value& self, const Parameters& p) {
+Value replace_in(const Value& self, const Parameters& p) {
   return Value(jinja::replace(self.text(), p.text(0), p.text(1), static_cast<long>(p.whole(2, -1))), self.is_markup());
 }
 
@@ -201,8 +201,8 @@ Value without_suffix(const Value& self, const Parameters& p) {
 std::string fold(std::string_view text) { return jinja::replace(lower(text), "ß", "ss", -1); }
 
 constexpr Method kMethods[] = {
-    {"capitalize", mapped<capitalize>, {}},
-    {"casefold", mapped<fold>, {}},
+    {"capitalize", with_text<capitalize>, {}},
+    {"casefold", with_text<fold>, {}},
     {"center", justified<'^'>, {"width", "fillchar"}},
     {"count", count, {"sub", "start", "end"}},
     {"endswith", has_affix<true>, {"suffix", "start", "end"}},
@@ -223,12 +223,12 @@ constexpr Method kMethods[] = {
     {"isupper", asked<is_upper>, {}},
     {"join", join, {"iterable"}},
     {"ljust", justified<'<'>, {"width", "fillchar"}},
-    {"lower", mapped<lower>, {}},
+    {"lower", with_text<lower>, {}},
     {"lstrip", stripped<Side::left>, {"chars"}},
     {"partition", partition<false>, {"sep"}},
     {"removeprefix", without_prefix, {"prefix"}},
     {"removesuffix", without_suffix, {"suffix"}},
-    {"replace", replace, {"old", "new", "count"}},
+    {"replace", replace_in, {"old", "new", "count"}},
     {"rfind", find<true, false>, {"sub", "start", "end"}},
     {"rindex", find<true, true>, {"sub", "start", "end"}},
     {"rjust", justified<'>'>, {"width", "fillchar"}},
@@ -239,9 +239,9 @@ constexpr Method kMethods[] = {
     {"splitlines", split_lines, {"keepends"}},
     {"startswith", has_affix<false>, {"prefix", "start", "end"}},
     {"strip", stripped<Side::both>, {"chars"}},
-    {"swapcase", mapped<swap_case>, {}},
-    {"title", mapped<title>, {}},
-    {"upper", mapped<upper>, {}},
+    {"swapcase", with_text<swap_case>, {}},
+    {"title", with_text<title>, {}},
+    {"upper", with_text<upper>, {}},
     {"zfill", zero_filled, {"width"}},
 };
 

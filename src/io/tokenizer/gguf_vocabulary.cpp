@@ -77,7 +77,7 @@ std::vector<Merge> merges_of_scores(const GgufVocabulary& from, const Vocabulary
     const std::string_view whole = from.tokens[i];
     const auto id = static_cast<std::int32_t>(i);
     // A long token would cost its length squared, and none is.
-    if (from.types[i] != kNormal || vocabulary.find(whole) != id || whole.size() > 256) continue;
+    if (from.types[i] != kNormalToken || vocabulary.find(whole) != id || whole.size() > 256) continue;
     const auto rank = std::lower_bound(ranked.begin(), ranked.end(), scores[i], std::greater<>()) - ranked.begin();
     for (std::size_t cut = 0; cut < whole.size();) {
       cut += utf8_length(whole[cut]);
@@ -98,7 +98,7 @@ GgufVocabulary::GgufVocabulary(const Gguf& g) : file(g) {
   sentence_piece = kind.as_string() == "llama";
   tokens = g.at(kTokens).strings();
   if (tokens.empty()) g.at(kTokens).fail("at least one token");
-  types.assign(tokens.size(), kNormal);
+  types.assign(tokens.size(), kNormalToken);
   if (const GgufValue* given = g.find("tokenizer.ggml.token_type")) {
     types = given->integers();
     if (types.size() != tokens.size()) given->fail("one type for each of " + std::to_string(tokens.size()) + " tokens");

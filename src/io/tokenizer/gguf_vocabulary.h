@@ -11,7 +11,7 @@
 
 namespace metal_candle::io::tok {
 
-enum GgufTokenType : std::int64_t { kNormal = 1, kUnknown, kControl, kUserDefined, kUnused, kByte };
+enum GgufTokenType : std::int64_t { kNormalToken = 1, kUnknownToken, kControlToken, kUserToken };
 
 /// How a named pre-tokenizer cuts: by patterns, each isolating its matches in what the ones before left.
 struct GgufCut {
@@ -31,9 +31,9 @@ struct GgufVocabulary {
   explicit GgufVocabulary(const Gguf& file);
   bool flag(const char* key, bool absent) const;
   std::optional<std::int32_t> id(const char* key) const;
-  bool special(std::size_t i) const { return types[i] == kUnknown || types[i] == kControl; }
+  bool special(std::size_t i) const { return types[i] == kUnknownToken || types[i] == kControlToken; }
   /// Recognised in the text before all else.
-  bool added(std::size_t i) const { return special(i) || types[i] == kUserDefined; }
+  bool added(std::size_t i) const { return special(i) || types[i] == kUserToken; }
   /// What stands before and after each text.
   std::optional<std::int32_t> first() const;
   std::optional<std::int32_t> last() const;
