@@ -57,7 +57,7 @@ demo: program ## A model learns a task, another finds texts by meaning; fetches 
 bench: ## Run the benchmark suite into build/bench.json (SECTION="rows tiny", FULL=1; BENCH="overhead": other programs)
 	@tools/setup.sh build test bench
 	@$(call configure,$(PRESET))
-	@$(call compile,$(PRESET)) --target $(if $(BENCH),benches,bench_suite)
+	@$(call compile,$(PRESET)) --target $(or $(addprefix bench_,$(BENCH)),bench_suite)
 	@tools/bench.sh "$(BENCH)" $(BENCH_ARGS)
 
 .PHONY: bench-peers

@@ -98,15 +98,15 @@ void fill(char* p, std::size_t floats, float scale) {
   }
 }
 
-__attribute__((target("avx512f"))) void copy_stream(char* to, const char* from, std::size_t n) {
 #if defined(__x86_64__)
+__attribute__((target("avx512f"))) void copy_stream(char* to, const char* from, std::size_t n) {
   for (std::size_t i = 0; i < n; i += 64)
     _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i), _mm512_loadu_si512(from + i));
   _mm_sfence();
-#else
-  std::memcpy(to, from, n);
-#endif
 }
+#else
+void copy_stream(char* to, const char* from, std::size_t n) { std::memcpy(to, from, n); }
+#endif
 
 struct Shape {
   std::int64_t rows, cols;

@@ -1,6 +1,26 @@
 # Rooms: one object library each, named mc_<room>, from every source below its folder. All of them make up the one
 # library that is installed. A room without sources is skipped, so that a new folder is all it takes to begin one.
 
+# mc_unite(<target>): where CMAKE_UNITY_BUILD is on, its sources are compiled some four at a time. Which ones their names
+# alone decide, by hash: a new source joins others, and no two that were apart meet.
+function(mc_unite target)
+  get_target_property(sources ${target} SOURCES)
+  list(LENGTH sources count)
+  set(groups 1)
+  while(count GREATER 5)
+    math(EXPR groups "2 * ${groups}")
+    math(EXPR count "${count} / 2")
+  endwhile()
+  foreach(source IN LISTS sources)
+    cmake_path(GET source FILENAME name)
+    string(MD5 hash "${name}")
+    string(SUBSTRING "${hash}" 0 4 hash)
+    math(EXPR group "0x${hash} % ${groups}")
+    set_source_files_properties("${source}" PROPERTIES UNITY_GROUP ${group})
+  endforeach()
+  set_target_properties(${target} PROPERTIES UNITY_BUILD_MODE GROUP)
+endfunction()
+
 # mc_room(<folder under src> [EXCLUDE <subfolder>...] [LINK <library>...])
 function(mc_room folder)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "EXCLUDE;LINK")
@@ -13,6 +33,7 @@ function(mc_room folder)
   endif()
   string(REPLACE "/" "_" target "mc_${folder}")
   add_library(${target} OBJECT ${sources})
+  mc_unite(${target})
   set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE ON)
   target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/include" "${PROJECT_SOURCE_DIR}/src")
   target_link_libraries(${target} PRIVATE mc_options fmt::fmt Threads::Threads ${arg_LINK})

@@ -63,12 +63,12 @@ class Backoff {
 
 thread_local bool in_job = false;
 
-class Pool {
+class Workers {
  public:
-  Pool() {
-    at_fork({ForkOrder::threads, this, [](void* p) { static_cast<Pool*>(p)->mutex_.lock(); },
-             [](void* p) { static_cast<Pool*>(p)->mutex_.unlock(); },
-             [](void* p) { static_cast<Pool*>(p)->start_anew(); }});
+  Workers() {
+    at_fork({ForkOrder::threads, this, [](void* p) { static_cast<Workers*>(p)->mutex_.lock(); },
+             [](void* p) { static_cast<Workers*>(p)->mutex_.unlock(); },
+             [](void* p) { static_cast<Workers*>(p)->start_anew(); }});
   }
 
   int threads() const { return threads_.load(std::memory_order_relaxed); }
@@ -247,8 +247,8 @@ class Pool {
 };
 
 // Never destroyed: its threads may outlive everything with static lifetime.
-Pool& pool() {
-  static Pool* instance = new Pool;
+Workers& workers() {
+  static Workers* instance = new Workers;
   return *instance;
 }
 
@@ -267,12 +267,12 @@ void run_alone(const Rounds& work) {
 
 }  // namespace
 
-int threads() { return pool().threads(); }
-void set_threads(int count) { pool().set_threads(count); }
+int threads() { return workers().threads(); }
+void set_threads(int count) { workers().set_threads(count); }
 
 void run_rounds(const Rounds& work, int most) {
   if (most <= 1 || in_job) run_alone(work);
-  else pool().run(work, most);
+  else workers().run(work, most);
 }
 
 }  // namespace metal_candle::base

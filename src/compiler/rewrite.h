@@ -7,9 +7,6 @@
 
 namespace metal_candle {
 
-/// `infer` of ops that only passes make: their nodes get types and shapes from the pass.
-inline void no_infer(const OpCall&, InferResult&) {}
-
 /// Drops nodes that no root needs. Leaves and slots keep their numbers.
 void remove_dead(ComputationGraph& graph);
 

@@ -15,7 +15,6 @@ thread_local RecordHook record_hook = nullptr;
 thread_local bool literal_scope = false;
 thread_local const CalledAs* called_as = nullptr;
 
-void no_infer(const OpCall&, InferResult&) {}
 const OpDef kScalarDef{.name = "scalar",
                        .kind = OpKind::scalar,
                        .infer = no_infer,

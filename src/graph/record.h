@@ -15,6 +15,8 @@ LazyTensor record_typed(const OpDef& op, DType dtype, const Shape& shape, std::s
 LazyTensor record_with_scalar(const OpDef& op, DType dtype, const LazyTensor& a, Scalar s, bool scalar_first);
 /// What the op's decomposition gives: what its infer promises, or a UserError that names the op and the scope.
 Tensors decomposed(const OpCall& call, const std::string* scope);
+/// `infer` of ops whose makers say type and shape.
+inline void no_infer(const OpCall&, InferResult&) {}
 /// The number behind a tensor made by `scalar`, if it is one.
 bool as_scalar(const LazyTensor& t, Scalar& out, bool& literal);
 /// Whether scalars are literals on this thread.

@@ -13,8 +13,6 @@
 namespace metal_candle {
 namespace {
 
-void no_infer(const OpCall&, InferResult&) {}
-
 // Calls f with a null pointer of the C++ type of `dtype`.
 template <class F>
 auto dispatch(DType dtype, F f) {

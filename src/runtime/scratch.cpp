@@ -8,8 +8,8 @@
 namespace metal_candle {
 namespace {
 
-struct Spare {
-  Spare() { base::at_fork(base::ForkOrder::last, mutex); }
+struct SpareScratch {
+  SpareScratch() { base::at_fork(base::ForkOrder::last, mutex); }
   std::mutex mutex;
   std::vector<Scratch*> free;
 
@@ -26,15 +26,15 @@ struct Spare {
   }
 };
 // Never destroyed, and the pointer below is trivial: destructors of statics may evaluate, after those of this thread.
-Spare& spare() {
-  static auto* s = new Spare;
+SpareScratch& spare_scratch() {
+  static auto* s = new SpareScratch;
   return *s;
 }
 
 thread_local Scratch* mine = nullptr;
 struct Return {  // hands it over when the thread ends
   ~Return() {
-    if (Scratch* s = std::exchange(mine, nullptr)) spare().put(s);
+    if (Scratch* s = std::exchange(mine, nullptr)) spare_scratch().put(s);
   }
 };
 
@@ -45,7 +45,7 @@ ScratchLease::ScratchLease() : scratch_(std::exchange(mine, nullptr)) {
     return;
   static thread_local Return at_end;
   (void)at_end;
-  scratch_ = spare().get();
+  scratch_ = spare_scratch().get();
 }
 
 ScratchLease::~ScratchLease() {
@@ -55,7 +55,7 @@ ScratchLease::~ScratchLease() {
     if (s) s->release();
   scratch_->results.clear();
   scratch_->bases.clear();
-  if (mine) spare().put(scratch_);
+  if (mine) spare_scratch().put(scratch_);
   else mine = scratch_;
 }
 

@@ -200,19 +200,19 @@ std::string Submission::explain() const {
 
 namespace {
 
-struct Spare {
-  Spare() { base::at_fork(base::ForkOrder::last, mutex); }
+struct SpareSubmissions {
+  SpareSubmissions() { base::at_fork(base::ForkOrder::last, mutex); }
   std::mutex mutex;
   std::vector<Submission*> free;
 };
-Spare& spare() {
-  static Spare* s = new Spare;
+SpareSubmissions& spare_submissions() {
+  static SpareSubmissions* s = new SpareSubmissions;
   return *s;
 }
 
 void recycle(Submission* s) {
   s->reset();
-  Spare& pool = spare();
+  SpareSubmissions& pool = spare_submissions();
   std::lock_guard lock(pool.mutex);
   pool.free.push_back(s);
 }
@@ -237,7 +237,7 @@ struct FreeListAllocator {
 std::shared_ptr<Submission> new_submission() {
   Submission* s = nullptr;
   {
-    Spare& pool = spare();
+    SpareSubmissions& pool = spare_submissions();
     std::lock_guard lock(pool.mutex);
     if (!pool.free.empty()) {
       s = pool.free.back();

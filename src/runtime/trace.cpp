@@ -20,13 +20,13 @@ namespace metal_candle {
 namespace {
 
 /// A step of one run: its tasks' events share the number `step`.
-struct Recorded {
+struct RecordedEvent {
   Trace::Event event;
   std::uint64_t step;
 };
 struct TraceData {
   std::mutex mutex;
-  std::vector<Recorded> events;
+  std::vector<RecordedEvent> events;
 };
 
 std::atomic<int> traces_alive{0};
@@ -101,7 +101,7 @@ std::string on_one_line(std::string text) {
 
 TraceData& of(const std::shared_ptr<void>& data) { return *static_cast<TraceData*>(data.get()); }
 
-std::vector<Recorded> copy_events(const std::shared_ptr<void>& data) {
+std::vector<RecordedEvent> copy_events(const std::shared_ptr<void>& data) {
   std::lock_guard lock(of(data).mutex);
   return of(data).events;
 }
@@ -130,14 +130,14 @@ struct Row {
 };
 
 /// Per kernel: how often it ran, and for how long from its first task's begin to its last task's end.
-std::map<std::string, Row> rows_of(const std::vector<Recorded>& events) {
+std::map<std::string, Row> rows_of(const std::vector<RecordedEvent>& events) {
   struct Span {
     const std::string* name;
     std::int64_t begin, end;
   };
   std::map<std::uint64_t, Span> spans;
   std::map<std::string, Row> rows;
-  for (const Recorded& r : events) {
+  for (const RecordedEvent& r : events) {
     auto [it, fresh] = spans.try_emplace(r.step, Span{&r.event.name, r.event.begin_ns, r.event.end_ns});
     it->second.begin = std::min(it->second.begin, r.event.begin_ns);
     it->second.end = std::max(it->second.end, r.event.end_ns);
@@ -179,7 +179,7 @@ Trace::~Trace() {
 
 std::vector<Trace::Event> Trace::events() const {
   std::vector<Event> out;
-  for (Recorded& r : copy_events(data_)) out.push_back(std::move(r.event));
+  for (RecordedEvent& r : copy_events(data_)) out.push_back(std::move(r.event));
   return out;
 }
 
@@ -223,7 +223,7 @@ void Trace::save(const std::string& path) const {
 }
 
 std::string Trace::profile(double ceiling_gbs) const {
-  const std::vector<Recorded> events = copy_events(data_);
+  const std::vector<RecordedEvent> events = copy_events(data_);
   const std::map<std::string, Row> rows = rows_of(events);
   std::vector<std::pair<std::string, Row>> sorted(rows.begin(), rows.end());
   std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.second.ns > b.second.ns; });

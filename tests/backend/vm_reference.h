@@ -111,7 +111,7 @@ class Interpreter {
       if (v.op < KOp::col_sum) continue;
       const std::int64_t n = p_.batch * p_.col_chunks * p_.stages[v.stage].cols;
       for (std::int64_t i = 0; i < n; ++i) out(v).set(p_.accesses[v.access].offset + i, identity(v.op));
-      sums_.push_back(std::vector<double>(n, identity(v.op)));
+      sums_.emplace_back(n, identity(v.op));
     }
     for (row_ = 0; row_ < p_.rows; ++row_) {
       for (const KStage& stage : p_.stages) {

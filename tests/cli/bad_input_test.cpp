@@ -180,7 +180,7 @@ constexpr const char* kIndex = "model.safetensors.index.json";
 
 /// The model with its weights in two files and an index.
 fs::path sharded(const std::string& name) {
-  const fs::path folder = copy_of(model(), name);
+  fs::path folder = copy_of(model(), name);
   std::vector<NamedTensor> shards[2];
   Json map = Json::object({});
   {

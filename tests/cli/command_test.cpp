@@ -1,5 +1,6 @@
 // The command as people and programs use it: exit codes, mistakes of newcomers, JSON, help, completions. Training is in
 // train_test.cpp.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -167,7 +168,7 @@ TEST(Command, StandardErrorThatCannotBeWritten) {
     EXPECT_EQ(code("nonsense" + to), 2);
     EXPECT_EQ(code("generate --model " + model() + " --prompt Hello --max-tokens 2 >/dev/null" + to), 0);
     EXPECT_EQ(
-        code("train --model " + model() + " --data " + at("train.jsonl") + " --output " + output + " --steps 2" + to),
+        code(fmt::format("train --model {} --data {} --output {} --steps 2{}", model(), at("train.jsonl"), output, to)),
         0);
     EXPECT_TRUE(std::filesystem::exists(output + "/adapter_model.safetensors"));
   }

@@ -25,7 +25,7 @@ using testing::HasSubstr;
 using testing::Not;
 
 fs::path copy_of_model(const char* name) {
-  const fs::path to = playground() / name;
+  fs::path to = playground() / name;
   fs::remove_all(to);
   fs::copy(model(), to, fs::copy_options::recursive);
   return to;
@@ -164,7 +164,7 @@ TEST(Limits, AChatForgetsItsOldestTurns) {
 
 /// A copy of the model of which a tensor has another number in it.
 fs::path copy_with(const char* name, const std::string& changed, float number) {
-  const fs::path folder = copy_of_model(name);
+  fs::path folder = copy_of_model(name);
   std::vector<NamedTensor> tensors;
   {
     const SafeTensors file = SafeTensors::open(folder / "model.safetensors");
@@ -404,7 +404,7 @@ TEST(Limits, AnswersMayHaveTokensThatTheTokenizerLacks) {
   std::vector<std::string> generate = {"generate", "--prompts", at("prompts.jsonl"), "--stream"}, chat = {"chat"};
   generate.insert(generate.end(), flags.begin(), flags.end());
   chat.insert(chat.end(), flags.begin(), flags.end());
-  chat.push_back("--quiet");
+  chat.emplace_back("--quiet");
   for (const auto& [line, input, results] : {std::tuple(generate, "", 3), std::tuple(chat, "Hello\n", 1)}) {
     const Ran ran = command(line, {}, input);
     EXPECT_EQ(ran.code, 0) << ran.err;

@@ -103,12 +103,8 @@ TEST_P(CachedPasses, SequencesSideBySideDoNotMeet) {
   EXPECT_EQ(two.to_f64(), join({first.feed({b}), third.feed({d})}));
 }
 
-std::vector<std::string> names() {
-  std::vector<std::string> list;
-  for (const TinyCase& c : tiny_cases()) list.push_back(c.name);
-  return list;
-}
-INSTANTIATE_TEST_SUITE_P(All, CachedPasses, testing::ValuesIn(names()), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(All, CachedPasses, testing::ValuesIn(tiny_names()),
+                         [](const auto& info) { return info.param; });
 
 TEST(Cache, NeedsOffsetsAndItsLayers) {
   const Model model = tiny_model("llama");

@@ -124,12 +124,7 @@ TEST(CrossEntropy, AnAdapterCountsThatIsSmallerThanTheHeadsLastDigit) {
   EXPECT_NEAR(after - before, effect, 0.05 * std::abs(effect));
 }
 
-std::vector<std::string> names() {
-  std::vector<std::string> list;
-  for (const TinyCase& c : tiny_cases()) list.push_back(c.name);
-  return list;
-}
-INSTANTIATE_TEST_SUITE_P(All, TinyModels, testing::ValuesIn(names()), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(All, TinyModels, testing::ValuesIn(tiny_names()), [](const auto& info) { return info.param; });
 
 }  // namespace
 }  // namespace metal_candle::test

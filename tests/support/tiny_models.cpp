@@ -55,6 +55,12 @@ const TinyCase& tiny_case(const std::string& name) {
   throw std::runtime_error("no case " + name);
 }
 
+std::vector<std::string> tiny_names() {
+  std::vector<std::string> list;
+  for (const TinyCase& c : tiny_cases()) list.push_back(c.name);
+  return list;
+}
+
 std::vector<double> named_numbers(const std::string& name, std::int64_t count) {
   std::uint64_t h = 0xcbf29ce484222325u;
   for (const char c : name) h = (h ^ static_cast<unsigned char>(c)) * 0x100000001b3u;

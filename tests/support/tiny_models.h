@@ -20,6 +20,7 @@ struct TinyCase {
 /// All cases, read once.
 const std::vector<TinyCase>& tiny_cases();
 const TinyCase& tiny_case(const std::string& name);
+std::vector<std::string> tiny_names();
 
 /// `count` numbers in [-1, 1) that belong to the name.
 std::vector<double> named_numbers(const std::string& name, std::int64_t count);

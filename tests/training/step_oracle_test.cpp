@@ -13,13 +13,15 @@ namespace {
 
 namespace fs = std::filesystem;
 
-fs::path fixture(const std::string& name) { return fs::path(METAL_CANDLE_TESTS_DIR) / "fixtures/lora/training" / name; }
+fs::path folder_of(const std::string& name) {
+  return fs::path(METAL_CANDLE_TESTS_DIR) / "fixtures/lora/training" / name;
+}
 
 struct OracleStep {
   double loss, norm;
 };
 std::vector<OracleStep> oracle() {
-  std::ifstream file(fixture("last") / "expected.txt");
+  std::ifstream file(folder_of("last") / "expected.txt");
   std::vector<OracleStep> steps;
   std::string word;
   for (OracleStep s{}; file >> word >> s.loss >> s.norm;) steps.push_back(s);
@@ -27,7 +29,7 @@ std::vector<OracleStep> oracle() {
 }
 
 TrainOptions oracle_options(const fs::path& output) {
-  TrainOptions o{.output = output, .init_adapter = fixture("first"), .learning_rate = 0.02, .warmup = 3};
+  TrainOptions o{.output = output, .init_adapter = folder_of("first"), .learning_rate = 0.02, .warmup = 3};
   o.weight_decay = 0.1;
   o.max_grad_norm = 0.5;
   o.batch_size = 6;
@@ -54,7 +56,8 @@ Deviation train(const Model& model, TrainOptions options) {
   }});
   EXPECT_EQ(steps, 20);
   // What was written, against what PEFT wrote.
-  const LoRAAdapter ours = LoRAAdapter::load(options.output, model), theirs = LoRAAdapter::load(fixture("last"), model);
+  const LoRAAdapter ours = LoRAAdapter::load(options.output, model),
+                    theirs = LoRAAdapter::load(folder_of("last"), model);
   for (const auto& [path, t] : ours.trainable()) {
     const std::vector<double> a = Tensor(t).to_f64(), b = Tensor(theirs.trainable()[path]).to_f64();
     for (std::size_t i = 0; i < a.size(); ++i) d.parameters = std::max(d.parameters, std::abs(a[i] - b[i]));

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "compiler/rewrite.h"
+#include "graph/record.h"
 #include "ops/table.h"
 
 namespace metal_candle {

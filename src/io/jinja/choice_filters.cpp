@@ -61,7 +61,7 @@ Value choose(const Value& subject, const Call& call) {
   return Value::generator(std::move(out));
 }
 
-constexpr Filter kFilters[] = {
+constexpr Filter kChoiceFilters[] = {
     {"map", nullptr, {}, map},
     {"reject", nullptr, {}, choose<false, false>},
     {"rejectattr", nullptr, {}, choose<true, false>},
@@ -71,6 +71,6 @@ constexpr Filter kFilters[] = {
 
 }  // namespace
 
-std::span<const Filter> choice_filters() { return kFilters; }
+std::span<const Filter> choice_filters() { return kChoiceFilters; }
 
 }  // namespace metal_candle::jinja

@@ -266,13 +266,13 @@ Value pretty(const Value& subject, const Parameters&) {
   return out.take();
 }
 
-constexpr Filter kFilters[] = {
+constexpr Filter kLayoutFilters[] = {
     {"pprint", pretty},
     {"wordwrap", word_wrap, {"width", "break_long_words", "wrapstring", "break_on_hyphens"}},
 };
 
 }  // namespace
 
-std::span<const Filter> layout_filters() { return kFilters; }
+std::span<const Filter> layout_filters() { return kLayoutFilters; }
 
 }  // namespace metal_candle::jinja

@@ -154,7 +154,7 @@ Value file_size(const Value& subject, const Parameters& p) {
   }
 }
 
-constexpr Filter kFilters[] = {
+constexpr Filter kNumberFilters[] = {
     {"abs", absolute},
     {"filesizeformat", file_size, {"binary"}},
     {"float", as_float, {"default"}},
@@ -164,6 +164,6 @@ constexpr Filter kFilters[] = {
 
 }  // namespace
 
-std::span<const Filter> number_filters() { return kFilters; }
+std::span<const Filter> number_filters() { return kNumberFilters; }
 
 }  // namespace metal_candle::jinja

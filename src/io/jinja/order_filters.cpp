@@ -117,7 +117,7 @@ Value group(const Value& subject, const Parameters& p) {
   return Value::list(std::move(groups));
 }
 
-constexpr Filter kFilters[] = {
+constexpr Filter kOrderFilters[] = {
     {"dictsort", dict_sorted, {"case_sensitive", "by", "reverse"}},
     {"groupby", group, {"attribute", "default", "case_sensitive"}},
     {"max", extreme<true>, {"case_sensitive", "attribute"}},
@@ -128,6 +128,6 @@ constexpr Filter kFilters[] = {
 
 }  // namespace
 
-std::span<const Filter> order_filters() { return kFilters; }
+std::span<const Filter> order_filters() { return kOrderFilters; }
 
 }  // namespace metal_candle::jinja

@@ -9,7 +9,6 @@ namespace metal_candle::jinja {
 
 namespace {
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
 int hex(char c) { return is_digit(c) ? c - '0' : (c | 0x20) >= 'a' && (c | 0x20) <= 'f' ? (c | 0x20) - 'a' + 10 : -1; }
 
 /// Digits (_digits)* from `at`; the place behind them, or `at`.

@@ -119,7 +119,7 @@ Value otherwise(const Value& subject, const Parameters& p) {
   return wanted ? (p.has(0) ? *p[0] : Value("")) : subject;
 }
 
-constexpr Filter kFilters[] = {
+constexpr Filter kSequenceFilters[] = {
     {"attr", attribute, {"name"}},
     {"batch", batch, {"linecount", "fill_with"}},
     {"count", length_of},
@@ -139,6 +139,6 @@ constexpr Filter kFilters[] = {
 
 }  // namespace
 
-std::span<const Filter> sequence_filters() { return kFilters; }
+std::span<const Filter> sequence_filters() { return kSequenceFilters; }
 
 }  // namespace metal_candle::jinja

@@ -10,7 +10,6 @@ namespace metal_candle::jinja {
 
 namespace {
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_align(char32_t c) { return c == '<' || c == '>' || c == '^' || c == '='; }
 
 /// [[fill]align][sign][#][0][width][,_][.precision][type]

@@ -107,7 +107,7 @@ bool is_printable(char32_t c) {
 std::string_view strip(std::string_view text, Side side, std::optional<std::string_view> chars) {
   std::u32string set;
   if (chars) set = decode(*chars);
-  auto away = [&](char32_t c) { return chars ? set.find(c) != set.npos : is_space(c); };
+  auto away = [&](char32_t c) { return chars ? set.find(c) != std::u32string::npos : is_space(c); };
   if (side != Side::right) {
     for (std::size_t at = 0; at < text.size(); at = 0) {
       if (!away(next(text, at))) break;

@@ -16,6 +16,7 @@ std::string encode(std::u32string_view text);
 void append(std::string& text, char32_t code);
 std::size_t code_points(std::string_view text);
 
+inline bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_space(char32_t);      // str.isspace
 bool is_word(char32_t);       // \w of a regular expression
 bool is_printable(char32_t);  // what repr leaves as it is

@@ -203,7 +203,7 @@ Value xml_attributes(const Value& subject, const Parameters& p) {
   return p.flag(0, true) && !out.empty() ? " " + out : out;
 }
 
-constexpr Filter kFilters[] = {
+constexpr Filter kTextFilters[] = {
     {"capitalize", mapped<capitalize>},
     {"center", center, {"width"}},
     {"e", escape},
@@ -228,6 +228,6 @@ constexpr Filter kFilters[] = {
 
 }  // namespace
 
-std::span<const Filter> text_filters() { return kFilters; }
+std::span<const Filter> text_filters() { return kTextFilters; }
 
 }  // namespace metal_candle::jinja

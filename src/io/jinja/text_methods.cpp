@@ -63,7 +63,7 @@ Value partition(const Value& self, const Parameters& p) {
   if (separator.empty()) fail(Reason::value, "empty separator");
   spend_text(text.size());
   const std::size_t at = from_right ? text.rfind(separator) : text.find(separator);
-  if (at == text.npos) return from_right ? Value::tuple({"", "", self}) : Value::tuple({self, "", ""});
+  if (at == std::string_view::npos) return from_right ? Value::tuple({"", "", self}) : Value::tuple({self, "", ""});
   return Value::tuple({text.substr(0, at), separator, text.substr(at + separator.size())});
 }
 
