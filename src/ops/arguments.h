@@ -46,6 +46,12 @@ inline LazyTensor as_written(const OpDef& op, const LazyTensor& base, const Lazy
   return to_type(values, to);
 }
 
+/// g, the gradient of `taken`, which a gather gave. It is read, so that an index out of range is an error also where
+/// nobody wants what was taken; nothing is less than itself.
+inline LazyTensor with_checked(const LazyTensor& g, const LazyTensor& taken) {
+  return where(less(taken, taken), zero_like(g), g);
+}
+
 /// [.., d] as [rows, d].
 inline LazyTensor as_rows(const LazyTensor& x) {
   const std::int64_t d = x.dim(-1);

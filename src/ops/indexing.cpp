@@ -71,11 +71,12 @@ Tensors take_along_axis_vjp(const VjpCall& c) {
   const int axis = static_cast<int>(c.attrs[0]);
   if (indices.shape()[axis] == 1) {
     const LazyTensor index = from_front(cast(indices, DType::i32), a.shape()[axis]);
-    return {where(equal(iota(a.shape(), axis), index), g, Scalar(0.0)), {}};
+    return {where(equal(iota(a.shape(), axis), index), with_checked(g, c.outputs[0]), Scalar(0.0)), {}};
   }
   const DType dtype = sum_type(a.dtype());
   const LazyTensor place = flatten(flat_places(a.shape(), indices, axis));
-  const LazyTensor sums = scatter_add(zeros({a.numel()}, dtype), place, flatten(cast(g, dtype)));
+  const LazyTensor updates = flatten(cast(with_checked(g, c.outputs[0]), dtype));
+  const LazyTensor sums = scatter_add(zeros({a.numel()}, dtype), place, updates);
   return {reshape(sums, a.shape().dims()), {}};
 }
 
@@ -102,6 +103,7 @@ LazyTensor embedding(const LazyTensor& table, const LazyTensor& ids) {
 }
 
 LazyTensor take_along_axis(const LazyTensor& a, const LazyTensor& indices, int axis) {
+  const CalledAs named("take_along_axis", a, indices);
   ops::require_defined(ops::take_along_axis_def, ops::Borrowed(a, indices));
   return record(ops::take_along_axis_def, {a, indices},
                 {a.rank() == 0 ? axis : ops::checked_axis(ops::take_along_axis_def, a, axis)});

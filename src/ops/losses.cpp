@@ -82,7 +82,8 @@ Tensors cross_entropy_vjp(const VjpCall& c) {
   const LazyTensor is_target = equal(iota(logits.shape(), logits.rank() - 1), to_type(rows.targets, DType::i32));
   const double floor = rows.smoothing / rows.classes;
   // The row's factors first, so that an element costs one multiplication and one difference.
-  g = where(rows.counts, g, Scalar(0.0));
+  const LazyTensor picked = take_along_axis(logits, checked_targets(rows, logits.dim(-1)), -1);
+  g = with_checked(where(rows.counts, g, Scalar(0.0)), picked);
   const LazyTensor expected = rows.smoothing == 0 ? where(is_target, g, Scalar(0.0))
                                                   : where(is_target, g * (1 - rows.smoothing + floor), g * floor);
   return {to_type(rows.e * (g / rows.total) - expected, logits.dtype()), {}};
