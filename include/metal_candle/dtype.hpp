@@ -14,8 +14,9 @@ namespace metal_candle {
 enum class DType : std::uint8_t { f32, f64, f16, bf16, i8, u8, i32, i64, boolean };
 inline constexpr int kDTypeCount = 9;
 
+/// Of a number that is none of the types: 0.
 std::size_t size_of(DType dtype);
-/// "f32", "bool", ...
+/// "f32", "bool", ...; of a number that is none of the types: "no type".
 std::string_view name(DType dtype);
 bool is_float(DType dtype);
 /// i8, u8, i32, i64 (not bool).

@@ -11,6 +11,10 @@ struct Row {
 };
 constexpr Row kRows[kDTypeCount] = {{"f32", 4}, {"f64", 8}, {"f16", 2}, {"bf16", 2}, {"i8", 1},
                                     {"u8", 1},  {"i32", 4}, {"i64", 8}, {"bool", 1}};
+constexpr Row kNone{"no type", 0};
+
+// Any number can be made a DType.
+const Row& row(DType d) { return static_cast<int>(d) < kDTypeCount ? kRows[static_cast<int>(d)] : kNone; }
 
 int width_rank(DType d) {  // wider within its family is larger
   switch (d) {
@@ -29,8 +33,8 @@ int width_rank(DType d) {  // wider within its family is larger
 
 }  // namespace
 
-std::size_t size_of(DType d) { return kRows[static_cast<int>(d)].size; }
-std::string_view name(DType d) { return kRows[static_cast<int>(d)].name; }
+std::size_t size_of(DType d) { return row(d).size; }
+std::string_view name(DType d) { return row(d).name; }
 bool is_float(DType d) { return d <= DType::bf16; }
 bool is_integer(DType d) { return d >= DType::i8 && d <= DType::i64; }
 

@@ -15,6 +15,11 @@ bool within(std::int64_t value) {
 
 }  // namespace
 
+std::string uncountable(DType dtype, const Shape& shape) {
+  if (size_of(dtype) == 0) return fmt::format("there is no type of number {}", static_cast<int>(dtype));
+  return fmt::format("a result of {}{} has more bytes than any machine has addresses for", name(dtype), shape.str());
+}
+
 bool fit_number(DType dtype, Scalar& s) {
   if (is_float(dtype)) {
     s = Scalar(s.f);

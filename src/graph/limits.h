@@ -11,14 +11,17 @@ namespace metal_candle {
 inline constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 56;
 
 /// Whether a dense tensor of this type takes at most kMostBytes, so that elements, bytes and strides can be computed
-/// without a check. False for a negative extent. Zeros hide nothing: strides are products of the other extents.
+/// without a check. False for a negative extent, and for what is no type. Zeros hide nothing: strides are products of the other extents.
 inline bool countable(DType dtype, const Shape& shape) {
   std::uint64_t bytes = size_of(dtype);
-  bool over = false;
+  bool over = bytes == 0;
   for (const std::int64_t extent : shape)
     over |= __builtin_mul_overflow(bytes, static_cast<std::uint64_t>(extent) + (extent == 0), &bytes);
   return !over && bytes <= kMostBytes;
 }
+
+/// Why a tensor of this type is not countable.
+std::string uncountable(DType dtype, const Shape& shape);
 
 /// `s` as a number that `dtype` is filled with: a float type gets any number, bool whether it is not zero, an integer
 /// type the number without its fraction. False: an integer type cannot hold that.

@@ -95,8 +95,7 @@ std::string written(const LazyTensor& t) {
 }
 
 [[noreturn]] void fail_size(const OpDef& op, std::span<const LazyTensor> inputs, DType dtype, const Shape& shape) {
-  fail_shape({op, inputs, {}}, fmt::format("a result of {}{} has more bytes than any machine has addresses for",
-                                           name(dtype), shape.str()));
+  fail(size_of(dtype) == 0 ? ErrorKind::dtype : ErrorKind::shape, {op, inputs, {}}, uncountable(dtype, shape));
 }
 
 }  // namespace
@@ -217,8 +216,7 @@ Tensors record_all(const OpDef& op, std::span<const LazyTensor> inputs, const At
 }
 
 LazyTensor scalar(Scalar value) {
-  if (beyond_int64(value))
-    throw UserError(ErrorKind::argument, "scalar: the number " + shown(value) + " does not fit i64");
+  if (beyond_int64(value)) fail_argument({kScalarDef, {}, {}}, "the number " + shown(value) + " does not fit i64");
   Node* n = Node::make(&kScalarDef, value.integral ? DType::i64 : DType::f64, 0);
   set_scalar(n, value);
   return finish(n);

@@ -62,10 +62,13 @@ void walk(const Shape& shape, const Shape& strides, std::int64_t offset, F f) {
   }
 }
 
+[[noreturn]] void fail(ErrorKind kind, const char* function, const std::string& why) {
+  throw UserError(kind, std::string(function) + ": " + why, function);
+}
+
 void check_size(DType dtype, const Shape& shape) {
   if (!countable(dtype, shape))
-    throw UserError(ErrorKind::shape, fmt::format("Tensor: {}{} has more bytes than any machine has addresses for",
-                                                  name(dtype), shape.str()));
+    fail(size_of(dtype) == 0 ? ErrorKind::dtype : ErrorKind::shape, "Tensor", uncountable(dtype, shape));
 }
 
 Shape strides_of(const Node& n) { return n.layout ? n.layout->strides : contiguous_strides(n.shape); }
@@ -91,12 +94,12 @@ Tensor make_dense(DType dtype, const Shape& shape) {
 }
 
 Tensor::Tensor(LazyTensor evaluated) : LazyTensor(std::move(evaluated)) {
-  if (!is_evaluated()) throw UserError(ErrorKind::argument, "Tensor: the handle has not been evaluated; call eval()");
+  if (!is_evaluated()) fail(ErrorKind::argument, "Tensor", "the handle has not been evaluated; call eval()");
 }
 
 Tensor Tensor::copy_in(const void* data, std::size_t count, DType dtype, const Shape& shape) {
   if (static_cast<std::int64_t>(count) != shape.numel())
-    throw UserError(ErrorKind::shape, fmt::format("Tensor::from: {} values do not fill shape {}", count, shape.str()));
+    fail(ErrorKind::shape, "Tensor::from", fmt::format("{} values do not fill shape {}", count, shape.str()));
   Tensor t = make_dense(dtype, shape);
   if (count > 0) std::memcpy(t.node()->storage.load()->data, data, count * size_of(dtype));
   return t;
@@ -110,8 +113,7 @@ Tensor Tensor::from(const std::vector<bool>& values, const Shape& shape) {
 
 Tensor Tensor::full(const Shape& shape, Scalar value, DType dtype) {
   if (!fit_number(dtype, value))
-    throw UserError(ErrorKind::argument,
-                    fmt::format("Tensor::full: the number {} does not fit {}", shown(value), name(dtype)));
+    fail(ErrorKind::argument, "Tensor::full", fmt::format("the number {} does not fit {}", shown(value), name(dtype)));
   Tensor t = make_dense(dtype, shape);
   dispatch(dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
@@ -125,13 +127,13 @@ Tensor Tensor::zeros(const Shape& shape, DType dtype) { return full(shape, 0, dt
 Tensor Tensor::ones(const Shape& shape, DType dtype) { return full(shape, 1, dtype); }
 
 Tensor Tensor::arange(Scalar begin, Scalar end, Scalar step, DType dtype) {
-  if (step.f == 0) throw UserError(ErrorKind::argument, "arange: the step is zero");
+  if (step.f == 0) fail(ErrorKind::argument, "arange", "the step is 0");
   for (const Scalar& s : {begin, end, step})
-    if (beyond_int64(s)) throw UserError(ErrorKind::argument, "arange: the number " + shown(s) + " does not fit i64");
+    if (beyond_int64(s)) fail(ErrorKind::argument, "arange", "the number " + shown(s) + " does not fit i64");
   const bool integral = begin.integral && step.integral;
   const double count = integral && end.integral ? static_cast<double>(count_of(begin.i, end.i, step.i))
                                                 : std::ceil((end.f - begin.f) / step.f);
-  if (!(count < 4e18)) throw UserError(ErrorKind::argument, "arange: too many elements");
+  if (!(count < 4e18)) fail(ErrorKind::argument, "arange", "too many elements");
   const Shape shape{count > 0 ? static_cast<std::int64_t>(count) : 0};
   Tensor t = make_dense(dtype, shape);
   dispatch(dtype, [&](auto* type) {
@@ -149,8 +151,7 @@ Tensor Tensor::from_external(const void* data, const Shape& shape, DType dtype, 
   check_size(dtype, shape);
   const auto bytes = static_cast<std::size_t>(shape.numel()) * size_of(dtype);
   if (!data && bytes > 0)
-    throw UserError(ErrorKind::argument,
-                    "from_external: null pointer for a tensor of " + std::to_string(bytes) + " bytes");
+    fail(ErrorKind::argument, "from_external", "null pointer for a tensor of " + std::to_string(bytes) + " bytes");
   // Never written through: a storage with an owner is not donated and not updated in place.
   return make_leaf(Storage::make_external(const_cast<void*>(data), bytes, std::move(owner)), dtype, shape);
 }

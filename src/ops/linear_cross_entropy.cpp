@@ -106,12 +106,10 @@ Tensors dense_vjp(const VjpCall& c) {
 Tensors forward_vjp(const VjpCall& c) {
   if (c.grads[1].defined() || c.grads[2].defined()) return dense_vjp(c);
   Tensors out(3);
-  const LazyTensor& g = c.grads[0];
-  if (c.needs[0]) {
-    // An ignored row has no part in the gradient whatever g is, which is infinite where a mean had nothing to count.
-    const LazyTensor counts = not_equal(c.inputs[2], LinearCrossEntropyRule(c.attrs).ignore_index);
-    out[0] = to_type(unsqueeze(where(counts, g, Scalar(0.0)), 1) * widened(c.outputs[2]), c.inputs[0].dtype());
-  }
+  // An ignored row has no part in the gradient whatever g is, which is infinite where a mean had nothing to count.
+  const LazyTensor counts = not_equal(c.inputs[2], LinearCrossEntropyRule(c.attrs).ignore_index);
+  const LazyTensor g = where(counts, c.grads[0], Scalar(0.0));
+  if (c.needs[0]) out[0] = to_type(unsqueeze(g, 1) * widened(c.outputs[2]), c.inputs[0].dtype());
   if (c.needs[1])
     out[1] = transpose(
         record(linear_cross_entropy_grad_def, {c.inputs[0], c.inputs[1], c.inputs[2], c.outputs[1], g}, c.attrs));

@@ -11,7 +11,7 @@ namespace ops {
 namespace {
 
 DType dtype_attr(const OpCall& c) {
-  if (c.attrs.size() < 1 || c.attrs[0] < 0 || c.attrs[0] >= kDTypeCount) fail_argument(c, "no such type");
+  if (c.attrs.size() < 1 || c.attrs[0] < 0 || c.attrs[0] >= kDTypeCount) fail_dtype(c, "no such type");
   return static_cast<DType>(c.attrs[0]);
 }
 Shape shape_attr(const Attrs& attrs, std::size_t begin) { return Shape(attrs.values().subspan(begin)); }
@@ -91,11 +91,14 @@ LazyTensor arange(std::int64_t end, DType dtype) {
 }
 
 LazyTensor arange(std::int64_t begin, std::int64_t end, std::int64_t step, DType dtype) {
-  if (step == 0) throw UserError(ErrorKind::argument, "arange: the step is 0");
+  const CalledAs named("arange");
   const LiteralScope literal;
+  if (step == 0) fail_argument({ops::iota_def, {}, {}}, "the step is 0");
   const std::uint64_t count = count_of(begin, end, step);
-  if (count > static_cast<std::uint64_t>(INT64_MAX)) throw UserError(ErrorKind::argument, "arange: too many elements");
-  return iota(Shape{static_cast<std::int64_t>(count)}, 0, dtype) * step + begin;
+  if (count > static_cast<std::uint64_t>(INT64_MAX)) fail_argument({ops::iota_def, {}, {}}, "too many elements");
+  // In i64 where the type rounds: a bf16 holds no index above 256.
+  const DType exact = is_float(dtype) ? DType::i64 : dtype;
+  return cast(iota(Shape{static_cast<std::int64_t>(count)}, 0, exact) * step + begin, dtype);
 }
 
 }  // namespace metal_candle

@@ -146,7 +146,8 @@ LazyTensor rope(const LazyTensor& x, const LazyTensor& positions, double base, c
   const CalledAs named = inv_freq.defined() ? CalledAs("rope", x, positions, inv_freq) : CalledAs("rope", x, positions);
   // With frequencies given, the base means nothing: one value of it, so that equal calls are equal nodes.
   if (inv_freq.defined()) return record(ops::rope_def, {x, positions, inv_freq}, ops::rope_attrs(1, 1));
-  if (!(base > 0)) fail_argument({ops::rope_def, {}, {}}, "the base must be positive");
+  if (!(base > 0 && std::isfinite(base)))
+    fail_argument({ops::rope_def, {}, {}}, "the base must be positive and finite");
   return record(ops::rope_def, {x, positions}, ops::rope_attrs(base, 1));
 }
 

@@ -46,7 +46,7 @@ void sample_not(SampleSink& s) { s.add({s.integers({3, 5}, 0, 2, DType::boolean)
 
 void infer_cast(const OpCall& c, InferResult& r) {
   require_inputs(c, 1);
-  if (c.attrs.size() != 1 || c.attrs[0] < 0 || c.attrs[0] >= kDTypeCount) fail_argument(c, "no such type");
+  if (c.attrs.size() != 1 || c.attrs[0] < 0 || c.attrs[0] >= kDTypeCount) fail_dtype(c, "no such type");
   r.add(static_cast<DType>(c.attrs[0]), c.inputs[0].shape());
 }
 
@@ -190,9 +190,9 @@ LazyTensor powi(const LazyTensor& x, int exponent) {
   const OpDef& op = ops::elementwise_def(Elementwise::pow);
   ops::require_defined(op, {&x, 1});
   if (x.dtype() == DType::boolean) fail_dtype({op, {&x, 1}, {}}, "not defined on bools; cast them");
-  // A product of integers may wrap, and then its reciprocal is another number's.
-  if (exponent < -4 || (exponent < -1 && !is_float(x.dtype()))) return pow(x, Scalar(static_cast<double>(exponent)));
-  if (exponent < 0) return reciprocal(powi(x, -exponent));
+  if (exponent < -4) return pow(x, Scalar(static_cast<double>(exponent)));
+  // Not the reciprocal of a power: integers wrap, and at 0 and infinity its slope would be infinity times 0.
+  if (exponent < 0) return powi(reciprocal(x), -exponent);
   if (exponent == 0) return ones(x.shape(), x.dtype());
   if (exponent > 4 && is_float(x.dtype())) return pow(x, Scalar(static_cast<double>(exponent)));
   LazyTensor result, factor = x;  // the factor is x, x², x⁴, ...

@@ -42,6 +42,18 @@ TEST(Grad, TiesShareAndKinksAreFlat) {
   }
 }
 
+TEST(Grad, OfNegativePowersIsThatOfThePowerAlsoAtZeroAndInfinity) {
+  const double inf = std::numeric_limits<double>::infinity();
+  const std::initializer_list<float> at = {0, -0.0f, static_cast<float>(inf), static_cast<float>(-inf), 2};
+  const auto slope = [&](int exponent) {
+    return grad_at([=](const LazyTensor& x) { return sum(powi(x, exponent)); }, at);
+  };
+  EXPECT_EQ(slope(-1), Doubles({-inf, -inf, 0, 0, -0.25}));
+  EXPECT_EQ(slope(-2), Doubles({-inf, inf, 0, 0, -0.25}));
+  EXPECT_EQ(slope(-3), Doubles({-inf, -inf, 0, 0, -0.1875}));
+  EXPECT_EQ(slope(-4), Doubles({-inf, inf, 0, 0, -0.125}));
+}
+
 TEST(Grad, OfLogSumExpWhereAllIsMinusInfinity) {
   const float inf = std::numeric_limits<float>::infinity();
   // exp(-inf - -inf): NaN, and PyTorch's too.
@@ -264,8 +276,11 @@ TEST(Grad, OfCrossEntropyIsZeroWhereEveryTargetIsIgnored) {
         const LazyTensor x = Tensor::full({2, 3}, 0.5, dtype), w = Tensor::full({3, 4}, 2, dtype);
         const CrossEntropyOptions options{.label_smoothing = 0.1, .reduction = reduction};
         const auto g = grad(sum(linear_cross_entropy(x, w, targets, options)), {x, w});
+        const auto twice = grad(sum(g[0]) + sum(g[1]), {x, w});
         EXPECT_EQ(values(g[0]), Doubles(6, 0));
         EXPECT_EQ(values(g[1]), Doubles(12, 0));
+        EXPECT_EQ(values(twice[0]), Doubles(6, 0));
+        EXPECT_EQ(values(twice[1]), Doubles(12, 0));
         EXPECT_EQ(values(grad(sum(cross_entropy(x, targets, options)), {x})[0]), Doubles(6, 0));
       }
 }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <set>
 #include <string>
 #include <utility>
@@ -442,6 +443,11 @@ TEST(Infer, ErrorsListWhatTheCallerWrote) {
          linear_cross_entropy(f32({2, 2, 3}), f32({4, 5}), of(DType::i8, {2, 2}));
        },
        ErrorKind::shape, "linear_cross_entropy", "f32[2, 2, 3], f32[4, 5], i8[2, 2]"},
+      {[&] { take_along_axis(x, bytes, 2); }, ErrorKind::argument, "take_along_axis", "f32[2, 3], i8[2, 3]"},
+      {[&] {
+         rope(f32({2, 1, 4}), of(DType::i8, {2}), std::numeric_limits<double>::infinity());
+       },
+       ErrorKind::argument, "rope", "f32[2, 1, 4], i8[2]"},
       {[&] { full(huge, 0.5); }, ErrorKind::shape, "full", ""},
       {[&] { zeros(huge); }, ErrorKind::shape, "zeros", ""},
       {[&] { rand(huge, {.key = Key(1)}); }, ErrorKind::shape, "rand", ""},

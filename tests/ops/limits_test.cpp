@@ -206,6 +206,17 @@ TEST(Names, AreThoseOfTheFunctionThatWasCalled) {
       {"clamp", [&] { clamp(Tensor::ones({2}, DType::u8), -1, 300); }},
       {"lora_fused", [&] { lora_fused(x, x, x, 1.0); }},
       {"arange", [&] { arange(-1); }},
+      {"arange", [&] { arange(0, 5, 0); }},
+      {"arange", [&] { arange(-kMax, kMax, 1); }},
+      {"arange", [&] { arange(0, 1000, 200, DType::i8); }},
+      {"arange", [&] { arange(0, 5, 1, DType::boolean); }},
+      {"arange", [&] { Tensor::arange(0, 5, 0); }},
+      {"arange", [&] { Tensor::arange(0, kInf); }},
+      {"Tensor::full", [&] { Tensor::full({2}, 300, DType::i8); }},
+      {"Tensor::from",
+       [&] {
+         Tensor::from<float>({1, 2}, {3});
+       }},
       {"iota", [&] { iota({2}, 4); }},
       {"reshape",
        [&] {
@@ -258,6 +269,23 @@ TEST(Names, OfWhatOnlyTheDataShowsAreSaidOnce) {
                     },
                     ErrorKind::index),
                 EndsWith(first));
+}
+
+TEST(Indices, OutOfRangeAreAnErrorAlsoWhereOnlyTheGradientIsWanted) {
+  const LazyTensor x = Tensor::ones({2, 3});
+  const auto gradient_of = [&](const LazyTensor& y) { return grad(sum(y), {x})[0]; };
+  for (const std::int64_t bad : {std::int64_t{3}, std::int64_t{-4}, kOne << 32, kMax}) {
+    const LazyTensor one = Tensor::from<std::int64_t>({0, bad}, {2, 1}), two = concat({one, one}, 1);
+    const std::string index = "index " + std::to_string(bad) + " is out of range";
+    for (const LazyTensor& indices : {one, two}) {
+      const LazyTensor g = gradient_of(take_along_axis(x, indices, 1));
+      expect_in(error_of([&] { g.eval(); }, ErrorKind::index), {"take_along_axis", index.c_str()});
+    }
+    for (const auto reduction : {Reduction::none, Reduction::mean, Reduction::sum}) {
+      const LazyTensor g = gradient_of(cross_entropy(x, reshape(one, {2}), {.reduction = reduction}));
+      expect_in(error_of([&] { g.eval(); }, ErrorKind::index), {"is out of range"});
+    }
+  }
 }
 
 TEST(Names, AnEmptyFunctionToCheckpointIsAnError) {
@@ -339,6 +367,33 @@ TEST(Names, AreSaidOfEmptyHandlesToo) {
     const std::string said = error_of(call, ErrorKind::argument);
     EXPECT_EQ(said.rfind(std::string(function) + ": ", 0), 0u) << function << ": " << said;
     EXPECT_NE(said.find("empty handle"), std::string::npos) << said;
+  }
+}
+
+/// A file's or a caller's number that was cast to DType without a look.
+TEST(Types, ThatThereAreNotAreRefusedByTheCall) {
+  const LazyTensor x = Tensor::ones({2});
+  const float data[2] = {};
+  for (const auto none : {static_cast<DType>(kDTypeCount), static_cast<DType>(255)}) {
+    const std::pair<const char*, std::function<void()>> calls[] = {
+        {"cast", [&] { cast(x, none); }},
+        {"zeros", [&] { zeros({2}, none); }},
+        {"ones", [&] { ones({2}, none); }},
+        {"full", [&] { full({2}, 1.5, none); }},
+        {"iota", [&] { iota({2}, 0, none); }},
+        {"arange", [&] { arange(2, none); }},
+        {"arange", [&] { arange(0, 4, 2, none); }},
+        {"rand", [&] { rand({2}, {.dtype = none}); }},
+        {"randn", [&] { randn({2}, {.dtype = none}); }},
+        {"Tensor", [&] { Tensor::zeros({2}, none); }},
+        {"Tensor", [&] { Tensor::arange(0, 2, 1, none); }},
+        {"Tensor", [&] { Tensor::from_external(data, {2}, none, nullptr); }},
+    };
+    for (const auto& [function, call] : calls) {
+      const std::string said = error_of(call, ErrorKind::dtype);
+      EXPECT_EQ(said.rfind(std::string(function) + ": ", 0), 0u) << function << ": " << said;
+      EXPECT_NE(said.find("type"), std::string::npos) << said;
+    }
   }
 }
 

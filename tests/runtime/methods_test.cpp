@@ -108,6 +108,7 @@ TEST(Methods, Aranges) {
   EXPECT_EQ(values(arange(2, 8, 3)), (Values{2, 5}));
   EXPECT_EQ(values(arange(2, 9, 3, DType::f32)), (Values{2, 5, 8}));
   EXPECT_EQ(values(arange(5, -1, -2)), (Values{5, 3, 1}));
+  EXPECT_EQ(slice(arange(0, 1000, 3, DType::bf16), 0, 257, 258).eval().item<float>(), 772);  // 771, rounded once
   EXPECT_EQ(arange(3, 3).shape(), Shape({0}));
   EXPECT_EQ(arange(3, 0).shape(), Shape({0}));
   constexpr auto kMost = std::numeric_limits<std::int64_t>::max();
