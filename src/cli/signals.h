@@ -8,7 +8,8 @@
 
 namespace metal_candle::cli {
 
-/// While it lives, SIGINT, SIGTERM and SIGHUP (the terminal was closed) call a function; SIGHUP not under nohup.
+/// While it lives, SIGINT, SIGTERM and SIGHUP (the terminal was closed) call a function. One that whoever started the
+/// command had it ignore (nohup; a script's `&`) stays ignored.
 class SignalHandlers {
  public:
   /// `flags`: sigaction's.

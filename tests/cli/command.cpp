@@ -55,9 +55,10 @@ void make_model(const fs::path& folder) {
 }
 
 pid_t start(const std::vector<std::string>& arguments, const std::vector<std::string>& environment, const fs::path& in,
-            const fs::path& out, const fs::path& err) {
+            const fs::path& out, const fs::path& err, int ignored = 0) {
   const pid_t child = fork();
   if (child != 0) return child;
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) std::signal(signal, signal == ignored ? SIG_IGN : SIG_DFL);
   for (auto [file, number, flags] :
        {std::tuple(&in, 0, O_RDONLY), {&out, 1, O_WRONLY | O_CREAT | O_TRUNC}, {&err, 2, O_WRONLY | O_CREAT | O_TRUNC}})
     dup2(open(file->c_str(), flags, 0600), number);
@@ -145,15 +146,24 @@ Ran shell(const std::string& line) {
 
 namespace {
 
-Ran signalled_when(const std::vector<std::string>& arguments, int signal, const std::function<bool(pid_t)>& ready) {
+Ran signalled_when(const std::vector<std::string>& arguments, int signal, const std::function<bool(pid_t)>& ready,
+                   const std::function<void()>& ignored_then = nullptr) {
   const fs::path out = playground() / "out", err = playground() / "err";
   fs::remove(out);
-  const pid_t child = start(arguments, {}, "/dev/null", out, err);
+  const pid_t child = start(arguments, {}, "/dev/null", out, err, ignored_then ? signal : 0);
   for (int wait = 0; wait < 3000 && !ready(child); ++wait) std::this_thread::sleep_for(std::chrono::milliseconds(20));
   kill(child, signal);
+  if (ignored_then) ignored_then();
   int status = 0;
   waitpid(child, &status, 0);
   return {code_of(status), text_of(out), text_of(err)};
+}
+
+bool handles(pid_t child, int signal) {
+  std::ifstream status("/proc/" + std::to_string(child) + "/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with("SigCgt:")) return (std::stoull(line.substr(7), nullptr, 16) >> (signal - 1) & 1) != 0;
+  return false;
 }
 
 }  // namespace
@@ -166,12 +176,12 @@ Ran signalled(const std::vector<std::string>& arguments, int lines, int signal) 
 }
 
 Ran signalled_early(const std::vector<std::string>& arguments, int signal) {
-  return signalled_when(arguments, signal, [&](pid_t child) {
-    std::ifstream status("/proc/" + std::to_string(child) + "/status");
-    for (std::string line; std::getline(status, line);)
-      if (line.starts_with("SigCgt:")) return (std::stoull(line.substr(7), nullptr, 16) >> (signal - 1) & 1) != 0;
-    return false;
-  });
+  return signalled_when(arguments, signal, [&](pid_t child) { return handles(child, signal); });
+}
+
+Ran signalled_in_vain(const std::vector<std::string>& arguments, int signal, const std::function<void()>& then) {
+  return signalled_when(
+      arguments, signal, [](pid_t child) { return handles(child, SIGHUP); }, then);
 }
 
 }  // namespace metal_candle::test

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,8 @@ Ran shell(const std::string& line);
 Ran signalled(const std::vector<std::string>& arguments, int lines, int signal);
 /// The same as soon as it handles the signal.
 Ran signalled_early(const std::vector<std::string>& arguments, int signal);
+/// Starts it told to ignore the signal, sends it as soon as SIGHUP would be handled, calls `then`, waits for the end.
+Ran signalled_in_vain(const std::vector<std::string>& arguments, int signal, const std::function<void()>& then);
 
 /// A folder of the test, removed at the end of the program, with model/ (a tiny llama with tokenizer and chat template)
 /// and the .jsonl files that the tests use.

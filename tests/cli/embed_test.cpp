@@ -1,7 +1,9 @@
 // The commands embed and search.
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <csignal>
@@ -84,6 +86,21 @@ TEST(EmbedCommand, KilledItLeavesNothing) {
     EXPECT_EQ(ran.code, 128 + signal) << ran.err;
     EXPECT_TRUE(std::filesystem::is_empty(folder)) << signal;
     held << "Hello\n" << std::flush;
+  }
+}
+
+TEST(EmbedCommand, GoesOnAfterASignalThatItWasToldToIgnore) {
+  const std::string pipe = at("ignoring.pipe"), output = at("ignoring.npy");
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  for (const int signal : {SIGINT, SIGTERM}) {
+    const int held = open(pipe.c_str(), O_RDWR | O_CLOEXEC);
+    ASSERT_EQ(::write(held, "Hello\n", 6), 6);
+    const Ran ran = signalled_in_vain({"embed", "--model", model(), "--input", pipe, "--output", output}, signal, [&] {
+      EXPECT_EQ(::write(held, "world\n", 6), 6);
+      close(held);
+    });
+    EXPECT_EQ(ran.code, 0) << ran.err;
+    EXPECT_TRUE(std::filesystem::remove(output)) << signal;
   }
 }
 
