@@ -7,6 +7,8 @@
 #include <new>
 
 #include "base/fork.h"
+#include "base/pool.h"
+#include "metal_candle/error.hpp"
 
 namespace metal_candle::base {
 
@@ -88,7 +90,9 @@ class FreeList {
     }
     if (mine.head) return;
     constexpr std::size_t kChunk = 256;
-    auto* block = static_cast<std::byte*>(::operator new (sizeof(T) * kChunk, std::align_val_t{64}));
+    constexpr std::size_t kBytes = sizeof(T) * kChunk;
+    auto* block = static_cast<std::byte*>(::operator new (kBytes, std::align_val_t{64}, std::nothrow));
+    if (!block) throw OutOfMemory(kBytes, pool_available());
     for (std::size_t i = kChunk; i-- > 0;) {
       auto* item = reinterpret_cast<Item*>(block + i * sizeof(T));
       item->next = mine.head;

@@ -1,9 +1,13 @@
 #include "base/pool.h"
 
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/sysinfo.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <bit>
+#include <cstdint>
 #include <cstdio>
 #include <mutex>
 #include <vector>
@@ -41,8 +45,8 @@ std::size_t size_of_class(int c) {
   return (size + kAlign - 1) / kAlign * kAlign;
 }
 
-/// What the system could give without swapping.
-std::size_t system_available() {
+/// What the machine could give without swapping.
+std::size_t machine_available() {
   if (std::FILE* file = std::fopen("/proc/meminfo", "r")) {
     char line[128];
     unsigned long long kilobytes = 0;
@@ -54,6 +58,19 @@ std::size_t system_available() {
   }
   struct sysinfo info {};
   return sysinfo(&info) == 0 ? static_cast<std::size_t>(info.freeram) * info.mem_unit : 0;
+}
+
+/// What this process may still map (`ulimit -v`).
+std::size_t addresses_available() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return SIZE_MAX;
+  std::FILE* file = std::fopen("/proc/self/statm", "r");
+  if (!file) return 0;  // not even room for its buffer
+  unsigned long long pages = 0;
+  const bool found = std::fscanf(file, "%llu", &pages) == 1;
+  std::fclose(file);
+  const std::size_t taken = static_cast<std::size_t>(pages) * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  return found && limit.rlim_cur > taken ? limit.rlim_cur - taken : 0;
 }
 
 class Pool {
@@ -113,7 +130,7 @@ class Pool {
 
  private:
   std::size_t available_locked() const {
-    if (limit_ == 0) return system_available();
+    if (limit_ == 0) return std::min(machine_available(), addresses_available());
     return limit_ > stats_.live ? limit_ - stats_.live : 0;
   }
 

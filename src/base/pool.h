@@ -24,7 +24,7 @@ void pool_free(void* data, std::size_t bytes) noexcept;
 std::size_t pool_class_size(std::size_t bytes);
 /// The largest request that is taken to the system: no machine has more.
 inline constexpr std::size_t kPoolLargest = std::size_t{1} << 47;
-/// What is left below the limit; without one, what the system says it could give.
+/// What is left below the limit; without one, what the system says it could give this process.
 std::size_t pool_available();
 PoolStats pool_stats();
 void pool_reset_peak();

@@ -1,9 +1,12 @@
 // Memory: a replay allocates nothing, a limit is an error and not a crash, nothing leaks after a failure.
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstdlib>
+#include <fstream>
 #include <new>
 
 #include "metal_candle/autograd.hpp"
@@ -229,6 +232,50 @@ TEST_F(MemoryLimit, SaysWhatIsLeft) {
     EXPECT_GE(left, (std::size_t{8} << 20) - kSmall);
   }
 }
+
+/// While it lives, the process can map this much beyond what it has.
+class FewAddresses {
+ public:
+  explicit FewAddresses(std::size_t more) {
+    getrlimit(RLIMIT_AS, &before_);
+    std::size_t pages = 0;
+    std::ifstream("/proc/self/statm") >> pages;
+    const rlimit less{pages * static_cast<std::size_t>(sysconf(_SC_PAGESIZE)) + more, before_.rlim_max};
+    setrlimit(RLIMIT_AS, &less);
+  }
+  ~FewAddresses() { setrlimit(RLIMIT_AS, &before_); }
+  FewAddresses(const FewAddresses&) = delete;
+  FewAddresses& operator=(const FewAddresses&) = delete;
+
+ private:
+  rlimit before_ = {};
+};
+
+TEST_F(MemoryLimit, SaysWhatIsLeftToAProcessOfFewAddresses) {
+  std::size_t free = 0;
+  {
+    const FewAddresses few(64 << 20);
+    try {
+      Tensor::zeros({256 << 20}, DType::u8);
+    } catch (const OutOfMemory& e) {
+      free = e.bytes_free();
+    }
+  }
+  EXPECT_GT(free, std::size_t{32} << 20);
+  EXPECT_LE(free, std::size_t{64} << 20);
+}
+
+#if MC_COUNTS_ALLOCATIONS  // a sanitizer ends the program where `new` fails
+TEST_F(MemoryLimit, RecordingBeyondItIsATypedErrorToo) {
+  LazyTensor y = Tensor::ones({1});
+  {
+    const FewAddresses few(64 << 20);
+    EXPECT_THROW(for (int i = 0; i < (8 << 20); ++i) y = y + 1, OutOfMemory);
+    y = LazyTensor();
+  }
+  EXPECT_EQ((Tensor::ones({1}) + 1).eval().item<float>(), 2);
+}
+#endif
 
 TEST_F(MemoryLimit, NothingLeaksAfterAFailure) {
   set_memory_limit(live + (40 << 20));
