@@ -121,6 +121,14 @@ TEST(PassesOffTest, GivesTheSame) {
   }
 }
 
+TEST(PassesOffTest, WithoutAMemoryPlanAllTemporariesAreThereAtOnce) {
+  const auto x = Tensor::ones({64, 64});
+  const LazyTensor y = matmul(matmul(matmul(x, x), x), x);
+  EXPECT_NE(explain({y}).find("arena 32768 bytes\n"), std::string::npos) << explain({y});
+  const PassesOff off({"memory"});
+  EXPECT_NE(explain({y}).find("arena 32768 bytes\n"), std::string::npos) << explain({y});
+}
+
 TEST(PassesOffTest, NestsAndRefusesUnknownNames) {
   EXPECT_THROW(PassesOff({"no such pass"}), UserError);
   const std::string with = explain({sum(tanh(ramp({64}) * 2))});

@@ -29,6 +29,7 @@ class MemoryPlanner {
     } else {
       for (PlanBuffer& b : plan_.buffers)
         if (b.where == PlanBuffer::Where::arena) place(b, plan_.arena_bytes);
+      plan_.most_live_bytes = plan_.arena_bytes;
     }
   }
 
