@@ -200,7 +200,7 @@ class Trace {
 };
 
 /// Evaluates the roots op by op and says where the first NaN or infinity arises that no input had: op, scope, node;
-/// empty when there is none.
+/// empty when there is none. What was evaluated before, eagerly too, is an input: ask about what is recorded anew.
 std::string find_nan(const std::vector<LazyTensor>& roots);
 
 }  // namespace metal_candle
