@@ -3,9 +3,7 @@
 //   mc::Generator generator(mc::Bundle::load("SmolLM2-135M-Instruct"));
 //   std::cout << generator.generate("Once upon a time", {.max_tokens = 64}).text;
 //   generator.generate("Once", {}, [](const mc::Piece& p) { std::cout << p.text; return true; });   // false: stop here
-//   mc::GenerateOptions options{.max_tokens = 64};
-//   options.temperature = 0.8;                                                   // by default it is greedy
-//   auto stream = generator.stream("Once", options);
+//   auto stream = generator.stream("Once", {.sampling = {.temperature = 0.8}, .max_tokens = 64});   // else greedy
 //   while (auto piece = stream.next()) std::cout << piece->text;                 // meanwhile elsewhere:
 //   stream.cancel();
 //
@@ -51,7 +49,8 @@ struct SamplingOptions {
 /// has none), top-k, top-p and min-p, else greedy. What it leaves out stays off.
 SamplingOptions recommended_sampling(const GenerationDefaults& defaults);
 
-struct GenerateOptions : SamplingOptions {
+struct GenerateOptions {
+  SamplingOptions sampling = {};
   int max_tokens = 256;
   std::vector<std::string> stop = {};          // texts that end it; they and what follows are not shown
   std::vector<std::int32_t> stop_tokens = {};  // beside the model's own

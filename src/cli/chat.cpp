@@ -53,7 +53,7 @@ class Talk {
     const bool people = is_terminal(STDIN_FILENO);
     if (people)
       say(run_, fmt::format("Answers are {}. /reset begins anew, /quit or end of input ends; ^C ends an answer.",
-                            sampling_text(options_)));
+                            sampling_text(options_.sampling)));
     for (std::string line;;) {
       if (people && !run_.quiet()) tell("> ");
       if (!std::getline(std::cin, line)) return interrupted ? kInterrupted : kDone;
@@ -130,7 +130,7 @@ class Talk {
     messages.push_back(message("assistant", g.text));
     messages_ = std::move(messages);
     ++turn_;
-    options_.seed += 1;
+    options_.sampling.seed += 1;
     interrupted = false;
   }
 

@@ -137,7 +137,8 @@ class Answers {
       throw;
     }
     progress.clear();
-    if (prompts_.size() > 1) say(run_, fmt::format("{} prompts, {}", prompts_.size(), sampling_text(options_)));
+    if (prompts_.size() > 1)
+      say(run_, fmt::format("{} prompts, {}", prompts_.size(), sampling_text(options_.sampling)));
   }
 
  private:
@@ -162,7 +163,7 @@ class Answers {
     warn_if_full(run_, bundle_, g, options_.max_tokens, place.empty() ? "" : place + ": ");
     if (prompts_.size() == 1)
       say(run_, fmt::format("{} + {} tokens, {}; first after {:.2f} s, then {:.1f} a second", g.prompt_tokens.size(),
-                            g.tokens.size(), sampling_text(options_), g.prefill_s,
+                            g.tokens.size(), sampling_text(options_.sampling), g.prefill_s,
                             g.decode_s > 0 ? (static_cast<double>(g.tokens.size()) - 1) / g.decode_s : 0.0));
   }
 

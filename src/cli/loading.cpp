@@ -60,18 +60,19 @@ std::int32_t end_token(const Invocation& run, const Bundle& bundle) {
 namespace {
 
 GenerateOptions with_flags(const Invocation& run, const SamplingOptions& base) {
-  GenerateOptions o;
-  o.temperature = run.number("--temperature", base.temperature, 0, kInfinity);
-  o.top_k = static_cast<int>(run.whole("--top-k", base.top_k));
-  o.top_p = run.number("--top-p", base.top_p, 0, 1);
-  o.min_p = run.number("--min-p", base.min_p, 0, 1);
-  o.repetition_penalty = run.number("--repetition-penalty", base.repetition_penalty, 1e-3, 1e3);
-  o.presence_penalty = run.number("--presence-penalty", base.presence_penalty, -100, 100);
-  o.frequency_penalty = run.number("--frequency-penalty", base.frequency_penalty, -100, 100);
+  SamplingOptions s;
+  s.temperature = run.number("--temperature", base.temperature, 0, kInfinity);
+  s.top_k = static_cast<int>(run.whole("--top-k", base.top_k));
+  s.top_p = run.number("--top-p", base.top_p, 0, 1);
+  s.min_p = run.number("--min-p", base.min_p, 0, 1);
+  s.repetition_penalty = run.number("--repetition-penalty", base.repetition_penalty, 1e-3, 1e3);
+  s.presence_penalty = run.number("--presence-penalty", base.presence_penalty, -100, 100);
+  s.frequency_penalty = run.number("--frequency-penalty", base.frequency_penalty, -100, 100);
   for (const std::string& one : run.all("--logit-bias"))
-    if (const auto [at, is_new] = o.logit_bias.insert(bias(one)); !is_new)
+    if (const auto [at, is_new] = s.logit_bias.insert(bias(one)); !is_new)
       throw UsageError(fmt::format("--logit-bias: token {} is given twice", at->first));
-  o.seed = run.seed();
+  s.seed = run.seed();
+  GenerateOptions o{.sampling = s};
   o.max_tokens = static_cast<int>(run.whole("--max-tokens", 256, 1));
   o.stop = run.all("--stop");
   for (const std::string& stop : o.stop)
@@ -121,7 +122,7 @@ GenerateOptions generate_options(const Invocation& run, const Bundle& bundle) {
   return with_flags(run, recommended_sampling(advice));
 }
 
-std::string sampling_text(const GenerateOptions& o) {
+std::string sampling_text(const SamplingOptions& o) {
   std::string out = o.temperature > 0 ? fmt::format("sampled with temperature {}", o.temperature) : "greedy";
   const auto add = [&](bool on, std::string_view what, auto value) {
     if (on) out += fmt::format(", {} {}", what, value);

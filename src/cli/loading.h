@@ -31,7 +31,7 @@ GenerateOptions generate_options(const Invocation& run);
 /// --temperature 0 of all of them.
 GenerateOptions generate_options(const Invocation& run, const Bundle& bundle);
 /// "greedy", or "sampled with temperature 0.7, top-k 20".
-std::string sampling_text(const GenerateOptions& options);
+std::string sampling_text(const SamplingOptions& options);
 /// The tokens that make a model answer these messages.
 std::vector<std::int32_t> chat_tokens(const Bundle& bundle, const ChatTemplate& chat, const Json& messages,
                                       const Json& tools = {});

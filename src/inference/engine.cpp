@@ -162,7 +162,7 @@ std::int64_t Engine::check_all(const std::vector<std::vector<std::int32_t>>& pro
   std::int64_t longest = 0;
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     check_prompt(prompts[i]);
-    check(*options[i], model_.config().vocabulary);
+    check(options[i]->sampling, model_.config().vocabulary);
     const std::int64_t size = static_cast<std::int64_t>(prompts[i].size()), more = options[i]->max_tokens;
     if (more < 0) throw UserError(ErrorKind::argument, fmt::format("generate: max_tokens is {}", more));
     longest = std::max(longest, size + std::min(more, kRoomAhead));

@@ -17,7 +17,7 @@ struct Sequence {
   using Clock = std::chrono::steady_clock;
 
   Sequence(std::size_t number, std::span<const std::int32_t> prompt, const GenerateOptions& how)
-      : index(number), options(how), tokens(prompt.begin(), prompt.end()), sampler(how, prompt) {
+      : index(number), options(how), tokens(prompt.begin(), prompt.end()), sampler(how.sampling, prompt) {
     out.prompt_tokens = tokens;
   }
   std::int64_t waiting() const { return static_cast<std::int64_t>(tokens.size()) - fed; }

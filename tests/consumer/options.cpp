@@ -6,6 +6,7 @@ namespace mc = metal_candle;
 void take_options() {
   [[maybe_unused]] const mc::LoadOptions load{.head = false};
   [[maybe_unused]] const mc::SamplingOptions sampling{.temperature = 0.5};
+  [[maybe_unused]] const mc::GenerateOptions generate{.sampling = {.temperature = 0.5}, .max_tokens = 3};
   [[maybe_unused]] const mc::GeneratorOptions generator{.batch = 1};
   [[maybe_unused]] const mc::LoRAConfig lora{.rank = 4};
   [[maybe_unused]] const mc::DatasetOptions dataset{.end_token = 2};

@@ -46,8 +46,8 @@ GenerateOptions greedy(int count) {
 }
 GenerateOptions sampled(int count, std::uint64_t seed = 1) {
   GenerateOptions o = greedy(count);
-  o.temperature = 0.9;
-  o.seed = seed;
+  o.sampling.temperature = 0.9;
+  o.sampling.seed = seed;
   return o;
 }
 
@@ -152,7 +152,7 @@ TEST(Generator, APromptDoesNotDependOnItsBatch) {
     std::vector<GenerateOptions> options;
     for (std::size_t i = 0; i < prompts.size(); ++i)
       options.push_back(i % 2 ? sampled(12, i) : greedy(5 + static_cast<int>(i)));
-    options[4].logit_bias[7] = 3;
+    options[4].sampling.logit_bias[7] = 3;
     std::vector<Generated> alone;
     for (std::size_t i = 0; i < prompts.size(); ++i)
       alone.push_back(Generator(small_model(dtype)).generate(prompts[i], options[i]));
@@ -355,7 +355,7 @@ TEST(GenerateEach, AnErrorLosesNothingThatEnded) {
   weights["model.embed_tokens.weight"] = Tensor::from(embeddings, {config.vocabulary, config.hidden});
   Generator generator(Model(config, weights), {.batch = 2});
   GenerateOptions o = greedy(3);
-  o.logit_bias[11] = -INFINITY;
+  o.sampling.logit_bias[11] = -INFINITY;
   std::vector<std::size_t> given;
   EXPECT_THROW(generator.generate_each({{1, 2}, {3, 4}, {5}, {11}, {6}}, o,
                                        [&](std::size_t index, Generated&&) { given.push_back(index); }),
@@ -420,18 +420,18 @@ TEST(Generator, RefusesWhatMakesNoSense) {
     change(o);
     return complaint([&] { generator.generate(numbers(3), o); });
   };
-  EXPECT_THAT(option([](auto& o) { o.temperature = -1; }), HasSubstr("temperature"));
-  EXPECT_THAT(option([](auto& o) { o.temperature = NAN; }), HasSubstr("temperature"));
-  EXPECT_THAT(option([](auto& o) { o.top_k = -2; }), HasSubstr("top_k"));
-  EXPECT_THAT(option([](auto& o) { o.top_p = -0.1; }), HasSubstr("top_p"));
+  EXPECT_THAT(option([](auto& o) { o.sampling.temperature = -1; }), HasSubstr("temperature"));
+  EXPECT_THAT(option([](auto& o) { o.sampling.temperature = NAN; }), HasSubstr("temperature"));
+  EXPECT_THAT(option([](auto& o) { o.sampling.top_k = -2; }), HasSubstr("top_k"));
+  EXPECT_THAT(option([](auto& o) { o.sampling.top_p = -0.1; }), HasSubstr("top_p"));
   const std::int64_t all = generator.model().config().vocabulary;
   EXPECT_THAT(option([&](auto& o) {
-                for (std::int32_t i = 0; i < all; ++i) o.logit_bias[i] = -INFINITY;
+                for (std::int32_t i = 0; i < all; ++i) o.sampling.logit_bias[i] = -INFINITY;
               }),
               HasSubstr("logit_bias"));
-  EXPECT_THAT(option([](auto& o) { o.min_p = 2; }), HasSubstr("min_p"));
-  EXPECT_THAT(option([](auto& o) { o.repetition_penalty = 0; }), HasSubstr("repetition_penalty"));
-  EXPECT_THAT(option([](auto& o) { o.logit_bias[400] = 1; }), HasSubstr("400"));
+  EXPECT_THAT(option([](auto& o) { o.sampling.min_p = 2; }), HasSubstr("min_p"));
+  EXPECT_THAT(option([](auto& o) { o.sampling.repetition_penalty = 0; }), HasSubstr("repetition_penalty"));
+  EXPECT_THAT(option([](auto& o) { o.sampling.logit_bias[400] = 1; }), HasSubstr("400"));
   EXPECT_THAT(option([](auto& o) { o.max_tokens = -1; }), HasSubstr("max_tokens"));
   EXPECT_THAT(complaint([] { Generator(small_model(), {.batch = 0}); }), HasSubstr("batch"));
   EXPECT_TRUE(generator.generate_batch({}, greedy(1)).empty());

@@ -173,7 +173,7 @@ TEST(GeneratedText, EndsBeforeAStop) {
 
 TEST(GeneratedText, AStopThatTheEndBringsIsWhyItEnded) {
   GenerateOptions o = until(3, {"\xEF\xBF\xBD"});
-  o.logit_bias = {{28, 1000}};
+  o.sampling.logit_bias = {{28, 1000}};
   const Generated g = Generator(tiny_model("llama"), letters()).generate("hello you", o);
   EXPECT_EQ(g.tokens.size(), 3u);
   EXPECT_EQ(g.text, "");
