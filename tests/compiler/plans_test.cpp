@@ -57,6 +57,13 @@ const std::map<std::string, std::function<std::vector<LazyTensor>()>>& graphs() 
          w.freeze();
          return with_gradient(matmul(x, w) + lora_fused(x, a, b, 2.0), {x, a, b});
        }},
+      {"lora_linear_by_hand_backward",  // the same steps
+       [] {
+         const Tensor x = ones({32, 64}), a = ones({64, 4}), b = ones({4, 128});
+         Tensor w = ones({64, 128});
+         w.freeze();
+         return with_gradient(matmul(x, w) + matmul(matmul(x, a) * 2.0, b), {x, a, b});
+       }},
       {"cross_entropy_backward",
        [] {
          const Tensor x = ones({16, 1000});
