@@ -7,6 +7,8 @@
 // what it covers: both are backward passes over a small graph inside this one, ending at its boundary.
 #include "autograd/backward.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <unordered_map>
@@ -84,12 +86,18 @@ LazyTensor number_of(const Node* node, DType other) {
   return node->op == &ops::elementwise_def(Elementwise::pow) ? cast(s, other) : s;
 }
 
-[[noreturn]] void fail_parts(const Node* node, std::size_t parts, std::size_t inputs) {
+[[noreturn]] void fail_gradient(const Node* node, ErrorKind kind, const std::string& what) {
   const std::string op(node->op->name), scope = node->scope ? *node->scope : std::string();
-  throw UserError(ErrorKind::argument,
-                  (scope.empty() ? scope : scope + ": ") + op + ": its gradient has " + std::to_string(parts) +
-                      " parts, and the op " + std::to_string(inputs) + " inputs",
-                  op, scope);
+  throw UserError(kind, (scope.empty() ? scope : scope + ": ") + op + ": its gradient " + what, op, scope);
+}
+
+/// Whether `fit` can sum and expand a gradient of one shape to the other.
+bool fits(const Shape& g, const Shape& x) {
+  for (int i = 1; i <= std::min(g.rank(), x.rank()); ++i) {
+    const std::int64_t a = g[g.rank() - i], b = x[x.rank() - i];
+    if (a != b && a != 1 && b != 1) return false;
+  }
+  return true;
 }
 
 class Backward {
@@ -281,8 +289,17 @@ void Backward::through_op(std::uint32_t visit) {
   for (std::size_t i = 0; i < from.size(); ++i) needs[i] = needed(from[i]);
   const Tensors in_grads =
       node->op->vjp({*node->op, inputs, outputs, grads, node->attributes(), {needs.data(), from.size()}});
-  if (in_grads.size() != from.size()) fail_parts(node, in_grads.size(), from.size());
-  for (std::size_t i = 0; i < in_grads.size(); ++i) accumulate(from[i], in_grads[i]);
+  if (in_grads.size() != from.size())
+    fail_gradient(node, ErrorKind::argument,
+                  fmt::format("has {} parts, and the op {} inputs", in_grads.size(), from.size()));
+  for (std::size_t i = 0; i < in_grads.size(); ++i) {
+    const LazyTensor &g = in_grads[i], &x = inputs[i];
+    if (g.defined() && !fits(g.shape(), x.shape()))
+      fail_gradient(node, ErrorKind::shape,
+                    fmt::format("of input {} is {}{}, and the input {}{}", i, name(g.dtype()), g.shape().str(),
+                                name(x.dtype()), x.shape().str()));
+    accumulate(from[i], g);
+  }
 }
 
 // `part` ends at its wanted tensors, which stand for this visit's inputs, in order.

@@ -146,7 +146,17 @@ LazyTensor record_with_scalar(const OpDef& op, DType dtype, const LazyTensor& a,
 
 namespace {
 
+/// What an op lacks that somebody would call later, where nobody knows who recorded it; null: it is whole.
+const char* missing(const OpDef& op) {
+  if (!op.infer) return "its OpDef has no infer";
+  if (!op.decompose && (op.kind == OpKind::composite || op.vjp.decomposed())) return "its OpDef has no decompose";
+  if (op.cpu && !(op.cpu->run && op.cpu->tasks)) return "its kernel has no run or no tasks";
+  return nullptr;
+}
+
 InferResult infer_of(const OpDef& op, std::span<const LazyTensor> inputs, const Attrs& attrs) {
+  if (const char* const what = missing(op)) [[unlikely]]
+    throw UserError(ErrorKind::argument, fmt::format("{}: {}", op.name, what), std::string(op.name));
   InferResult result;
   op.infer(OpCall{op, inputs, attrs}, result);
   const int most = static_cast<int>(result.types.size());

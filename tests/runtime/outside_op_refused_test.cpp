@@ -82,6 +82,45 @@ TEST(BadOutsideOp, ThatHasTooManyOutputsOrNoneOrNoEndIsRefused) {
   EXPECT_EQ(said_of(endless), "decompositions do not end: an op decomposes to itself, or through others");
 }
 
+TEST(BadOutsideOp, ThatIsNotWholeIsRefusedByTheRecordingCall) {
+  const auto said = [](OpDef op) -> std::string {
+    op.name = "half";
+    try {
+      record(op, {Tensor::ones({2, 3})});
+    } catch (const UserError& e) {
+      EXPECT_EQ(e.op(), "half");
+      return e.what();
+    }
+    return "nothing was thrown";
+  };
+  const Decompose same = [](const OpCall& c) -> Tensors { return {c.inputs[0] * 1}; };
+  const OpDef whole{.name = "",
+                    .kind = OpKind::composite,
+                    .infer = keeps_type,
+                    .decompose = same,
+                    .vjp = DecomposedGrad{},
+                    .samples = nullptr};
+  EXPECT_EQ(said(whole), "nothing was thrown");
+  OpDef op = whole;
+  op.infer = nullptr;
+  EXPECT_EQ(said(op), "half: its OpDef has no infer");
+  op = whole;
+  op.decompose = nullptr;
+  EXPECT_EQ(said(op), "half: its OpDef has no decompose");
+  op.kind = OpKind::kernel;
+  EXPECT_EQ(said(op), "half: its OpDef has no decompose") << "from which its gradient is to come";
+  op.vjp = NoGrad{};
+  const auto run = [](const KernelCall&, int, std::int64_t) {};
+  const auto tasks = [](const KernelCall&, int) -> std::int64_t { return 1; };
+  for (const CpuKernel& kernel : {CpuKernel{.run = nullptr, .tasks = tasks}, CpuKernel{.run = run, .tasks = nullptr}}) {
+    op.cpu = &kernel;
+    EXPECT_EQ(said(op), "half: its kernel has no run or no tasks");
+  }
+  const CpuKernel kernel{.run = run, .tasks = tasks};
+  op.cpu = &kernel;
+  EXPECT_EQ(said(op), "nothing was thrown");
+}
+
 TEST(BadOutsideOp, ThatComputesAnotherTypeThanItPromisedIsRefused) {
   for (const Mode mode : kModes) {
     EXPECT_EQ(said_of([](const OpCall& c) -> Tensors { return {sum(c.inputs[0])}; }, mode),
@@ -133,6 +172,15 @@ TEST(BadOutsideOp, WhoseGradientIsOfAnotherDecompositionOrOfOtherInputsIsRefused
                    return {c.grads[0], c.grads[0]};
                  }),
             "outer: promiser: its gradient has 2 parts, and the op 1 inputs");
+  EXPECT_EQ(said(same,
+                 [](const VjpCall&) -> Tensors {
+                   return {ones({3, 2})};
+                 }),
+            "outer: promiser: its gradient of input 0 is f32[3, 2], and the input f32[2, 3]");
+  EXPECT_EQ(said(same, [](const VjpCall&) -> Tensors { return {zeros({4})}; }),
+            "outer: promiser: its gradient of input 0 is f32[4], and the input f32[2, 3]");
+  EXPECT_EQ(said(same, [](const VjpCall&) -> Tensors { return {ones({4, 2, 3})}; }), "nothing was thrown") << "summed";
+  EXPECT_EQ(said(same, [](const VjpCall&) -> Tensors { return {ones({3})}; }), "nothing was thrown") << "expanded";
   EXPECT_EQ(said(same, [](const VjpCall& c) -> Tensors { return {c.grads[0]}; }), "nothing was thrown");
 }
 
