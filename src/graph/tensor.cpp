@@ -8,6 +8,7 @@
 #include <ostream>
 
 #include "graph/limits.h"
+#include "graph/record.h"
 #include "metal_candle/error.hpp"
 
 namespace metal_candle {
