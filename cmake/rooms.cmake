@@ -1,5 +1,5 @@
 # Rooms: one object library each, named mc_<room>, from every source below its folder. All of them make up the one
-# library that is installed. A room without sources is skipped, so that a new folder is all it takes to begin one.
+# library that is installed. A room without sources is skipped.
 
 # mc_unite(<target>): where CMAKE_UNITY_BUILD is on, its sources are compiled some four at a time. Which ones their names
 # alone decide, by hash: a new source joins others, and no two that were apart meet.

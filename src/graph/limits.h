@@ -11,7 +11,8 @@ namespace metal_candle {
 inline constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 56;
 
 /// Whether a dense tensor of this type takes at most kMostBytes, so that elements, bytes and strides can be computed
-/// without a check. False for a negative extent, and for what is no type. Zeros hide nothing: strides are products of the other extents.
+/// without a check. False for a negative extent, and for what is no type. Zeros hide nothing: strides are products of the
+/// other extents.
 inline bool countable(DType dtype, const Shape& shape) {
   std::uint64_t bytes = size_of(dtype);
   bool over = bytes == 0;
